@@ -1,0 +1,145 @@
+"""The one protocol that every engine serves, so chat, memory and feedback work on each.
+
+A *backend* opens files (`Backend.load`); what it opens is an `Engine`. `selm_edge.model.Model`
+wraps an Engine with what is the same for all: chat templates, overflow rules, convenience.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+FinishReason = Literal["stop", "length", "context", "cancelled", "deadline"]
+MetadataValue = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Order: bias, penalties, top-k, typical, top-p, min-p, temperature."""
+
+    temperature: float = 0.7
+    """0 is greedy."""
+    top_k: int = 40
+    """0 turns it off."""
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    seed: int | None = None
+    """None draws a fresh seed for each reply."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class GenerationStats:
+    """Figures of one reply, complete once it has finished. Times in seconds."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: int = 0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    time_to_first_token: float = 0.0
+    finish_reason: FinishReason | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoded tokens a second, the prompt not counted."""
+        return self.tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+
+@runtime_checkable
+class TokenStream(Protocol):
+    """A reply being made: iterate for pieces of valid UTF-8 text."""
+
+    @property
+    def stats(self) -> GenerationStats: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __next__(self) -> str: ...
+    def cancel(self) -> None:
+        """Stop the compute within one layer; from any thread. The text so far stays."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class EngineSession(Protocol):
+    """One sequence and its cache."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def state_bytes(self) -> int: ...
+    def eval(self, ids: Sequence[int]) -> memoryview:
+        """Append tokens; logits as float32 [len(ids), vocab]."""
+        ...
+
+    def truncate(self, length: int) -> None: ...
+    def cancel(self) -> None: ...
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_tokens: int | None,
+        stop: Sequence[str],
+        deadline: float | None,
+    ) -> TokenStream:
+        """Reply to a prompt, reusing the part of it that the session already holds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class EngineTokenizer(Protocol):
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos(self) -> int | None: ...
+    @property
+    def eos(self) -> int | None: ...
+    def token_text(self, token: int) -> str: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """An open model."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name: ``native``, ``llama-cpp``, ``onnx``."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, MetadataValue]: ...
+    @property
+    def tokenizer(self) -> EngineTokenizer: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    def session(self) -> EngineSession: ...
+    def embed(self, ids: Sequence[int]) -> list[float]: ...
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Opens files."""
+
+    name: str
+
+    def available(self) -> str | None:
+        """None when it can be used here, else the reason and the command that installs it."""
+        ...
+
+    def load(self, path: str, *, threads: int | None, context: int) -> Engine:
+        """Raises ModelError or UnsupportedModelError."""
+        ...

@@ -1,0 +1,45 @@
+"""Errors that name the file, the cause and the next step."""
+
+from __future__ import annotations
+
+
+class SelmError(Exception):
+    """Anything that SELM Edge reports to its user. ``str(error)`` is fit to be shown."""
+
+
+class ModelError(SelmError):
+    """A model file that cannot be used.
+
+    ``path`` is the file, ``offset`` the byte where the fault was found (``None`` where there is no
+    such place), ``cause`` what is wrong, ``hint`` what to do next.
+    """
+
+    def __init__(
+        self, path: str, cause: str, *, offset: int | None = None, hint: str | None = None
+    ) -> None:
+        self.path = path
+        self.cause = cause
+        self.offset = offset
+        self.hint = hint
+        where = f"{path} (byte {offset})" if offset is not None else path
+        super().__init__(f"{where}: {cause}" + (f"\n{hint}" if hint else ""))
+
+
+class UnsupportedModelError(ModelError):
+    """A valid file that this backend does not run; ``hint`` names one that does."""
+
+
+class ContextError(SelmError):
+    """A prompt that does not fit: ``needed`` tokens, ``available`` positions."""
+
+    def __init__(self, needed: int, available: int, hint: str | None = None) -> None:
+        self.needed = needed
+        self.available = available
+        super().__init__(
+            f"the prompt needs {needed} tokens but the context has room for {available}"
+            + (f"\n{hint}" if hint else "")
+        )
+
+
+class Cancelled(SelmError):
+    """The work was stopped by its caller."""
