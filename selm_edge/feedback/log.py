@@ -100,7 +100,7 @@ class FeedbackLog:
                     f" and superseded_by is null and kind in ({_group(kind)})",
                     (key, record.message, key),
                 )
-        return self.list(ids=[key])[0]
+        return self.rows(ids=[key])[0]
 
     def withdraw(self, message: int, kinds: Sequence[Kind]) -> int:
         """The user takes feedback on a reply back: its rows are deleted. Returns how many."""
@@ -111,7 +111,7 @@ class FeedbackLog:
             )
             return connection.changes()
 
-    def list(
+    def rows(
         self,
         *,
         kinds: Sequence[Kind] | None = None,

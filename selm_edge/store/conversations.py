@@ -107,7 +107,7 @@ class Conversations:
             raise NotFound(f"there is no conversation {conversation} (any more)")
         return _conversation(found)
 
-    def list(self, limit: int = 200, offset: int = 0) -> list[Conversation]:
+    def recent(self, limit: int = 200, offset: int = 0) -> list[Conversation]:
         """The most recently used first."""
         rows = self.database.rows(
             _CONVERSATION + " order by c.updated desc, c.id desc limit ? offset ?", (limit, offset)
@@ -165,6 +165,7 @@ class Conversations:
         facts = facts or ReplyFacts()
         now = _now()
         with self.database.write() as connection:
+            self.get(conversation)  # another process may have deleted it
             if parent is not None and self.message(parent).conversation != conversation:
                 raise ValueError("the parent belongs to another conversation")
             connection.execute(
@@ -194,8 +195,6 @@ class Conversations:
                 " title = case when named or ? is null then title else ? end where id = ?",
                 (key, now, title, title, conversation),
             )
-            if not connection.changes():
-                raise NotFound(f"there is no conversation {conversation} (any more)")
         return self.message(key)
 
     def message(self, key: int) -> Message:
@@ -271,9 +270,7 @@ class Conversations:
     def set_context_from(self, message: int, first: int) -> None:
         """Mark that from ``message`` on, turns before ``first`` are no longer sent."""
         with self.database.write() as connection:
-            connection.execute(
-                "update message set context_from = ? where id = ?", (first, message)
-            )
+            connection.execute("update message set context_from = ? where id = ?", (first, message))
 
     # -- search --------------------------------------------------------------------------------
 
@@ -284,7 +281,7 @@ class Conversations:
         """
         match = quote_terms(query)
         if not match:
-            return [Hit(found, None, "") for found in self.list(limit)]
+            return [Hit(found, None, "") for found in self.recent(limit)]
         rows = self.database.rows(
             "select conversation, id, snippet(message_fts, 0, '', '', '…', 12), rank"
             " from message_fts join message on message.id = message_fts.rowid"
@@ -345,7 +342,10 @@ def _dump(value: object) -> str | None:
 
 
 def _load(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return None  # a damaged cell: the defaults hold, the rest of the row is still good
 
 
 def _now() -> int:

@@ -47,8 +47,8 @@ class Database:
             self._connection = apsw.Connection(str(path) if path else ":memory:")
         try:
             with _explained(path):
+                self._check_owner()  # first: another program's file is not even switched to WAL
                 self._configure()
-                self._check_owner()
             self._migrate()
         except BaseException:
             self._connection.close()
@@ -147,7 +147,6 @@ class Database:
 
     def _configure(self) -> None:
         connection = self._connection
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         connection.pragma("cache_size", -_CACHE_KIB)
         connection.pragma("secure_delete", 1)
         connection.pragma("foreign_keys", 1)
@@ -173,6 +172,7 @@ class Database:
                 time.sleep(0.02)
 
     def _check_owner(self) -> None:
+        self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         owner = self._connection.pragma("application_id")
         objects = next(iter(self._connection.execute("select count(*) from sqlite_master")))[0]
         if owner != APPLICATION_ID and objects:
@@ -260,7 +260,7 @@ def _explained(path: Path | None) -> Iterator[None]:
         raise StoreError(
             path, "readonly", f"cannot be written: {error}", "Set SELM_HOME to a folder that can."
         ) from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
         raise StoreError(
             path,
             "damaged",
@@ -269,7 +269,14 @@ def _explained(path: Path | None) -> Iterator[None]:
         ) from error
     except apsw.IOError as error:
         # A quota or a file size limit is an I/O error to SQLite, a full disk to its user.
-        raise StoreError(path, "full", f"the disk refuses to write ({error})", _FULL_HINT) from error
+        raise StoreError(
+            path, "full", f"the disk refuses to write ({error})", _FULL_HINT
+        ) from error
+
+    except apsw.Error as error:
+        raise StoreError(
+            path, "io", f"SQLite refused: {error}", "`selm doctor` checks the file."
+        ) from error
 
 
 _FULL_HINT = "Everything saved before is safe. Make room, then start again."
