@@ -173,9 +173,9 @@ class Database:
 
     def _check_owner(self) -> None:
         self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        owner = self._connection.pragma("application_id")
+        # Objects first: a process that is making the file now commits both together.
         objects = next(iter(self._connection.execute("select count(*) from sqlite_master")))[0]
-        if owner != APPLICATION_ID and objects:
+        if objects and self._connection.pragma("application_id") != APPLICATION_ID:
             raise StoreError(
                 self.path,
                 "foreign",
