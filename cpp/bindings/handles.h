@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -53,8 +54,11 @@ inline py::str text_of(const char* text, size_t length) {  // what a file says m
 // A block of float32, [rows, columns] or [columns] where rows is 0, for the buffer protocol.
 class Floats {
  public:
-  Floats(size_t rows, size_t columns)
-      : rows_(rows), columns_(columns), data_(new float[(rows == 0 ? 1 : rows) * columns]) {}
+  Floats(size_t rows, size_t columns) : rows_(rows), columns_(columns) {
+    size_t count = 0;
+    if (__builtin_mul_overflow(rows == 0 ? 1 : rows, columns, &count)) throw std::bad_alloc();
+    data_.reset(new float[count]);
+  }
   float* data() { return data_.get(); }
   py::buffer_info buffer() {
     const auto item = static_cast<py::ssize_t>(sizeof(float));
@@ -70,6 +74,16 @@ class Floats {
 };
 
 // ---- Model and tokenizer ---------------------------------------------------------------------
+
+// The core's structs with text that outlives the model.
+struct ModelInfo : selm_model_info {
+  ModelInfo() : selm_model_info{} {}
+  std::string own_architecture, own_isa;
+};
+struct VocabInfo : selm_vocab_info {
+  VocabInfo() : selm_vocab_info{} {}
+  std::string own_model, own_pre;
+};
 
 class Tokenizer {
  public:
@@ -107,10 +121,12 @@ class Tokenizer {
     return py::bytes(bytes.data(), length);
   }
 
-  selm_vocab_info info() const {
-    selm_vocab_info info{};
-    info.struct_size = sizeof info;
+  VocabInfo info() const {
+    VocabInfo info;
+    info.struct_size = sizeof(selm_vocab_info);
     check(selm_vocab_get_info(handle_.get(), &info));
+    info.own_model = info.model;
+    info.own_pre = info.pre;
     return info;
   }
 
@@ -171,10 +187,12 @@ class Model {
     return Tokenizer(std::shared_ptr<const selm_tokenizer>(handle(), selm_model_tokenizer(handle().get())));
   }
 
-  selm_model_info info() const {
-    selm_model_info info{};
-    info.struct_size = sizeof info;
+  ModelInfo info() const {
+    ModelInfo info;
+    info.struct_size = sizeof(selm_model_info);
     check(selm_model_get_info(handle().get(), &info));
+    info.own_architecture = info.architecture;
+    info.own_isa = info.isa;
     return info;
   }
 
@@ -270,7 +288,7 @@ class Session {
     if (kv_type != "f16" && kv_type != "f32") fail(SELM_ERROR_INVALID_ARGUMENT, "kv_type is f16 or f32");
     options.kv_type = kv_type == "f32" ? SELM_KV_F32 : SELM_KV_F16;
     state_->model = model.handle();
-    const selm_model_info info = model.info();
+    const ModelInfo info = model.info();
     state_->n_vocab = info.n_vocab;
     state_->n_embd = info.n_embd;
     const py::gil_scoped_release release;
