@@ -23,7 +23,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from selm_edge.backends.base import GenerationStats, MetadataValue, Sampling
+from selm_edge.backends.base import GenerationStats, LogitRows, MetadataValue, Sampling
 from selm_edge.errors import ContextError, ModelError
 
 Script = Sequence[str] | Callable[[str], str]
@@ -68,6 +68,9 @@ class FakeTokenizer:
 
     def token_text(self, token: int) -> str:
         return self._texts[token]
+
+    def control_tokens(self) -> dict[str, int]:
+        return {text: i for i, text in enumerate(_SPECIAL)}
 
     def is_end(self, token: int) -> bool:
         return token in (EOS, EOT)
@@ -166,16 +169,19 @@ class FakeSession:
     def state_bytes(self) -> int:
         return 16 * len(self.tokens)
 
-    def eval(self, ids: Sequence[int]) -> memoryview:
-        """Logits that favour the token after each one: row i peaks at ids[i] + 1."""
+    def eval(self, ids: Sequence[int], logits: LogitRows = "all") -> memoryview:
+        """Logits that favour the token after each one: the row of token t peaks at t + 1."""
         if self.position + len(ids) > self.engine.context:
             raise ContextError(len(ids), self.engine.context - self.position)
-        vocab = self.engine.tokenizer.vocab_size
-        logits = array("f", bytes(4 * vocab * len(ids)))
-        for row, token in enumerate(ids):
-            logits[row * vocab + (token + 1) % vocab] = 1.0
         self.tokens += ids
-        return memoryview(logits.tobytes()).cast("f", (len(ids), vocab))
+        vocab = self.engine.tokenizer.vocab_size
+        asked = list(ids) if logits == "all" else list(ids)[-1:] if logits == "last" else []
+        values = array("f", bytes(4 * vocab * len(asked)))
+        for row, token in enumerate(asked):
+            values[row * vocab + (token + 1) % vocab] = 1.0
+        if not asked:
+            return memoryview(values)
+        return memoryview(values.tobytes()).cast("f", (len(asked), vocab))
 
     def truncate(self, length: int) -> None:
         del self.tokens[length:]
