@@ -247,3 +247,11 @@ def parse_slash(text: str) -> tuple[Command, str] | None:
         return BY_SLASH[word], rest.strip()
     found = [name for name in BY_SLASH if word and name.startswith(word)]
     return (BY_SLASH[found[0]], rest.strip()) if len(found) == 1 else None
+
+
+def unknown_slash(text: str) -> str | None:
+    """What to say where ``text`` looks like a command and is none; a path is no command."""
+    word = text.split(maxsplit=1)[0] if text.strip() else ""
+    if not word.startswith("/") or "/" in word[1:] or "\n" in text.strip():
+        return None
+    return f"There is no command {word}. /help lists them."

@@ -1,6 +1,6 @@
 """The window: its parts, the model that opens behind it, and a question on its way to a reply.
 
-`selm_edge.chat.app` adds what the user can do besides asking.
+`selm_edge.chat.tui` adds what the user can do besides asking.
 
 The first frame needs no model and no Markdown: the model opens in a thread, the other screens and
 the Markdown widget are imported when they are first shown.
@@ -80,8 +80,9 @@ class ChatWindow(App[None]):
     # -- layout --------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
-        yield Static("", id="top", markup=False)
-        yield Static("", id="banner", markup=False)
+        with Vertical(id="head"):
+            yield Static("", id="top", markup=False)
+            yield Static("", id="banner", markup=False)
         yield Transcript()
         with Vertical(id="bottom"):
             yield Prompt(enter_sends=self.session.enter_sends)
@@ -118,6 +119,7 @@ class ChatWindow(App[None]):
         tiny = width < SMALLEST[0] or height < SMALLEST[1]
         self.main.set_class(tiny, "tiny")
         self.main.set_class(not tiny and height < 14, "low")
+        self.main.set_class(height >= 32, "tall")
         with suppress(NoMatches):
             self.prompt.set_class(height < 12, "small")
             self.main.query_one("#tiny", Static).update(
@@ -170,20 +172,20 @@ class ChatWindow(App[None]):
             hints = [(send, "send"), ("F1", "help"), ("F2", "conversations")]
             if self.session.path:
                 hints += [("↑", "turns"), ("Ctrl+N", "new")]
-            hints += [("F3", "model"), (line, "new line"), ("F4", "settings")]
-            hints += [("Ctrl+P", "all actions"), ("Ctrl+Q", "quit")]
+            hints += [("Ctrl+P", "all actions"), (line, "new line"), ("F3", "model")]
+            hints += [("F4", "settings"), ("Ctrl+Q", "quit")]
         with suppress(NoMatches):
             self.main.query_one(Hints).show(*hints)
 
     def _turn_hints(self, turn: Turn) -> list[tuple[str, str]]:
-        hints = [("c", "copy"), ("r", "reply again")]
+        hints = [("c", "copy"), ("r", "again"), ("Esc", "back")]
         if isinstance(turn, ReplyTurn):
             hints = [("+", "good"), ("-", "bad"), ("x", "correct"), *hints]
         else:
             hints = [("e", "edit"), *hints]
         if len(turn.versions) > 1:
             hints.insert(0, ("← →", "versions"))
-        return [*hints, ("k", "copy code"), ("w", "to a file"), ("Esc", "back")]
+        return [*hints, ("k", "copy code"), ("w", "to a file")]
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every action, for the palette."""

@@ -40,11 +40,11 @@ class ConversationsScreen(Dialog[int]):
         self._hits: list[Hit] = []
 
     def compose(self) -> ComposeResult:
-        with Box("Conversations", "Esc back", classes="drawer"):
+        with Box("Conversations", "/ search · Esc back", classes="drawer"):
             yield Input(self._words, placeholder="Search every turn", id="search")
             yield HitList(id="hits")
             yield Static("", id="hits-note", markup=False)
-            yield Static("Enter open · r rename · d delete · e export · / search", classes="keys")
+            yield Static("Enter open · r rename · d delete · e export", classes="keys")
 
     def on_mount(self) -> None:
         self.refresh_hits()
@@ -56,7 +56,8 @@ class ConversationsScreen(Dialog[int]):
         self._hits = search(self.query_one(Input).value, 100)
         rows = self.query_one(HitList)
         rows.clear_options()
-        rows.add_options(Option(_row(hit), id=str(hit.conversation.id)) for hit in self._hits)
+        for hit in self._hits:
+            rows.add_option(Option(_row(hit), id=str(hit.conversation.id)))
         ids = [hit.conversation.id for hit in self._hits]
         current = self.session.conversation
         wanted = keep or (current.id if current else None)
@@ -141,5 +142,8 @@ def _row(hit: Hit) -> Content:
     facts = f"{amount(conversation.turns, 'turn')} · {ago(conversation.updated)}"
     second = hit.snippet if hit.message is not None else facts
     return Content.assemble(
-        (clean_line(conversation.title), ""), "\n", (clean_line(second), "$text-muted")
+        (clean_line(conversation.title), "bold"),
+        "\n",
+        (clean_line(second), "$foreground 60%"),
+        "\n",
     )

@@ -14,6 +14,7 @@ T = TypeVar("T")
 class Dialog(ModalScreen[T]):
     """A box over the conversation. Esc closes it with None."""
 
+    AUTO_FOCUS = "*"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Back", show=False)]
 
     def action_cancel(self) -> None:

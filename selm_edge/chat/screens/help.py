@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
@@ -32,21 +33,23 @@ class HelpScreen(Dialog[None]):
 
     def compose(self) -> ComposeResult:
         with Box("Help", "↑↓ scroll · Esc closes", classes="large"):
-            for where, title in _GROUPS:
-                yield Static(title, classes="heading", markup=False)
+            for number, (where, title) in enumerate(_GROUPS):
+                first = "" if number else "first"
+                yield Static(title, classes=f"heading {first}", markup=False)
                 for command in COMMANDS:
                     if command.where == where:
-                        yield Static(_line(command), classes="help-line")
+                        with Horizontal(classes="help-line"):
+                            yield Static(command.shown, classes="key", markup=False)
+                            yield Static(_words(command), classes="words")
 
     def action_page(self, lines: int) -> None:
         self.query_one(Box).scroll_relative(y=lines, animate=False)
 
 
-def _line(command: Command) -> Content:
+def _words(command: Command) -> Content:
     slash = f"  /{command.slash} {command.argument}".rstrip() if command.slash else ""
     return Content.assemble(
-        (f"{command.shown:<8}", "$text-accent"),
         (f"{command.title}. ", "bold"),
-        (command.help, "$text-muted"),
+        (command.help, "$foreground 65%"),
         (slash, "$text-primary"),
     )

@@ -32,7 +32,7 @@ class ModelScreen(Dialog[str]):
         self._choices = session.models.choices()
 
     def compose(self) -> ComposeResult:
-        with Box("Choose a model", "Enter opens it · F3 browses files · Esc back", classes="large"):
+        with Box("Choose a model", "Enter opens it · F3 browses files · Esc back"):
             yield OptionList(*(self._option(choice) for choice in self._choices))
             yield Static(
                 "Or the path of a GGUF file. It is read where it lies, never copied.",
@@ -49,8 +49,8 @@ class ModelScreen(Dialog[str]):
         words = Content.assemble(
             ("● " if here else "  ", "$text-success"),
             clean_line(choice.name),
-            (f"   {clean_line(note)}", "$text-error" if choice.problem else "$text-muted"),
-            (f"\n  {clean_line(choice.path)}", "$text-disabled"),
+            (f"   {clean_line(note)}", "$text-error" if choice.problem else "$foreground 65%"),
+            (f"\n  {clean_line(choice.path)}\n", "$foreground 40%"),
         )
         return Option(words, id=choice.name)
 

@@ -8,6 +8,7 @@ from textual.app import ComposeResult
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from selm_edge.chat.overflow import larger_context
 from selm_edge.chat.screens.dialog import Box, Dialog
 from selm_edge.chat.text import amount, overflow_words
 
@@ -46,13 +47,3 @@ class OverflowScreen(Dialog[Choice]):
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         choice = event.option.id
         self.dismiss(self._larger if choice == "larger" else None if choice == "back" else choice)
-
-
-def larger_context(overflow: Overflow, trained: int | None) -> int | None:
-    """Twice the context, or what is needed, but no more than the model was trained for."""
-    if trained is None or trained < overflow.needed or trained <= overflow.context:
-        return None
-    size = overflow.context
-    while size < overflow.needed or size == overflow.context:
-        size *= 2
-    return min(size, trained)

@@ -30,19 +30,19 @@ class Field:
 
 
 SAMPLING = (
-    Field("temperature", "Temperature", "0 always takes the likeliest word; 1 is lively"),
-    Field("top_k", "Top-k", "choose among this many words; 0 is off", whole=True),
-    Field("top_p", "Top-p", "choose among words that make up this share; 1 is off"),
-    Field("min_p", "Min-p", "leave out words this much rarer than the best; 0 is off"),
-    Field("typical_p", "Typical", "prefer words of typical surprise; 1 is off"),
-    Field("repeat_penalty", "Repetition penalty", "above 1 avoids words already used"),
-    Field("frequency_penalty", "Frequency penalty", "grows with each use of a word"),
-    Field("presence_penalty", "Presence penalty", "the same for any use of a word"),
-    Field("seed", "Seed", "empty draws a new one for each reply", whole=True),
+    Field("temperature", "Temperature", "0 takes the likeliest word; 1 is lively"),
+    Field("top_k", "Top-k", "among this many words; 0 is off", whole=True),
+    Field("top_p", "Top-p", "among words that make up this share"),
+    Field("min_p", "Min-p", "not words this much rarer than the best"),
+    Field("typical_p", "Typical", "words of typical surprise; 1 is off"),
+    Field("repeat_penalty", "Repetition", "above 1 avoids words already used"),
+    Field("frequency_penalty", "Frequency", "grows with each use of a word"),
+    Field("presence_penalty", "Presence", "the same for any use of a word"),
+    Field("seed", "Seed", "empty draws one for each reply", whole=True),
 )
 LIMITS = (
     Field("max_tokens", "Longest reply", "tokens", whole=True),
-    Field("context", "Context", "tokens the model reads at once; reopens it", whole=True),
+    Field("context", "Context", "tokens read at once; reopens the model", whole=True),
 )
 
 
@@ -62,7 +62,6 @@ class SettingsScreen(Dialog[bool]):
         values = self._values()
         with Box("Settings", "Ctrl+S keeps them · Esc goes back", classes="large"):
             yield Static("", id="settings-error", markup=False)
-            yield Static("System prompt", classes="heading")
             yield TextArea(
                 self.session.system or "",
                 id="set-system",
@@ -103,6 +102,7 @@ class SettingsScreen(Dialog[bool]):
         return vars(self.session.sampling) | limits
 
     def on_mount(self) -> None:
+        self.query_one("#set-system", TextArea).border_title = "System prompt"
         self.query_one(f"#set-{self._focus or 'system'}").focus()
 
     def action_save(self) -> None:
@@ -112,7 +112,10 @@ class SettingsScreen(Dialog[bool]):
             box = self.query_one(f"#set-{field.name}", Input)
             value, problem = _read(field, box.value.strip())
             if problem:
-                self.query_one("#settings-error", Static).update(problem)
+                line = self.query_one("#settings-error", Static)
+                line.update(problem)
+                line.add_class("shown")
+                line.scroll_visible(animate=False)
                 box.focus()
                 return
             numbers[field.name] = value

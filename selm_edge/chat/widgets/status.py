@@ -88,7 +88,7 @@ class Hints(Static):
         width = self.size.width or 80
         line = Content("")
         for key, word in self._hints:
-            part = Content.assemble((key, "$text-muted"), f" {word}")
+            part = Content.assemble((key, "$foreground 65%"), f" {word}")
             longer = Content("   ").join([line, part]) if line.plain else part
             if longer.cell_length > width:
                 break

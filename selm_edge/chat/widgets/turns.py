@@ -87,7 +87,7 @@ class UserTurn(Turn):
         yield Static(content, classes="meta" if content.plain else "meta none")
 
     def meta(self) -> Content:
-        return Content.styled(self.version(), "$text-muted")
+        return Content.styled(self.version(), "$foreground 65%")
 
 
 class ReplyTurn(Turn):
@@ -117,7 +117,7 @@ class ReplyTurn(Turn):
         parts: list[Any] = [figures(self.message)]
         marks = [MARKS[kind] for kind in ("up", "down", "correction") if kind in self.marks]
         if version := self.version():
-            parts.append(("   " + version, "$text-muted"))
+            parts.append(("   " + version, "$foreground 65%"))
         for mark in marks:
             parts.append(("   " + mark, "$text-accent"))
         return Content.assemble(*parts)
