@@ -46,15 +46,17 @@ _TEXT_FLOOR = 1 << 20  # characters one value may have, whatever the input's siz
 _MADE_FACTOR = 64  # all values together, in multiples of that
 
 _STR_METHODS = frozenset(
-    "capitalize count endswith find index isalnum isalpha isdigit islower isspace isupper join lower"
-    " lstrip partition removeprefix removesuffix replace rfind rpartition rsplit rstrip split"
-    " splitlines startswith strip title upper".split()
+    str.split(
+        "capitalize count endswith find index isalnum isalpha isdigit islower isspace isupper join"
+        " lower lstrip partition removeprefix removesuffix replace rfind rpartition rsplit rstrip"
+        " split splitlines startswith strip title upper"
+    )
 )
 _DICT_METHODS = frozenset({"get", "items", "keys", "values", "copy"})
 _LIST_METHODS = frozenset({"index", "count", "copy"})
-_FILTERS = (
+_FILTERS = str.split(
     "abs capitalize count d default dictsort first float items last length list lower map max min"
-    " reject rejectattr reverse round select selectattr sort sum title trim unique upper".split()
+    " reject rejectattr reverse round select selectattr sort sum title trim unique upper"
 )
 _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 _PERCENT = re.compile(r"(?:[^%]|%[sdr%])*", re.S)
@@ -252,7 +254,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self.budget.charge(len(left) + 10 * sum(self._weight(part) for part in parts))
         return self._make(super().call_binop(context, operator, left, right))
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self.budget.step()
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str):
