@@ -21,13 +21,16 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 Type = gguf.GGMLQuantizationType
 
-SPM_PIECES = (
-    "▁t h e ▁a i n r s o d l m u p w g y c f b k . , ! ? ' 0 1 2 3 4 5 6 7 8 9 ▁ T O W "
-    "he ▁the in er on re nd ▁and ▁s ▁w at ing ▁Once llo ▁He ▁Hello A B C D E é 你 好"
-).split()
-BPE_MERGES = (
-    "Ġ t|h e|Ġt he|i n|e r|o n|r e|n d|Ġ a|Ġa nd|in g|Ġ w|l l|ll o|H e|He llo|Ġ o|a t|o u|Ġ s"
-).split("|")
+SPM_PIECES = [
+    *("▁t", "h", "e", "▁a", "i", "n", "r", "s", "o", "d", "l", "m", "u", "p", "w", "g", "y"),
+    *("c", "f", "b", "k", ".", ",", "!", "?", "'", *"0123456789", "▁", "T", "O", "W"),
+    *("he", "▁the", "in", "er", "on", "re", "nd", "▁and", "▁s", "▁w", "at", "ing", "▁Once"),
+    *("llo", "▁He", "▁Hello", *"ABCDE", "é", "你", "好"),
+]
+BPE_MERGES = [
+    *("Ġ t", "h e", "Ġt he", "i n", "e r", "o n", "r e", "n d", "Ġ a", "Ġa nd", "in g"),
+    *("Ġ w", "l l", "ll o", "H e", "He llo", "Ġ o", "a t", "o u", "Ġ s"),
+]
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -161,13 +164,12 @@ def permute(rows: FloatArray, n_head: int, n_rot: int | None = None) -> FloatArr
 
 def to_gguf(config: Config, weights: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """The same weights under GGUF names and in the layout that the architecture wants there."""
-    tensors = {}
-    for name, value in weights.items():
-        if config.arch == "llama" and ".q_proj" in name:
-            value = permute(value, config.heads, config.rope_dims)
-        elif config.arch == "llama" and ".k_proj" in name:
-            value = permute(value, config.kv(int(name.split(".")[2])), config.rope_dims)
-        tensors[gguf_name(name)] = value
+    tensors = {gguf_name(name): value for name, value in weights.items()}
+    if config.arch == "llama":
+        for layer in range(config.layers):
+            for kind, heads in (("q", config.heads), ("k", config.kv(layer))):
+                name = f"blk.{layer}.attn_{kind}.weight"
+                tensors[name] = permute(tensors[name], heads, config.rope_dims)
     if config.rope_scaling and config.rope_scaling.get("rope_type") == "llama3":
         tensors["rope_freqs.weight"] = llama3_factors(config)
     return tensors

@@ -117,8 +117,8 @@ class Reference:
 
     def feed_forward(self, x: Array, layer: int) -> Array:
         p = f"blk.{layer}."
-        gate = self.linear(x, f"{p}ffn_gate")
-        return self.linear(gate / (1 + np.exp(-gate)) * self.linear(x, f"{p}ffn_up"), f"{p}ffn_down")
+        gate, up = self.linear(x, f"{p}ffn_gate"), self.linear(x, f"{p}ffn_up")
+        return self.linear(gate / (1 + np.exp(-gate)) * up, f"{p}ffn_down")
 
     def hidden(self, token: int) -> Array:
         """Appends one token; its state after the output norm [n_embd]."""
