@@ -184,17 +184,13 @@ def write_model(
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
     tensors = {
-        tensor: (
-            size,
-            Type.F32 if len(size) == 1 else tensor_type(tensor, size[-1], mix, shape.layers),
-        )
+        tensor: (size, tensor_type(tensor, size, mix, shape.layers))
         for tensor, size in tensor_shapes(shape).items()
     }
     for tensor, (size, kind) in tensors.items():
-        stored = gguf.quant_shape_to_byte_shape(size, kind) if len(size) > 1 else size
-        dtype = np.dtype(np.uint8 if len(size) > 1 else np.float32)
-        nbytes = int(np.prod(stored)) * dtype.itemsize
-        writer.add_tensor_info(tensor, stored, dtype, nbytes, raw_dtype=kind)
+        stored = gguf.quant_shape_to_byte_shape(size, kind)
+        nbytes = int(np.prod(stored))
+        writer.add_tensor_info(tensor, stored, np.dtype(np.uint8), nbytes, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
