@@ -6,11 +6,11 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-from selm_edge import _core
 from selm_export.blocks import CENTRE, SCALE_AT, random_blocks
 from support.core import BLOCK_TYPES, ISAS, Type, dequantize, matmul, require_isa
 from support.oracles import nmse
+
+from selm_edge import _core
 
 QUANTISED = [t for t in BLOCK_TYPES if t in SCALE_AT]
 ODD_SCALES = np.array(

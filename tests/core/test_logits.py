@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from selm_edge import _core
 from selm_export.blocks import random_blocks
 from support.core import BLOCK_TYPES, ISAS, Session, Type, llama_cpp_logits, require_isa
 from support.gguf_files import (
@@ -23,6 +21,8 @@ from support.gguf_files import (
 )
 from support.oracles import nmse, relative_error, transformers_logits
 from support.reference import Reference
+
+from selm_edge import _core
 
 TOKENS = np.random.default_rng(11).integers(0, 352, 48).tolist()
 F32_LIMIT = 1e-4  # largest difference over largest logit, F32 weights and cache
