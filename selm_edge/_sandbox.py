@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from types import CodeType, FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import Template, Undefined, nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -58,7 +58,7 @@ _FILTERS = str.split(
     "abs capitalize count d default dictsort first float items last length list lower map max min"
     " reject rejectattr reverse round select selectattr sort sum title trim unique upper"
 )
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _PERCENT = re.compile(r"(?:[^%]|%[sdr%])*", re.S)
 _STRFTIME = re.compile(r"(?:[^%]|%-?[A-Za-z%])*", re.S)
 
@@ -211,7 +211,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     # ---- Called from compiled templates ------------------------------------------------------
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[str]) -> str:
         """Jinja's join of output: of the whole, of a macro, of a ``{% set %}`` block."""
         out: list[str] = []
         size = 0
@@ -261,7 +261,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             if name == "replace":
                 return __self._replace(owner, *args, **kwargs)
             if name == "join":
-                return __self._join(*args, owner)
+                return __self._join(args[0] if args else (), owner)
             allowed = name in _STR_METHODS
             __self.budget.charge(len(owner))
         elif isinstance(owner, dict):
@@ -291,7 +291,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 left += item.keys()
                 left += item.values()
             elif isinstance(item, (list, tuple, *_VIEWS)):
-                left += item
+                left.extend(cast("list[Any]", item))
             elif item is not None and not isinstance(item, (str, int, float, Undefined)):
                 raise TemplateRefused(f"a {type(item).__name__} inside a list")
             if weight + len(left) > limit:
