@@ -230,6 +230,7 @@ typedef struct selm_generation_stats {
   uint32_t tokens;         /* generated, the end token not counted */
   double prompt_seconds, decode_seconds, first_token_seconds;
   selm_finish finish;
+  uint32_t decode_steps;   /* evaluations that decode_seconds holds: speed = steps / seconds */
 } selm_generation_stats;
 
 /* Starts a reply to the prompt; the first selm_generation_next reads it. The session is lent until
