@@ -1,0 +1,1 @@
+"""What the tests share: fakes and small files made by hand."""
