@@ -1,4 +1,4 @@
-"""Logits: those of transformers and of numpy float64, whatever the pieces, threads and processor."""
+"""Logits: those of transformers and numpy float64, whatever the pieces, threads, processor."""
 
 from __future__ import annotations
 
