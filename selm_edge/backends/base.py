@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 FinishReason = Literal["stop", "length", "context", "cancelled", "deadline"]
+LogitRows = Literal["all", "last", "none"]
 MetadataValue = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
 
 
@@ -75,8 +76,8 @@ class EngineSession(Protocol):
     def position(self) -> int: ...
     @property
     def state_bytes(self) -> int: ...
-    def eval(self, ids: Sequence[int]) -> memoryview:
-        """Append tokens; logits as float32 [len(ids), vocab]."""
+    def eval(self, ids: Sequence[int], logits: LogitRows = "all") -> memoryview:
+        """Append tokens; logits as float32 [len(ids), vocab], [1, vocab] or [0, vocab]."""
         ...
 
     def truncate(self, length: int) -> None: ...
@@ -106,7 +107,17 @@ class EngineTokenizer(Protocol):
     def bos(self) -> int | None: ...
     @property
     def eos(self) -> int | None: ...
-    def token_text(self, token: int) -> str: ...
+    def token_text(self, token: int) -> str:
+        """As the file writes it."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Does it end a reply (end of text, turn or message)?"""
+        ...
+
+    def control_tokens(self) -> Mapping[str, int]:
+        """The texts that mean something to the model rather than to a reader."""
+        ...
 
 
 @runtime_checkable

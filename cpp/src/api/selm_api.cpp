@@ -87,23 +87,34 @@ Result<const kernels::Table*> choose_kernels(const char* isa) {
   if (isa == nullptr || *isa == '\0') return kernels::best();
   const kernels::Table* table = kernels::by_name(isa);
   if (table == nullptr) {
-    return selm::error(Code::invalid_argument, "the instruction set '%.32s' is unknown or missing here; best is %s",
-                       isa, kernels::best()->name);
+    return selm::error(Code::invalid_argument,
+                       "the instruction set '%.32s' is unknown or missing here; best is %s", isa,
+                       kernels::best()->name);
   }
   return table;
 }
 
 engine::SessionOptions session_options(const selm_session_options* given) {
   const selm_session_options o = read_options(given, selm_session_options SELM_SESSION_OPTIONS_INIT);
-  return {o.context, o.threads, o.batch, o.kv_type == SELM_KV_F32 ? engine::KvType::f32 : engine::KvType::f16};
+  return {o.context, o.threads, o.batch,
+          o.kv_type == SELM_KV_F32 ? engine::KvType::f32 : engine::KvType::f16};
 }
 
 engine::Sampling sampling_options(const selm_sampling* given) {
   const selm_sampling s = read_options(given, selm_sampling SELM_SAMPLING_INIT);
-  engine::Sampling out{s.temperature,       s.top_k,           s.top_p,           s.min_p, s.typical_p,
-                       s.repeat_penalty,    s.frequency_penalty, s.presence_penalty, s.penalty_last_n,
-                       s.seed,              {}};
-  for (size_t i = 0; s.bias != nullptr && i < s.n_bias; ++i) out.bias.emplace_back(s.bias[i].token, s.bias[i].bias);
+  engine::Sampling out{s.temperature,
+                       s.top_k,
+                       s.top_p,
+                       s.min_p,
+                       s.typical_p,
+                       s.repeat_penalty,
+                       s.frequency_penalty,
+                       s.presence_penalty,
+                       s.penalty_last_n,
+                       s.seed,
+                       {}};
+  for (size_t i = 0; s.bias != nullptr && i < s.n_bias; ++i)
+    out.bias.emplace_back(s.bias[i].token, s.bias[i].bias);
   return out;
 }
 
@@ -128,8 +139,9 @@ const char* selm_version(void) { return SELM_VERSION; }
 const char* selm_last_error(void) { return last_error.c_str(); }
 
 const char* selm_status_name(selm_status status) {
-  static constexpr const char* kNames[] = {"ok",           "invalid_argument", "io",        "format",   "unsupported",
-                                           "out_of_memory", "context_full",    "cancelled", "deadline", "internal"};
+  static constexpr const char* kNames[] = {"ok",          "invalid_argument", "io",           "format",
+                                           "unsupported", "out_of_memory",    "context_full", "cancelled",
+                                           "deadline",    "internal"};
   const auto index = static_cast<size_t>(status);
   return index < std::size(kNames) ? kNames[index] : "unknown";
 }
@@ -187,7 +199,9 @@ const selm_tokenizer* selm_model_tokenizer(const selm_model* model) {
 
 /* ---- Metadata ---- */
 
-size_t selm_meta_count(const selm_model* model) { return model == nullptr ? 0 : model->model->file().entries().size(); }
+size_t selm_meta_count(const selm_model* model) {
+  return model == nullptr ? 0 : model->model->file().entries().size();
+}
 
 selm_status selm_meta_get(const selm_model* model, size_t index, selm_meta* meta) {
   if (meta == nullptr || index >= selm_meta_count(model)) return invalid("there is no such metadata entry");
@@ -210,7 +224,8 @@ selm_status selm_meta_string(const selm_model* model, size_t index, uint64_t ele
     return invalid("there is no such metadata entry");
   }
   const selm::gguf::Entry& e = model->model->file().entries()[index];
-  if (e.type != selm::gguf::ValueType::string || element >= e.count) return invalid("the entry holds no such string");
+  if (e.type != selm::gguf::ValueType::string || element >= e.count)
+    return invalid("the entry holds no such string");
   const std::string_view value = model->model->file().string(e, element);
   *text = value.data();
   *length = value.size();
@@ -241,12 +256,13 @@ selm_status selm_tokenize(const selm_tokenizer* tokenizer, const char* text, siz
       (tokens == nullptr && capacity > 0)) {
     return invalid("tokenizer, text, tokens and n_tokens must not be NULL");
   }
-  const auto ids = tokenizer->get().encode(std::string_view(length > 0 ? text : "", length), add_special, parse_special);
+  const auto ids =
+      tokenizer->get().encode(std::string_view(length > 0 ? text : "", length), add_special, parse_special);
   return copy_out(ids.data(), ids.size(), tokens, capacity, n_tokens);
 }
 
-selm_status selm_detokenize(const selm_tokenizer* tokenizer, const selm_token* tokens, size_t n_tokens, bool special,
-                            char* text, size_t capacity, size_t* length) {
+selm_status selm_detokenize(const selm_tokenizer* tokenizer, const selm_token* tokens, size_t n_tokens,
+                            bool special, char* text, size_t capacity, size_t* length) {
   if (tokenizer == nullptr || (tokens == nullptr && n_tokens > 0) || length == nullptr ||
       (text == nullptr && capacity > 0)) {
     return invalid("tokenizer, tokens, text and length must not be NULL");
@@ -279,10 +295,11 @@ bool selm_token_is_end(const selm_tokenizer* tokenizer, selm_token token) {
   return tokenizer != nullptr && tokenizer->get().is_end(token);
 }
 
-selm_status selm_token_get(const selm_tokenizer* tokenizer, selm_token token, const char** text, size_t* length,
-                           int32_t* type) {
+selm_status selm_token_get(const selm_tokenizer* tokenizer, selm_token token, const char** text,
+                           size_t* length, int32_t* type) {
   if (tokenizer == nullptr || text == nullptr || length == nullptr) return invalid("an argument is NULL");
-  if (token < 0 || static_cast<size_t>(token) >= tokenizer->get().size()) return invalid("there is no such token");
+  if (token < 0 || static_cast<size_t>(token) >= tokenizer->get().size())
+    return invalid("there is no such token");
   const std::string_view value = tokenizer->get().text(token);
   *text = value.data();
   *length = value.size();
@@ -292,16 +309,19 @@ selm_status selm_token_get(const selm_tokenizer* tokenizer, selm_token token, co
 
 /* ---- Session ---- */
 
-selm_status selm_session_plan(const selm_model* model, const selm_session_options* options, selm_memory_plan* plan) {
+selm_status selm_session_plan(const selm_model* model, const selm_session_options* options,
+                              selm_memory_plan* plan) {
   if (model == nullptr || plan == nullptr) return invalid("model and plan must not be NULL");
   const auto planned = engine::Session::plan(*model->model, session_options(options));
   if (!planned.ok()) return report(planned.status());
   const engine::MemoryPlan& p = planned.value();
-  write_struct(selm_memory_plan{sizeof(selm_memory_plan), p.weights_mapped, p.kv_bytes, p.scratch_bytes}, plan);
+  write_struct(selm_memory_plan{sizeof(selm_memory_plan), p.weights_mapped, p.kv_bytes, p.scratch_bytes},
+               plan);
   return SELM_OK;
 }
 
-selm_status selm_session_create(selm_model* model, const selm_session_options* options, selm_session** session) {
+selm_status selm_session_create(selm_model* model, const selm_session_options* options,
+                                selm_session** session) {
   if (model == nullptr || session == nullptr) return invalid("model and session must not be NULL");
   *session = nullptr;
   auto created = engine::Session::create(*model->model, session_options(options));
@@ -312,17 +332,20 @@ selm_status selm_session_create(selm_model* model, const selm_session_options* o
 
 void selm_session_free(selm_session* session) { delete session; }
 
-selm_status selm_session_eval(selm_session* session, const selm_token* tokens, size_t n_tokens, selm_logits which,
-                              float* logits) {
-  if (session == nullptr || (tokens == nullptr && n_tokens > 0)) return invalid("session and tokens must not be NULL");
-  if (which < SELM_LOGITS_NONE || which > SELM_LOGITS_ALL || (which != SELM_LOGITS_NONE && logits == nullptr)) {
+selm_status selm_session_eval(selm_session* session, const selm_token* tokens, size_t n_tokens,
+                              selm_logits which, float* logits) {
+  if (session == nullptr || (tokens == nullptr && n_tokens > 0))
+    return invalid("session and tokens must not be NULL");
+  if (which < SELM_LOGITS_NONE || which > SELM_LOGITS_ALL ||
+      (which != SELM_LOGITS_NONE && logits == nullptr)) {
     return invalid("logits must not be NULL unless none are asked for");
   }
   return report(
       session->session->eval(std::span(tokens, n_tokens), static_cast<engine::Logits>(which), logits));
 }
 
-selm_status selm_session_embed(selm_session* session, const selm_token* tokens, size_t n_tokens, float* embedding) {
+selm_status selm_session_embed(selm_session* session, const selm_token* tokens, size_t n_tokens,
+                               float* embedding) {
   if (session == nullptr || tokens == nullptr || embedding == nullptr) return invalid("an argument is NULL");
   return report(session->session->embed(std::span(tokens, n_tokens), embedding));
 }
@@ -345,7 +368,8 @@ uint64_t selm_session_state_bytes(const selm_session* session) {
 
 selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens) {
   if (session == nullptr) return invalid("session must not be NULL");
-  if (n_tokens > session->session->tokens().size()) return invalid("the session holds fewer tokens than that");
+  if (n_tokens > session->session->tokens().size())
+    return invalid("the session holds fewer tokens than that");
   session->session->truncate(n_tokens);
   return SELM_OK;
 }
@@ -369,8 +393,8 @@ void selm_session_set_deadline(selm_session* session, uint32_t milliseconds) {
 
 /* ---- Generation ---- */
 
-selm_status selm_sample(const selm_sampling* sampling, const float* logits, size_t n_vocab, const selm_token* history,
-                        size_t n_history, uint64_t draw, selm_token* token) {
+selm_status selm_sample(const selm_sampling* sampling, const float* logits, size_t n_vocab,
+                        const selm_token* history, size_t n_history, uint64_t draw, selm_token* token) {
   if (logits == nullptr || n_vocab == 0 || token == nullptr || (history == nullptr && n_history > 0)) {
     return invalid("logits, history and token must not be NULL");
   }
@@ -388,21 +412,22 @@ selm_status selm_generation_create(selm_session* session, const selm_token* prom
                                    selm_generation** generation) {
   if (session == nullptr || prompt == nullptr || generation == nullptr) return invalid("an argument is NULL");
   *generation = nullptr;
-  const selm_generation_options o = read_options(options, selm_generation_options SELM_GENERATION_OPTIONS_INIT);
+  const selm_generation_options o =
+      read_options(options, selm_generation_options SELM_GENERATION_OPTIONS_INIT);
   engine::GenerationOptions wanted{o.max_tokens, {}, o.ignore_end, o.special, o.reuse_prefix};
   for (size_t i = 0; o.stop != nullptr && i < o.n_stop; ++i) {
     if (o.stop[i] == nullptr) return invalid("a stop string is NULL");
     wanted.stop.emplace_back(o.stop[i]);
   }
-  auto created = engine::Generation::create(*session->session, std::span(prompt, n_prompt), sampling_options(sampling),
-                                            std::move(wanted));
+  auto created = engine::Generation::create(*session->session, std::span(prompt, n_prompt),
+                                            sampling_options(sampling), std::move(wanted));
   if (!created.ok()) return report(created.status());
   *generation = new selm_generation{std::move(created.value())};
   return SELM_OK;
 }
 
-selm_status selm_generation_next(selm_generation* generation, const char** text, size_t* length, selm_token* token,
-                                 selm_finish* finish) {
+selm_status selm_generation_next(selm_generation* generation, const char** text, size_t* length,
+                                 selm_token* token, selm_finish* finish) {
   if (generation == nullptr || text == nullptr || length == nullptr || finish == nullptr) {
     return invalid("an argument is NULL");
   }
@@ -418,8 +443,8 @@ selm_status selm_generation_next(selm_generation* generation, const char** text,
 selm_status selm_generation_get_stats(const selm_generation* generation, selm_generation_stats* stats) {
   if (generation == nullptr || stats == nullptr) return invalid("an argument is NULL");
   const engine::GenerationStats& s = generation->generation->stats();
-  write_struct(selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens, s.tokens,
-                                     s.prompt_seconds, s.decode_seconds, s.first_token_seconds,
+  write_struct(selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens,
+                                     s.tokens, s.prompt_seconds, s.decode_seconds, s.first_token_seconds,
                                      static_cast<selm_finish>(s.finish), s.decode_steps},
                stats);
   return SELM_OK;
@@ -431,7 +456,8 @@ void selm_generation_free(selm_generation* generation) { delete generation; }
 
 selm_status selm_measure_bandwidth(uint32_t threads, double* gb_per_second) {
   if (gb_per_second == nullptr) return invalid("gb_per_second must not be NULL");
-  const auto measured = selm::api::measure_bandwidth(threads == 0 ? selm::usable_cores() : std::min(threads, 512u));
+  const auto measured =
+      selm::api::measure_bandwidth(threads == 0 ? selm::usable_cores() : std::min(threads, 512u));
   if (!measured.ok()) return report(measured.status());
   *gb_per_second = measured.value();
   return SELM_OK;
@@ -444,7 +470,8 @@ Result<selm::quant::Type> checked_type(uint32_t type, size_t size, size_t rows, 
   const selm::quant::TypeInfo* info = selm::quant::type_info(type);
   if (info == nullptr) return selm::error(Code::unsupported, "%u is not a block type of this core", type);
   if (n % info->block_size != 0) {
-    return selm::error(Code::invalid_argument, "%zu is not a multiple of the block of %u", n, info->block_size);
+    return selm::error(Code::invalid_argument, "%zu is not a multiple of the block of %u", n,
+                       info->block_size);
   }
   size_t bytes = 0;
   if (!selm::checked_mul(n / info->block_size, size_t{info->block_bytes}, &bytes) ||
@@ -464,8 +491,8 @@ selm_status selm_dequantize(uint32_t type, const void* data, size_t size, float*
   return SELM_OK;
 }
 
-selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, size_t size, size_t rows, size_t n,
-                        const float* activations, size_t columns, float* out) {
+selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, size_t size, size_t rows,
+                        size_t n, const float* activations, size_t columns, float* out) {
   if (weights == nullptr || activations == nullptr || out == nullptr) return invalid("an argument is NULL");
   const auto table = choose_kernels(isa);
   if (!table.ok()) return report(table.status());
@@ -480,7 +507,7 @@ selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, siz
   for (size_t c = 0; c < columns; ++c) {
     table.value()->quantize_row(format, activations + c * n, n, acts->data() + c * stride);
   }
-  table.value()->matmul(checked.value(), static_cast<const std::byte*>(weights), rows, n, acts->data(), columns, out,
-                        rows);
+  table.value()->matmul(checked.value(), static_cast<const std::byte*>(weights), rows, n, acts->data(),
+                        columns, out, rows);
   return SELM_OK;
 }

@@ -42,7 +42,8 @@ void Session::project(size_t n, std::span<const Product> products, const Prepare
     const float* row = prepare(i);
     for (uint32_t f = 0; f < 3; ++f) {
       const auto format = static_cast<kernels::ActFormat>(f);
-      if (wanted[f]) kernels_.quantize_row(format, row, width, acts_[f] + i * kernels::act_row_bytes(format, width));
+      if (wanted[f])
+        kernels_.quantize_row(format, row, width, acts_[f] + i * kernels::act_row_bytes(format, width));
     }
   });
 
@@ -156,12 +157,14 @@ Status Session::run_layers(std::span<const Token> tokens, size_t position) {
     const KvSlice& kv = kv_slices_[index];
     const auto normed_by = [&](const model::Vector& weight) {
       return [this, &weight, width](size_t i) {
-        kernels_.rms_norm(x_ + i * width, weight.data(), normed_ + i * width, width, model_.hparams().rms_eps);
+        kernels_.rms_norm(x_ + i * width, weight.data(), normed_ + i * width, width,
+                          model_.hparams().rms_eps);
         return static_cast<const float*>(normed_ + i * width);
       };
     };
 
-    const Product qkv[] = {{&layer.q, q_, layer.q.rows}, {&layer.k, k_, layer.k.rows}, {&layer.v, v_, layer.v.rows}};
+    const Product qkv[] = {
+        {&layer.q, q_, layer.q.rows}, {&layer.k, k_, layer.k.rows}, {&layer.v, v_, layer.v.rows}};
     project(n, qkv, normed_by(layer.attn_norm));
     attention_inputs(layer, kv, position, n);
     attend(layer, kv, position, n);
@@ -189,7 +192,8 @@ void Session::head(size_t first, size_t n, float* logits) {
   const Product output[] = {{&model_.output(), logits, model_.n_vocab()}};
   project(n, output, [&](size_t i) {
     float* normed = normed_ + i * width;
-    kernels_.rms_norm(x_ + (first + i) * width, model_.output_norm().data(), normed, width, model_.hparams().rms_eps);
+    kernels_.rms_norm(x_ + (first + i) * width, model_.output_norm().data(), normed, width,
+                      model_.hparams().rms_eps);
     return static_cast<const float*>(normed);
   });
 }

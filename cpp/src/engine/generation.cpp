@@ -48,7 +48,8 @@ bool StopFilter::push(std::string_view text, std::string* out) {
 
 std::string StopFilter::flush() { return std::exchange(held_, {}); }
 
-Generation::Generation(Session& session, std::span<const Token> prompt, Sampling sampling, GenerationOptions options)
+Generation::Generation(Session& session, std::span<const Token> prompt, Sampling sampling,
+                       GenerationOptions options)
     : session_(session),
       history_(prompt.begin(), prompt.end()),
       sampler_(std::move(sampling)),
@@ -100,7 +101,8 @@ Result<Generation::Step> Generation::next() {
   } else {
     stats_.first_token_seconds = stats_.prompt_seconds;
   }
-  if (status.code() == Code::cancelled || status.code() == Code::deadline) return end(interrupted(status.code()));
+  if (status.code() == Code::cancelled || status.code() == Code::deadline)
+    return end(interrupted(status.code()));
   if (!status.ok()) return status;
 
   const Stopwatch sampling;

@@ -19,7 +19,7 @@ struct GenerationOptions {
   uint32_t max_tokens = 0;  // 0: until the context is full
   std::vector<std::string> stop;
   bool ignore_end = false;
-  bool special = false;       // render control tokens
+  bool special = false;  // render control tokens
   bool reuse_prefix = true;
 };
 

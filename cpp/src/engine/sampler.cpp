@@ -21,7 +21,8 @@ bool in_range(float value, float low, float high) { return value >= low && value
 }  // namespace
 
 Status Sampling::check() const {
-  if (!in_range(temperature, 0.0f, 100.0f)) return error(Code::invalid_argument, "temperature must be 0 to 100");
+  if (!in_range(temperature, 0.0f, 100.0f))
+    return error(Code::invalid_argument, "temperature must be 0 to 100");
   if (!in_range(top_p, 0.0f, 1.0f)) return error(Code::invalid_argument, "top_p must be 0 to 1");
   if (!in_range(min_p, 0.0f, 1.0f)) return error(Code::invalid_argument, "min_p must be 0 to 1");
   if (!in_range(typical_p, 0.0f, 1.0f)) return error(Code::invalid_argument, "typical_p must be 0 to 1");
@@ -32,7 +33,8 @@ Status Sampling::check() const {
     return error(Code::invalid_argument, "frequency_penalty and presence_penalty must be -100 to 100");
   }
   for (const auto& [token, value] : bias) {
-    if (std::isnan(value)) return error(Code::invalid_argument, "the bias of token %d is not a number", token);
+    if (std::isnan(value))
+      return error(Code::invalid_argument, "the bias of token %d is not a number", token);
   }
   return {};
 }
@@ -92,7 +94,8 @@ void Sampler::keep_top_k() {
   const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
   };
-  const size_t k = sampling_.top_k == 0 ? candidates_.size() : std::min<size_t>(sampling_.top_k, candidates_.size());
+  const size_t k =
+      sampling_.top_k == 0 ? candidates_.size() : std::min<size_t>(sampling_.top_k, candidates_.size());
   const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(k);
   std::partial_sort(candidates_.begin(), end, candidates_.end(), likelier);
   candidates_.erase(end, candidates_.end());

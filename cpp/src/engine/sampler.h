@@ -14,12 +14,12 @@ using text::Token;
 
 // The order is: bias, penalties, top-k, typical, top-p, min-p, temperature.
 struct Sampling {
-  float temperature = 0.7f;  // 0: the most likely token after bias and penalties
-  uint32_t top_k = 40;       // 0: off
-  float top_p = 0.95f;       // 1: off
-  float min_p = 0.05f;       // 0: off
-  float typical_p = 1.0f;    // 1: off (arXiv 2202.00666)
-  float repeat_penalty = 1.0f;  // divides (or, below zero, multiplies) logits of tokens seen (1909.05858)
+  float temperature = 0.7f;        // 0: the most likely token after bias and penalties
+  uint32_t top_k = 40;             // 0: off
+  float top_p = 0.95f;             // 1: off
+  float min_p = 0.05f;             // 0: off
+  float typical_p = 1.0f;          // 1: off (arXiv 2202.00666)
+  float repeat_penalty = 1.0f;     // divides (or, below zero, multiplies) logits of tokens seen (1909.05858)
   float frequency_penalty = 0.0f;  // subtracted once for each time seen
   float presence_penalty = 0.0f;   // subtracted once if seen
   uint32_t penalty_last_n = 64;

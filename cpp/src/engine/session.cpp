@@ -75,7 +75,8 @@ struct Session::Layout {
 Result<MemoryPlan> Session::plan(const model::Model& model, SessionOptions options) {
   options = with_defaults(model, options);
   if (options.context > kMaxContext) {
-    return error(Code::invalid_argument, "a context of %u positions is more than %u", options.context, kMaxContext);
+    return error(Code::invalid_argument, "a context of %u positions is more than %u", options.context,
+                 kMaxContext);
   }
   const Layout layout(model, options);
   return MemoryPlan{model.file().size(), layout.kv, layout.scratch()};
@@ -90,15 +91,18 @@ Result<std::unique_ptr<Session>> Session::create(const model::Model& model, Sess
 }
 
 Session::Session(const model::Model& model, const SessionOptions& options)
-    : model_(model), kernels_(model.kernels()), options_(options), rope_(model.hparams().rope, model.rope_factors()) {}
+    : model_(model),
+      kernels_(model.kernels()),
+      options_(options),
+      rope_(model.hparams().rope, model.rope_factors()) {}
 
 Status Session::allocate() {
   const Layout layout(model_, options_);
   auto kv = AlignedBuffer::make(layout.kv);
   auto scratch = AlignedBuffer::make(layout.scratch());
   if (!kv || !scratch) {
-    return error(Code::out_of_memory, "no memory for a context of %u positions: %llu MB are needed", options_.context,
-                 static_cast<unsigned long long>((layout.kv + layout.scratch()) >> 20));
+    return error(Code::out_of_memory, "no memory for a context of %u positions: %llu MB are needed",
+                 options_.context, static_cast<unsigned long long>((layout.kv + layout.scratch()) >> 20));
   }
   kv_ = std::move(*kv);
   scratch_ = std::move(*scratch);
@@ -156,7 +160,8 @@ Status Session::admit(std::span<const Token> tokens) const {
   }
   for (const Token token : tokens) {
     if (token < 0 || static_cast<uint32_t>(token) >= model_.n_vocab()) {
-      return error(Code::invalid_argument, "the token %d is not in the vocabulary of %u", token, model_.n_vocab());
+      return error(Code::invalid_argument, "the token %d is not in the vocabulary of %u", token,
+                   model_.n_vocab());
     }
   }
   return {};
@@ -177,7 +182,8 @@ Status Session::eval(std::span<const Token> tokens, Logits which, float* logits)
 }
 
 Status Session::embed(std::span<const Token> tokens, float* embedding) {
-  if (!tokens_.empty()) return error(Code::invalid_argument, "embedding needs a session that holds no tokens");
+  if (!tokens_.empty())
+    return error(Code::invalid_argument, "embedding needs a session that holds no tokens");
   if (tokens.empty()) return error(Code::invalid_argument, "there is no token to embed");
   SELM_TRY(admit(tokens));
   const size_t width = model_.hparams().n_embd;
@@ -187,7 +193,8 @@ Status Session::embed(std::span<const Token> tokens, float* embedding) {
     SELM_TRY(run_layers(tokens.subspan(done, n), done));
     done += n;
     for (size_t i = 0; i < n; ++i) {
-      kernels_.rms_norm(x_ + i * width, model_.output_norm().data(), normed_, width, model_.hparams().rms_eps);
+      kernels_.rms_norm(x_ + i * width, model_.output_norm().data(), normed_, width,
+                        model_.hparams().rms_eps);
       for (size_t j = 0; j < width; ++j) sum[j] += static_cast<double>(normed_[j]);
     }
   }

@@ -61,8 +61,8 @@ class Session {
   void set_deadline(uint32_t milliseconds);
 
  private:
-  struct Layout;  // where each scratch array lies
-  struct KvSlice {  // one layer's part of the cache
+  struct Layout;                // where each scratch array lies
+  struct KvSlice {              // one layer's part of the cache
     size_t k_offset, v_offset;  // elements; then [n_head_kv, context, max(d_k, d_v)]
   };
 
@@ -82,7 +82,7 @@ class Session {
 
   struct Product {
     const model::Matrix* matrix;
-    float* out;   // [n, matrix->rows]
+    float* out;  // [n, matrix->rows]
     size_t ldo;
   };
   // prepare(i) gives the i-th input row as floats; each is quantised once for all products.
@@ -101,18 +101,18 @@ class Session {
   std::unique_ptr<ThreadPool> pool_;
 
   // Views into scratch_, rows of the current batch.
-  float* x_ = nullptr;        // [batch, n_embd] residual stream
-  float* normed_ = nullptr;   // [batch, n_embd]
-  float* q_ = nullptr;        // [batch, n_head * d_k]
-  float* k_ = nullptr;        // [batch, n_head_kv * d_k]
-  float* v_ = nullptr;        // [batch, n_head_kv * d_v]
-  float* attended_ = nullptr; // [batch, n_head * d_v]
+  float* x_ = nullptr;          // [batch, n_embd] residual stream
+  float* normed_ = nullptr;     // [batch, n_embd]
+  float* q_ = nullptr;          // [batch, n_head * d_k]
+  float* k_ = nullptr;          // [batch, n_head_kv * d_k]
+  float* v_ = nullptr;          // [batch, n_head_kv * d_v]
+  float* attended_ = nullptr;   // [batch, n_head * d_v]
   float* projected_ = nullptr;  // [batch, n_embd]
-  float* gate_ = nullptr;     // [batch, n_ff]
-  float* up_ = nullptr;       // [batch, n_ff]
-  float* cos_sin_ = nullptr;  // [batch, n_rot]
-  float* scores_ = nullptr;   // [threads, context]
-  std::byte* acts_[3] = {};   // one per activation format, [batch, widest row]
+  float* gate_ = nullptr;       // [batch, n_ff]
+  float* up_ = nullptr;         // [batch, n_ff]
+  float* cos_sin_ = nullptr;    // [batch, n_rot]
+  float* scores_ = nullptr;     // [threads, context]
+  std::byte* acts_[3] = {};     // one per activation format, [batch, widest row]
 
   std::atomic<bool> cancelled_{false};
   std::chrono::steady_clock::time_point deadline_{};

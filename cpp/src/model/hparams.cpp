@@ -54,14 +54,15 @@ class Reader {
       return std::vector<uint32_t>(n_layer, value);
     }
     if (!is_integer(entry->type) || entry->count < n_layer) {
-      return error(Code::format, "%sthe array %s must hold %zu integers, one for each layer", where(name).c_str(),
-                   key(name).c_str(), n_layer);
+      return error(Code::format, "%sthe array %s must hold %zu integers, one for each layer",
+                   where(name).c_str(), key(name).c_str(), n_layer);
     }
     std::vector<uint32_t> values;
     values.reserve(n_layer);
     for (size_t i = 0; i < n_layer; ++i) {
       const int64_t value = file_.int_at(*entry, i);
-      SELM_ASSIGN(const uint32_t ok, bounded(name, value < 0 ? UINT64_MAX : static_cast<uint64_t>(value), low, high));
+      SELM_ASSIGN(const uint32_t ok,
+                  bounded(name, value < 0 ? UINT64_MAX : static_cast<uint64_t>(value), low, high));
       values.push_back(ok);
     }
     return values;
@@ -80,9 +81,9 @@ class Reader {
 
   Result<uint32_t> bounded(const char* name, uint64_t value, uint64_t low, uint64_t high) const {
     if (value < low || value > high) {
-      return error(Code::format, "%s%s = %llu is not between %llu and %llu", where(name).c_str(), key(name).c_str(),
-                   static_cast<unsigned long long>(value), static_cast<unsigned long long>(low),
-                   static_cast<unsigned long long>(high));
+      return error(Code::format, "%s%s = %llu is not between %llu and %llu", where(name).c_str(),
+                   key(name).c_str(), static_cast<unsigned long long>(value),
+                   static_cast<unsigned long long>(low), static_cast<unsigned long long>(high));
     }
     return static_cast<uint32_t>(value);
   }
@@ -107,7 +108,8 @@ Result<Rope> read_rope(const gguf::File& file, const Reader& keys, const Hparams
   rope.neox = h.arch != Arch::llama;
   SELM_ASSIGN(rope.n_rot, keys.optional("rope.dimension_count", h.d_k, 0, h.d_k));
   if (rope.n_rot % 2 != 0) {
-    return error(Code::format, "%s = %u is odd; RoPE turns pairs", keys.key("rope.dimension_count").c_str(), rope.n_rot);
+    return error(Code::format, "%s = %u is odd; RoPE turns pairs", keys.key("rope.dimension_count").c_str(),
+                 rope.n_rot);
   }
   SELM_ASSIGN(rope.base, keys.number("rope.freq_base", 10000.0, 1e-3, 1e12));
 
@@ -132,7 +134,8 @@ Result<Rope> read_rope(const gguf::File& file, const Reader& keys, const Hparams
                 keys.optional("rope.scaling.original_context_length", h.n_ctx_train, 1, kMaxContext));
     SELM_ASSIGN(rope.extrapolation, keys.number("rope.scaling.yarn_ext_factor", 1.0, -1.0, 1e3));
     if (rope.extrapolation < 0.0) rope.extrapolation = 1.0;
-    SELM_ASSIGN(rope.attention_factor, keys.number("rope.scaling.yarn_attn_factor", rope.attention_factor, 1e-6, 1e6));
+    SELM_ASSIGN(rope.attention_factor,
+                keys.number("rope.scaling.yarn_attn_factor", rope.attention_factor, 1e-6, 1e6));
     SELM_ASSIGN(rope.beta_fast, keys.number("rope.scaling.yarn_beta_fast", 32.0, 1e-6, 1e6));
     SELM_ASSIGN(rope.beta_slow, keys.number("rope.scaling.yarn_beta_slow", 1.0, 1e-6, 1e6));
   }
@@ -146,8 +149,8 @@ Status read_layers(const Reader& keys, Hparams* h) {
   SELM_ASSIGN(const auto n_ff, keys.per_layer("feed_forward_length", n_layer, nullptr, 1, kMaxWidth));
   for (uint32_t i = 0; i < n_layer; ++i) {
     if (heads[i] % heads_kv[i] != 0) {
-      return error(Code::format, "layer %u has %u heads, not a multiple of its %u key/value heads", i, heads[i],
-                   heads_kv[i]);
+      return error(Code::format, "layer %u has %u heads, not a multiple of its %u key/value heads", i,
+                   heads[i], heads_kv[i]);
     }
     h->layers.push_back({heads[i], heads_kv[i], n_ff[i]});
   }
@@ -157,8 +160,8 @@ Status read_layers(const Reader& keys, Hparams* h) {
   SELM_ASSIGN(h->d_k, keys.optional("attention.key_length", d_head, 1, kMaxWidth));
   SELM_ASSIGN(h->d_v, keys.optional("attention.value_length", d_head, 1, kMaxWidth));
   if (h->d_k == 0 || h->d_v == 0) {
-    return error(Code::format, "%s = %u does not divide %s = %u", keys.key("attention.head_count").c_str(), heads[0],
-                 keys.key("embedding_length").c_str(), h->n_embd);
+    return error(Code::format, "%s = %u does not divide %s = %u", keys.key("attention.head_count").c_str(),
+                 heads[0], keys.key("embedding_length").c_str(), h->n_embd);
   }
   return {};
 }

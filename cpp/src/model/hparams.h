@@ -22,8 +22,8 @@ struct Rope {
   bool neox = false;   // pairs (i, i + n_rot/2); otherwise (2i, 2i + 1)
   double base = 10000.0;
   RopeScaling scaling = RopeScaling::none;
-  double factor = 1.0;           // context grows by this much
-  double attention_factor = 1.0; // multiplies cos and sin
+  double factor = 1.0;            // context grows by this much
+  double attention_factor = 1.0;  // multiplies cos and sin
   // YaRN (arXiv 2309.00071)
   double extrapolation = 1.0;
   double beta_fast = 32.0;

@@ -77,7 +77,8 @@ Status bind_qkv(const Binder& tensors, const gguf::File& file, const std::string
   const uint32_t nk = layer->shape.n_head_kv * h.d_k;
   const uint32_t nv = layer->shape.n_head_kv * h.d_v;
   if (file.find_tensor(block + "attn_qkv.weight") != nullptr) {
-    SELM_ASSIGN(const Matrix qkv, tensors.matrix(block + "attn_qkv.weight", uint64_t{nq} + nk + nv, h.n_embd));
+    SELM_ASSIGN(const Matrix qkv,
+                tensors.matrix(block + "attn_qkv.weight", uint64_t{nq} + nk + nv, h.n_embd));
     SELM_ASSIGN(const Vector bias, tensors.optional_vector(block + "attn_qkv.bias", uint64_t{nq} + nk + nv));
     layer->q = slice(qkv, 0, nq);
     layer->k = slice(qkv, nq, nk);
@@ -102,9 +103,10 @@ Status check_finite(const gguf::File& file) {
     const size_t stride = quant::row_bytes(tensor.type, static_cast<size_t>(tensor.ne[0]));
     for (uint64_t row = 0; row < rows; ++row) {
       if (!quant::row_is_finite(tensor.type, tensor.data + row * stride, static_cast<size_t>(tensor.ne[0]))) {
-        return error(Code::format, "at byte %llu: row %llu of the tensor %.*s holds a value that is not finite",
-                     static_cast<unsigned long long>(tensor.offset + row * stride),
-                     static_cast<unsigned long long>(row), static_cast<int>(tensor.name.size()), tensor.name.data());
+        return error(
+            Code::format, "at byte %llu: row %llu of the tensor %.*s holds a value that is not finite",
+            static_cast<unsigned long long>(tensor.offset + row * stride),
+            static_cast<unsigned long long>(row), static_cast<int>(tensor.name.size()), tensor.name.data());
       }
     }
   }
@@ -140,7 +142,8 @@ Status Model::bind(const Options& options) {
   SELM_ASSIGN(output_norm_, tensors.vector("output_norm.weight", n_embd));
   SELM_ASSIGN(rope_factors_, tensors.optional_vector("rope_freqs.weight", hparams_.rope.n_rot / 2));
   for (const float factor : rope_factors_) {
-    if (!(factor > 0.0f)) return error(Code::format, "rope_freqs.weight holds %g; factors are positive", factor);
+    if (!(factor > 0.0f))
+      return error(Code::format, "rope_freqs.weight holds %g; factors are positive", factor);
   }
   for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i]));
   if (options.check_weights) SELM_TRY(check_finite(file_));
@@ -159,7 +162,8 @@ Status Model::bind_layer(uint32_t index, const LayerShape& shape) {
     SELM_ASSIGN(layer.q_norm, tensors.vector(block + "attn_q_norm.weight", h.d_k));
     SELM_ASSIGN(layer.k_norm, tensors.vector(block + "attn_k_norm.weight", h.d_k));
   }
-  SELM_ASSIGN(layer.attn_output, tensors.matrix(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
+  SELM_ASSIGN(layer.attn_output,
+              tensors.matrix(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
   SELM_ASSIGN(layer.attn_output_bias, tensors.optional_vector(block + "attn_output.bias", h.n_embd));
   SELM_ASSIGN(layer.ffn_norm, tensors.vector(block + "ffn_norm.weight", h.n_embd));
   SELM_ASSIGN(layer.ffn_gate, tensors.matrix(block + "ffn_gate.weight", shape.n_ff, h.n_embd));
@@ -178,7 +182,8 @@ uint64_t Model::n_params() const {
 uint64_t Model::weight_bytes() const {
   uint64_t total = output_.bytes();
   for (const Layer& l : layers_) {
-    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down}) total += m->bytes();
+    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
+      total += m->bytes();
   }
   return total;
 }

@@ -32,14 +32,14 @@ using Vector = std::vector<float>;
 struct Layer {
   LayerShape shape;
   Vector attn_norm;
-  Matrix q, k, v;              // [n_head * d_k | n_head_kv * d_k | n_head_kv * d_v, n_embd]
+  Matrix q, k, v;  // [n_head * d_k | n_head_kv * d_k | n_head_kv * d_v, n_embd]
   Vector q_bias, k_bias, v_bias;
-  Vector q_norm, k_norm;       // per head [d_k]; qwen3
-  Matrix attn_output;          // [n_embd, n_head * d_v]
+  Vector q_norm, k_norm;  // per head [d_k]; qwen3
+  Matrix attn_output;     // [n_embd, n_head * d_v]
   Vector attn_output_bias;
   Vector ffn_norm;
-  Matrix ffn_gate, ffn_up;     // [n_ff, n_embd]
-  Matrix ffn_down;             // [n_embd, n_ff]
+  Matrix ffn_gate, ffn_up;  // [n_ff, n_embd]
+  Matrix ffn_down;          // [n_embd, n_ff]
 };
 
 class Model {

@@ -15,7 +15,8 @@ double pair_with_turns(const Rope& rope, double turns) {
 
 }  // namespace
 
-RopeTable::RopeTable(const Rope& rope, const std::vector<float>& factors) : magnitude_(rope.attention_factor) {
+RopeTable::RopeTable(const Rope& rope, const std::vector<float>& factors)
+    : magnitude_(rope.attention_factor) {
   const size_t n_pairs = rope.n_rot / 2;
   double low = 0.0;
   double high = 0.0;

@@ -1,0 +1,485 @@
+// What the Python objects of selm_edge._core hold: handles of the C API with safe lifetimes.
+//
+// Lifetimes: every handle sits in a shared_ptr. A session holds its model, a generation its
+// session, a running call what it runs on; so close() only lets go, and may be called twice.
+// Threads: the GIL is released around everything that computes. A session has one mutex, taken
+// after the GIL was released and let go before it is taken back, so the two never deadlock;
+// cancel() takes neither.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "selm/selm.h"
+
+namespace selm_python {
+
+namespace py = pybind11;
+
+using Tokens = std::vector<selm_token>;
+
+// Becomes _core.CoreError(status name, message).
+struct CoreFailure {
+  std::string status;
+  std::string message;
+};
+
+[[noreturn]] inline void fail(selm_status status, std::string message) {
+  throw CoreFailure{selm_status_name(status), std::move(message)};
+}
+
+// Must follow the call on the same thread: the message is that thread's last one.
+inline void check(selm_status status) {
+  if (status != SELM_OK) fail(status, selm_last_error());
+}
+
+inline py::str text_of(const char* text, size_t length) {  // what a file says may be no valid UTF-8
+  PyObject* string = PyUnicode_DecodeUTF8(text, static_cast<Py_ssize_t>(length), "replace");
+  if (string == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(string);
+}
+
+// A block of float32, [rows, columns] or [columns] where rows is 0, for the buffer protocol.
+class Floats {
+ public:
+  Floats(size_t rows, size_t columns) : rows_(rows), columns_(columns) {
+    size_t count = 0;
+    if (__builtin_mul_overflow(rows == 0 ? 1 : rows, columns, &count)) throw std::bad_alloc();
+    data_.reset(new float[count]);
+  }
+  float* data() { return data_.get(); }
+  py::buffer_info buffer() {
+    const auto item = static_cast<py::ssize_t>(sizeof(float));
+    const auto columns = static_cast<py::ssize_t>(columns_);
+    const std::string format = py::format_descriptor<float>::format();
+    if (rows_ == 0) return {data(), item, format, 1, {columns}, {item}};
+    return {data(), item, format, 2, {static_cast<py::ssize_t>(rows_), columns}, {columns * item, item}};
+  }
+
+ private:
+  size_t rows_, columns_;
+  std::unique_ptr<float[]> data_;  // not zeroed: the core writes every element
+};
+
+// ---- Model and tokenizer ---------------------------------------------------------------------
+
+// The core's structs with text that outlives the model.
+struct ModelInfo : selm_model_info {
+  ModelInfo() : selm_model_info{} {}
+  std::string own_architecture, own_isa;
+};
+struct VocabInfo : selm_vocab_info {
+  VocabInfo() : selm_vocab_info{} {}
+  std::string own_model, own_pre;
+};
+
+class Tokenizer {
+ public:
+  explicit Tokenizer(std::shared_ptr<const selm_tokenizer> handle) : handle_(std::move(handle)) {}
+  explicit Tokenizer(const std::string& path) {
+    const py::gil_scoped_release release;
+    selm_tokenizer* opened = nullptr;
+    check(selm_tokenizer_open(path.c_str(), &opened));
+    handle_.reset(opened, selm_tokenizer_free);
+  }
+
+  Tokens encode(const std::string& text, bool add_special, bool parse_special) const {
+    const py::gil_scoped_release release;
+    Tokens tokens(text.size() + 2);  // always enough, says the header
+    size_t count = 0;
+    check(selm_tokenize(handle_.get(), text.data(), text.size(), add_special, parse_special, tokens.data(),
+                        tokens.size(), &count));
+    tokens.resize(count);
+    return tokens;
+  }
+
+  py::bytes decode(const Tokens& tokens, bool special) const {
+    std::string bytes(16 + tokens.size() * 8, '\0');
+    size_t length = 0;
+    const auto run = [&] {
+      return selm_detokenize(handle_.get(), tokens.data(), tokens.size(), special, bytes.data(), bytes.size(),
+                             &length);
+    };
+    selm_status status = run();
+    if (status == SELM_ERROR_INVALID_ARGUMENT && length > bytes.size()) {
+      bytes.resize(length);
+      status = run();
+    }
+    check(status);
+    return py::bytes(bytes.data(), length);
+  }
+
+  VocabInfo info() const {
+    VocabInfo info;
+    info.struct_size = sizeof(selm_vocab_info);
+    check(selm_vocab_get_info(handle_.get(), &info));
+    info.own_model = info.model;
+    info.own_pre = info.pre;
+    return info;
+  }
+
+  bool is_end(selm_token token) const { return selm_token_is_end(handle_.get(), token); }
+
+  std::pair<py::str, int32_t> token(selm_token token) const {  // (text as in the file, type)
+    const char* text = nullptr;
+    size_t length = 0;
+    int32_t type = 0;
+    check(selm_token_get(handle_.get(), token, &text, &length, &type));
+    return {text_of(text, length), type};
+  }
+
+  py::dict control_tokens() const {  // {text: id} of the tokens of type 3
+    py::dict found;
+    const auto size = static_cast<selm_token>(info().size);
+    for (selm_token id = 0; id < size; ++id) {
+      const char* text = nullptr;
+      size_t length = 0;
+      int32_t type = 0;
+      check(selm_token_get(handle_.get(), id, &text, &length, &type));
+      if (type == 3) found[text_of(text, length)] = id;
+    }
+    return found;
+  }
+
+ private:
+  std::shared_ptr<const selm_tokenizer> handle_;
+};
+
+template <class T>
+py::object number(const void* data, size_t index) {
+  T value;  // possibly unaligned in the file
+  std::memcpy(&value, static_cast<const char*>(data) + index * sizeof value, sizeof value);
+  return py::cast(value);
+}
+
+class Model {
+ public:
+  Model(const std::string& path, bool check_weights, const std::optional<std::string>& isa) {
+    const py::gil_scoped_release release;
+    selm_model_options options = SELM_MODEL_OPTIONS_INIT;
+    options.check_weights = check_weights;
+    options.isa = isa ? isa->c_str() : nullptr;
+    selm_model* opened = nullptr;
+    check(selm_model_open(path.c_str(), &options, &opened));
+    handle_.reset(opened, selm_model_free);
+  }
+
+  const std::shared_ptr<selm_model>& handle() const {
+    if (!handle_) fail(SELM_ERROR_INVALID_ARGUMENT, "the model is closed");
+    return handle_;
+  }
+  void close() { handle_.reset(); }
+  bool closed() const { return !handle_; }
+
+  Tokenizer tokenizer() const {  // shares the model's life
+    return Tokenizer(std::shared_ptr<const selm_tokenizer>(handle(), selm_model_tokenizer(handle().get())));
+  }
+
+  ModelInfo info() const {
+    ModelInfo info;
+    info.struct_size = sizeof(selm_model_info);
+    check(selm_model_get_info(handle().get(), &info));
+    info.own_architecture = info.architecture;
+    info.own_isa = info.isa;
+    return info;
+  }
+
+  py::dict meta_index() const {  // {key: index for meta_value}
+    py::dict keys;
+    const size_t count = selm_meta_count(handle().get());
+    for (size_t i = 0; i < count; ++i) {
+      const selm_meta meta = meta_at(i);
+      keys[text_of(meta.key, meta.key_length)] = i;
+    }
+    return keys;
+  }
+
+  py::object meta_value(size_t index) const {
+    const selm_meta meta = meta_at(index);
+    if (!meta.is_array) return element(index, meta, 0);
+    py::list values(static_cast<size_t>(meta.count));
+    for (size_t i = 0; i < meta.count; ++i) values[i] = element(index, meta, i);
+    return values;
+  }
+
+ private:
+  selm_meta meta_at(size_t index) const {
+    selm_meta meta{};
+    meta.struct_size = sizeof meta;
+    check(selm_meta_get(handle().get(), index, &meta));
+    return meta;
+  }
+
+  py::object element(size_t index, const selm_meta& meta, size_t i) const {
+    switch (meta.type) {
+      case SELM_META_U8:
+        return number<uint8_t>(meta.data, i);
+      case SELM_META_I8:
+        return number<int8_t>(meta.data, i);
+      case SELM_META_U16:
+        return number<uint16_t>(meta.data, i);
+      case SELM_META_I16:
+        return number<int16_t>(meta.data, i);
+      case SELM_META_U32:
+        return number<uint32_t>(meta.data, i);
+      case SELM_META_I32:
+        return number<int32_t>(meta.data, i);
+      case SELM_META_F32:
+        return number<float>(meta.data, i);
+      case SELM_META_U64:
+        return number<uint64_t>(meta.data, i);
+      case SELM_META_I64:
+        return number<int64_t>(meta.data, i);
+      case SELM_META_F64:
+        return number<double>(meta.data, i);
+      case SELM_META_BOOL:
+        return py::bool_(static_cast<const unsigned char*>(meta.data)[i] != 0);
+      case SELM_META_STRING: {
+        const char* text = nullptr;
+        size_t length = 0;
+        check(selm_meta_string(handle().get(), index, i, &text, &length));
+        return text_of(text, length);
+      }
+    }
+    fail(SELM_ERROR_INTERNAL, "a metadata type that the binding does not know");
+  }
+
+  std::shared_ptr<selm_model> handle_;
+};
+
+// ---- Session -----------------------------------------------------------------------------------
+
+// What a session's Python object and its generation share.
+struct SessionState {
+  std::shared_ptr<selm_model> model;  // first: freed after the session
+  std::unique_ptr<selm_session, decltype(&selm_session_free)> session{nullptr, selm_session_free};
+  std::mutex mutex;   // one thread at a time inside the core
+  bool lent = false;  // to a generation; under the mutex
+  uint32_t n_vocab = 0, n_embd = 0;
+  std::atomic<uint32_t> position{0};  // copies, so that a meter never waits for a running eval
+  std::atomic<uint64_t> state_bytes{0};
+
+  void refresh() {
+    position = selm_session_position(session.get());
+    state_bytes = selm_session_state_bytes(session.get());
+  }
+};
+
+class Session {
+ public:
+  Session(const Model& model, uint32_t context, uint32_t threads, uint32_t batch, const std::string& kv_type)
+      : state_(std::make_shared<SessionState>()) {
+    selm_session_options options = SELM_SESSION_OPTIONS_INIT;
+    options.context = context;
+    options.threads = threads;
+    options.batch = batch;
+    if (kv_type != "f16" && kv_type != "f32") fail(SELM_ERROR_INVALID_ARGUMENT, "kv_type is f16 or f32");
+    options.kv_type = kv_type == "f32" ? SELM_KV_F32 : SELM_KV_F16;
+    state_->model = model.handle();
+    const ModelInfo info = model.info();
+    state_->n_vocab = info.n_vocab;
+    state_->n_embd = info.n_embd;
+    const py::gil_scoped_release release;
+    selm_session* created = nullptr;
+    check(selm_session_create(state_->model.get(), &options, &created));
+    state_->session.reset(created);
+    state_->refresh();
+  }
+
+  const std::shared_ptr<SessionState>& state() const {
+    if (!state_) fail(SELM_ERROR_INVALID_ARGUMENT, "the session is closed");
+    return state_;
+  }
+  void close() { state_.reset(); }
+  bool closed() const { return !state_; }
+
+  std::unique_ptr<Floats> eval(const Tokens& tokens, const std::string& which) {
+    selm_logits kind = SELM_LOGITS_ALL;
+    if (which == "none")
+      kind = SELM_LOGITS_NONE;
+    else if (which == "last")
+      kind = SELM_LOGITS_LAST;
+    else if (which != "all")
+      fail(SELM_ERROR_INVALID_ARGUMENT, "logits is all, last or none");
+    const size_t rows = kind == SELM_LOGITS_ALL ? tokens.size() : kind == SELM_LOGITS_LAST ? 1 : 0;
+    std::unique_ptr<Floats> logits;
+    alone([&](SessionState& state) {
+      if (rows > 0) logits = std::make_unique<Floats>(rows, state.n_vocab);
+      check(selm_session_eval(state.session.get(), tokens.data(), tokens.size(), kind,
+                              logits ? logits->data() : nullptr));
+    });
+    return logits;
+  }
+
+  std::unique_ptr<Floats> embed(const Tokens& tokens) {
+    auto embedding = std::make_unique<Floats>(0, state()->n_embd);
+    alone([&](SessionState& state) {
+      check(selm_session_embed(state.session.get(), tokens.data(), tokens.size(), embedding->data()));
+    });
+    return embedding;
+  }
+
+  void truncate(uint32_t length) {
+    alone([&](SessionState& state) { check(selm_session_truncate(state.session.get(), length)); });
+  }
+
+  Tokens tokens() {
+    Tokens held;
+    alone([&](SessionState& state) {
+      size_t count = 0;
+      const selm_token* first = selm_session_tokens(state.session.get(), &count);
+      held.assign(first, first + count);
+    });
+    return held;
+  }
+
+  void cancel() { selm_session_cancel(state()->session.get()); }
+  void clear_cancel() { selm_session_clear_cancel(state()->session.get()); }
+  void set_deadline(uint32_t milliseconds) {
+    alone([&](SessionState& state) { selm_session_set_deadline(state.session.get(), milliseconds); });
+  }
+  uint32_t context() const { return selm_session_context(state()->session.get()); }
+  uint32_t threads() const { return selm_session_threads(state()->session.get()); }
+  uint32_t position() const { return state()->position; }
+  uint64_t state_bytes() const { return state()->state_bytes; }
+
+ private:
+  // Runs work without the GIL, alone on the session, unless a generation has it.
+  template <class Work>
+  void alone(Work work) {
+    const std::shared_ptr<SessionState> state = this->state();  // outlives a close() meanwhile
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(state->mutex);
+    if (state->lent) {
+      fail(SELM_ERROR_INVALID_ARGUMENT, "a generation is using the session: finish or close it first");
+    }
+    work(*state);
+    state->refresh();
+  }
+
+  std::shared_ptr<SessionState> state_;
+};
+
+// ---- Generation --------------------------------------------------------------------------------
+
+// What a generation's Python object and a running step share.
+struct GenerationState {
+  std::shared_ptr<SessionState> session;
+  std::unique_ptr<selm_generation, decltype(&selm_generation_free)> generation{nullptr, selm_generation_free};
+  std::mutex stats_mutex;  // held for a copy only, so that reading figures never waits for a step
+  selm_generation_stats stats{};
+
+  ~GenerationState() {
+    if (!generation) return;
+    const std::lock_guard<std::mutex> lock(session->mutex);
+    end();
+  }
+
+  selm_generation_stats copy() {
+    const std::lock_guard<std::mutex> lock(stats_mutex);
+    return stats;
+  }
+
+  // From here on the caller holds the session's mutex.
+  void refresh() {
+    selm_generation_stats now{};
+    now.struct_size = sizeof now;
+    check(selm_generation_get_stats(generation.get(), &now));
+    const std::lock_guard<std::mutex> lock(stats_mutex);
+    stats = now;
+  }
+
+  void end() {  // gives the session back
+    generation.reset();
+    session->lent = false;
+    session->refresh();
+  }
+};
+
+class Generation {
+ public:
+  Generation(const Session& session, const Tokens& prompt, selm_sampling sampling,
+             const std::map<selm_token, float>& logit_bias, const std::vector<std::string>& stop,
+             uint32_t max_tokens, bool ignore_end, bool special, bool reuse_prefix)
+      : state_(std::make_shared<GenerationState>()) {
+    std::vector<selm_logit_bias> bias;
+    for (const auto& [token, amount] : logit_bias) bias.push_back({token, amount});
+    sampling.bias = bias.data();
+    sampling.n_bias = bias.size();
+    std::vector<const char*> stop_pointers;
+    for (const std::string& text : stop) stop_pointers.push_back(text.c_str());
+    selm_generation_options options = SELM_GENERATION_OPTIONS_INIT;
+    options.max_tokens = max_tokens;
+    options.stop = stop_pointers.data();
+    options.n_stop = stop_pointers.size();
+    options.ignore_end = ignore_end;
+    options.special = special;
+    options.reuse_prefix = reuse_prefix;
+
+    state_->session = session.state();
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(state_->session->mutex);
+    if (state_->session->lent) fail(SELM_ERROR_INVALID_ARGUMENT, "the session already runs a generation");
+    selm_generation* created = nullptr;
+    check(selm_generation_create(state_->session->session.get(), prompt.data(), prompt.size(), &sampling,
+                                 &options, &created));
+    state_->generation.reset(created);
+    state_->session->lent = true;
+    state_->refresh();
+  }
+
+  // (piece of text, its token or -1, finish: 0 while there is more)
+  std::tuple<std::string, selm_token, int> next() {
+    const std::shared_ptr<GenerationState> state = state_;
+    std::string piece;
+    selm_token token = -1;
+    selm_finish finish = SELM_FINISH_CANCELLED;
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(state->session->mutex);
+    if (!state->generation) return {piece, token, static_cast<int>(state->copy().finish)};
+    const char* text = "";
+    size_t length = 0;
+    const selm_status status = selm_generation_next(state->generation.get(), &text, &length, &token, &finish);
+    if (status != SELM_OK) {
+      std::string message = selm_last_error();
+      state->end();
+      fail(status, std::move(message));
+    }
+    piece.assign(text, length);
+    state->refresh();
+    state->session->refresh();
+    if (finish != SELM_FINISH_NONE) state->end();
+    return {std::move(piece), token, static_cast<int>(finish)};
+  }
+
+  void cancel() { selm_session_cancel(state_->session->session.get()); }
+
+  void close() {  // waits for a step that runs on another thread
+    const std::shared_ptr<GenerationState> state = state_;
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(state->session->mutex);
+    if (!state->generation) return;
+    state->end();
+    const std::lock_guard<std::mutex> stats_lock(state->stats_mutex);
+    state->stats.finish = SELM_FINISH_CANCELLED;
+  }
+
+  selm_generation_stats stats() const { return state_->copy(); }
+
+ private:
+  std::shared_ptr<GenerationState> state_;
+};
+
+}  // namespace selm_python

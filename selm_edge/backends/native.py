@@ -1,0 +1,380 @@
+"""The package's own core, through the compiled `selm_edge._core`."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from selm_edge.backends.base import (
+    FinishReason,
+    GenerationStats,
+    LogitRows,
+    MetadataValue,
+    Sampling,
+)
+from selm_edge.errors import (
+    Cancelled,
+    ContextError,
+    ModelError,
+    SelmError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from selm_edge import _core
+
+_FINISH: tuple[FinishReason | None, ...] = (
+    None,
+    "stop",
+    "length",
+    "context",
+    "cancelled",
+    "deadline",
+)
+_AT_BYTE = re.compile(r"\bat byte (\d+)(: )?")
+_HINTS = {
+    "io": "Check the path, and that you may read the file.",
+    "format": "The file is damaged or is no GGUF model: fetch or export it again.",
+    "unsupported": "The llama-cpp backend may run it: pip install 'selm-edge[llama]',"
+    " then choose --backend llama-cpp.",
+    "out_of_memory": "Choose a smaller context, or a smaller model.",
+}
+
+
+def file_error(path: str, error: Exception) -> SelmError:
+    """What a failed open means, with the byte offset that the core's message names."""
+    status, message = error.args
+    found = _AT_BYTE.search(message)
+    offset = int(found[1]) if found else None
+    cause = message[found.end() :] if found and found.start() == 0 else message
+    kind = UnsupportedModelError if status == "unsupported" else ModelError
+    return kind(path, cause, offset=offset, hint=_HINTS.get(status))
+
+
+def _call_error(error: Exception) -> Exception:
+    status, message = error.args
+    if status == "cancelled":
+        return Cancelled("stopped")
+    if status == "deadline":
+        return Cancelled("stopped at its deadline")
+    if status == "invalid_argument":
+        return ValueError(message)
+    return SelmError(message)
+
+
+class Metadata(Mapping[str, MetadataValue]):
+    """A file's key-value pairs, each read when asked for: vocabularies have 150,000 entries."""
+
+    def __init__(self, model: _core.Model) -> None:
+        self._model = model
+        self._index = model.meta_index()
+        self._read: dict[str, MetadataValue] = {}
+
+    def __getitem__(self, key: str) -> MetadataValue:
+        if key not in self._read:
+            self._read[key] = self._model.meta_value(self._index[key])
+        return self._read[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._index
+
+
+class NativeTokenizer:
+    def __init__(self, tokenizer: _core.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.info = tokenizer.info
+        self._control: dict[str, int] | None = None
+
+    @classmethod
+    def open(cls, path: str) -> NativeTokenizer:
+        """From any GGUF file with a vocabulary, tensors or not."""
+        from selm_edge import _core
+
+        try:
+            return cls(_core.Tokenizer(os.fsencode(path)))
+        except _core.CoreError as error:
+            raise file_error(path, error) from None
+
+    @property
+    def vocab_size(self) -> int:
+        return self.info.size
+
+    @property
+    def bos(self) -> int | None:
+        return self.info.bos if self.info.bos >= 0 else None
+
+    @property
+    def eos(self) -> int | None:
+        return self.info.eos if self.info.eos >= 0 else None
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        raw = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
+        return self._tokenizer.encode(raw, add_special, parse_special)
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        from selm_edge import _core
+
+        try:
+            return self._tokenizer.decode(list(ids), special).decode("utf-8", "replace")
+        except _core.CoreError as error:
+            raise _call_error(error) from None
+
+    def token_text(self, token: int) -> str:
+        from selm_edge import _core
+
+        try:
+            return self._tokenizer.token(token)[0]
+        except _core.CoreError as error:
+            raise _call_error(error) from None
+
+    def is_end(self, token: int) -> bool:
+        return self._tokenizer.is_end(token)
+
+    def control_tokens(self) -> Mapping[str, int]:
+        if self._control is None:
+            self._control = self._tokenizer.control_tokens()
+        return self._control
+
+
+class NativeStream:
+    """One reply of the core."""
+
+    def __init__(self, generation: _core.Generation) -> None:
+        self._generation = generation
+        self._done = False
+
+    @property
+    def stats(self) -> GenerationStats:
+        now = self._generation.stats
+        return GenerationStats(
+            prompt_tokens=now.prompt_tokens,
+            cached_tokens=now.cached_tokens,
+            tokens=now.tokens,
+            prompt_seconds=now.prompt_seconds,
+            decode_seconds=now.decode_seconds,
+            time_to_first_token=now.first_token_seconds,
+            finish_reason=_FINISH[now.finish],
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        from selm_edge import _core
+
+        while not self._done:
+            try:
+                piece, _, finish = self._generation.next()
+            except _core.CoreError as error:
+                self._done = True
+                raise _call_error(error) from None
+            self._done = finish != 0
+            if piece:  # a token may hold half a character, or a stop string's beginning
+                return piece
+        raise StopIteration
+
+    def cancel(self) -> None:
+        if not self._done:
+            self._generation.cancel()
+
+    def close(self) -> None:
+        self._done = True
+        self._generation.close()
+
+
+class NativeSession:
+    def __init__(self, session: _core.Session) -> None:
+        self._session = session
+
+    @property
+    def position(self) -> int:
+        return self._session.position
+
+    @property
+    def state_bytes(self) -> int:
+        return self._session.state_bytes
+
+    @property
+    def threads(self) -> int:
+        return self._session.threads
+
+    def eval(self, ids: Sequence[int], logits: LogitRows = "all") -> memoryview:
+        from selm_edge import _core
+
+        try:
+            floats = self._session.eval(list(ids), logits)
+        except _core.CoreError as error:
+            if error.args[0] == "context_full":
+                room = self._session.context - self._session.position
+                raise ContextError(len(ids), room) from None
+            raise _call_error(error) from None
+        if floats is None:
+            return memoryview(b"").cast("f")
+        return memoryview(floats)
+
+    def truncate(self, length: int) -> None:
+        from selm_edge import _core
+
+        try:
+            self._session.truncate(length)
+        except _core.CoreError as error:
+            raise _call_error(error) from None
+
+    def cancel(self) -> None:
+        self._session.cancel()
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_tokens: int | None,
+        stop: Sequence[str],
+        deadline: float | None,
+        ignore_end: bool = False,
+    ) -> NativeStream:
+        from selm_edge import _core
+
+        session = self._session
+        try:
+            session.clear_cancel()
+            session.set_deadline(0 if deadline is None else max(1, round(deadline * 1000)))
+            return NativeStream(
+                _core.Generation(
+                    session,
+                    list(prompt),
+                    _core_sampling(sampling),
+                    logit_bias=dict(sampling.logit_bias),
+                    stop=list(stop),
+                    max_tokens=max_tokens or 0,
+                    ignore_end=ignore_end,
+                )
+            )
+        except _core.CoreError as error:
+            if error.args[0] == "context_full":
+                raise ContextError(len(prompt), session.context - 1) from None
+            raise _call_error(error) from None
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _core_sampling(sampling: Sampling) -> _core.Sampling:
+    from selm_edge import _core
+
+    out = _core.Sampling()
+    for name in (
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repeat_penalty",
+        "frequency_penalty",
+        "presence_penalty",
+        "penalty_last_n",
+    ):
+        setattr(out, name, getattr(sampling, name))
+    out.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+    return out
+
+
+class NativeEngine:
+    """An open model. Sessions hold it, so closing it while one runs is safe."""
+
+    name = "native"
+
+    def __init__(
+        self, path: str, *, threads: int | None, context: int, check_weights: bool = False
+    ) -> None:
+        from selm_edge import _core
+
+        self.path = path
+        try:
+            self._model = _core.Model(os.fsencode(path), check_weights=check_weights)
+            self.info = self._model.info
+            self.metadata: Mapping[str, MetadataValue] = Metadata(self._model)
+            self.tokenizer = NativeTokenizer(self._model.tokenizer())
+        except _core.CoreError as error:
+            raise file_error(path, error) from None
+        trained = self.info.n_ctx_train
+        self.context = min(context, trained) if trained else context
+        self._threads = threads or 0
+        self._embedder: _core.Session | None = None
+        self._embed_lock = threading.Lock()
+
+    @property
+    def threads(self) -> int:
+        return self._threads or allowed_cores()
+
+    def session(self) -> NativeSession:
+        return NativeSession(self._session(self.context))
+
+    def _session(self, context: int) -> _core.Session:
+        from selm_edge import _core
+
+        try:
+            return _core.Session(self._model, context=context, threads=self._threads)
+        except _core.CoreError as error:
+            if error.args[0] == "out_of_memory":
+                raise SelmError(f"{error.args[1]}\n{_HINTS['out_of_memory']}") from None
+            raise _call_error(error) from None
+
+    def embed(self, ids: Sequence[int]) -> list[float]:
+        """The mean of the final hidden states, of length 1: [n_embd]."""
+        from selm_edge import _core
+
+        if not 0 < len(ids) <= self.context:
+            raise ContextError(len(ids), self.context)
+        with self._embed_lock:  # a small session of its own, grown when a text needs it
+            if self._embedder is None or self._embedder.context < len(ids):
+                room = 1 << max(8, (len(ids) - 1).bit_length())
+                self._embedder = self._session(min(room, self.context))
+            try:
+                return list(memoryview(self._embedder.embed(list(ids))))
+            except _core.CoreError as error:
+                raise _call_error(error) from None
+
+    def close(self) -> None:
+        with self._embed_lock:
+            self._embedder = None
+        self._model.close()
+
+
+def allowed_cores() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class NativeBackend:
+    name = "native"
+
+    def available(self) -> str | None:
+        try:
+            from selm_edge import _core  # noqa: F401
+        except ImportError as error:
+            return (
+                f"the compiled core is missing ({error}); install the package:"
+                " pip install --force-reinstall selm-edge"
+            )
+        return None
+
+    def load(self, path: str, *, threads: int | None = None, context: int = 4096) -> NativeEngine:
+        missing = self.available()
+        if missing is not None:
+            raise SelmError(missing)
+        return NativeEngine(path, threads=threads, context=context)

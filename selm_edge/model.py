@@ -1,0 +1,531 @@
+"""A model to talk to: what every backend shares above its engine.
+
+with Model.load("model.gguf") as model:
+    for piece in model.chat([{"role": "user", "content": "Hi"}], stream=True):
+        print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from selm_edge.backends.base import (
+    Engine,
+    EngineSession,
+    EngineTokenizer,
+    GenerationStats,
+    LogitRows,
+    MetadataValue,
+    Sampling,
+    TokenStream,
+)
+from selm_edge.errors import ContextError
+from selm_edge.templates import ChatTemplate, Message, Notice, defuse
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+Overflow = Literal["error", "trim"]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling` as keywords."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repeat_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    penalty_last_n: int
+    seed: int | None
+    logit_bias: Mapping[int, float]
+
+
+class Tokenizer:
+    """Text to token ids and back."""
+
+    def __init__(self, engine: EngineTokenizer) -> None:
+        self.engine = engine
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """From a GGUF file with a vocabulary; it needs no tensors. ModelError if it has none."""
+        from selm_edge.backends.native import NativeTokenizer
+
+        return cls(NativeTokenizer.open(os.fspath(path)))
+
+    def __len__(self) -> int:
+        return self.engine.vocab_size
+
+    @property
+    def bos(self) -> int | None:
+        return self.engine.bos
+
+    @property
+    def eos(self) -> int | None:
+        return self.engine.eos
+
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """add_special: with the beginning-of-text token where the model wants one;
+        parse_special: read ``<|im_end|>`` and the like as the tokens they name."""
+        return self.engine.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int], special: bool = False) -> str:
+        """special: write control tokens out instead of leaving them away."""
+        return self.engine.decode(ids, special=special)
+
+
+class Session:
+    """One sequence and its cache. For one thread at a time, but `cancel` is for any."""
+
+    def __init__(self, engine: EngineSession) -> None:
+        self.engine = engine
+
+    def eval(self, ids: Sequence[int], logits: LogitRows = "all") -> memoryview:
+        """Append tokens; their logits, float32 [len(ids), vocab] (``numpy.asarray`` takes it).
+
+        logits: "last" gives the last row only, [1, vocab]; "none" none. ContextError where they do
+        not fit; then nothing was evaluated.
+        """
+        return self.engine.eval(ids, logits)
+
+    @property
+    def position(self) -> int:
+        """Tokens held."""
+        return self.engine.position
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the tokens held (KV cache and other state), in bytes."""
+        return self.engine.state_bytes
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        self.engine.truncate(length)
+
+    def cancel(self) -> None:
+        """Stop the running (or next) work within one layer; from any thread."""
+        self.engine.cancel()
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Prompt:
+    """What a model is about to read: its tokens, and what was done to make them."""
+
+    def __init__(
+        self,
+        ids: list[int],
+        *,
+        stop: Sequence[str] = (),
+        notices: Sequence[Notice] = (),
+        trimmed_turns: int = 0,
+        trimmed_tokens: int = 0,
+    ) -> None:
+        self.ids = ids
+        self.stop = tuple(stop)
+        self.notices = tuple(notices)
+        self.trimmed_turns = trimmed_turns
+        self.trimmed_tokens = trimmed_tokens
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Reply:
+    """A reply being made: iterate for its pieces. Leaving it early or closing it stops the work.
+
+    `text` is what has come so far, `stats` the figures, `notices` what the user should see,
+    `sampling` what it was sampled with (its seed included, so that it can be made again).
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        prompt: Prompt,
+        sampling: Sampling,
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        self._stream = stream
+        self._release = release  # called once, when the session is free again
+        self._closed = False
+        self._pieces: list[str] = []
+        self.prompt = prompt
+        self.notices = prompt.notices
+        self.sampling = sampling
+
+    @property
+    def stats(self) -> GenerationStats:
+        return self._stream.stats
+
+    @property
+    def text(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            piece = next(self._stream)
+        except BaseException:  # the end, an error, an interrupt: none goes on
+            self.close()
+            raise
+        self._pieces.append(piece)
+        return piece
+
+    def finish(self) -> Self:
+        """Wait for all of it."""
+        for _ in self:
+            pass
+        return self
+
+    def cancel(self) -> None:
+        """Stop the compute within one layer; from any thread. The text so far stays."""
+        self._stream.cancel()
+
+    def close(self) -> None:
+        """End it and give its session back; more than once is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stream.close()
+        if self._release is not None:
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+
+class Model:
+    """An open model. Several threads may use it; each reply runs on a session of its own."""
+
+    def __init__(self, engine: Engine, path: str | None = None) -> None:
+        self.engine = engine
+        self.path = path
+        self.tokenizer = Tokenizer(engine.tokenizer)
+        self.template = ChatTemplate.of(engine.metadata, engine.tokenizer)
+        self._idle: EngineSession | None = None  # the last reply's, whose tokens may be reused
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        context: int = 4096,
+        backend: str | None = None,
+    ) -> Model:
+        """Open a GGUF file. ModelError says file, offset and cause.
+
+        threads: None for all the cores this process may use; context: positions, no more than the
+        model was trained with; backend: a name from `selm_edge.backends.names()`.
+        """
+        from selm_edge import backends
+
+        if context < 1 or (threads is not None and threads < 1):
+            raise ValueError("context and threads are at least 1")
+        name = os.path.abspath(os.fspath(path))  # noqa: PTH100 (bytes in, bytes out)
+        engine = backends.get(backend or "native").load(name, threads=threads, context=context)
+        return cls(engine, name)
+
+    # ---- What it is ----------------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> Mapping[str, MetadataValue]:
+        """The file's key-value pairs; arrays as lists."""
+        return self.engine.metadata
+
+    @property
+    def name(self) -> str:
+        """What the file calls itself, else its file name."""
+        name = self.metadata.get("general.name")
+        if isinstance(name, str) and name.strip():
+            return name.strip()
+        return os.path.basename(self.path) if self.path else "model"  # noqa: PTH119
+
+    @property
+    def context(self) -> int:
+        return self.engine.context
+
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        return self.tokenizer.tokenize(text, add_special, parse_special)
+
+    def detokenize(self, ids: Sequence[int], special: bool = False) -> str:
+        return self.tokenizer.detokenize(ids, special)
+
+    def session(self) -> Session:
+        """A fresh, empty one."""
+        return Session(self._engine().session())
+
+    def embed(self, text: str) -> list[float]:
+        """A vector of length 1 for the text: [n_embd]."""
+        return self._engine().embed(self.tokenize(text))
+
+    # ---- Prompts -------------------------------------------------------------------------------
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        on_overflow: Overflow = "error",
+        max_tokens: int | None = None,
+        **variables: Any,
+    ) -> Prompt:
+        """Messages as the model reads them.
+
+        Control tokens written out in what users, files and tools say are defused. A prompt that
+        leaves no room for a reply is a ContextError, or with "trim" the oldest turns go, never the
+        system prompt nor the last message: `trimmed_turns` and a notice say how many. Trimming
+        leaves room for `max_tokens`, at most half the context (a quarter if None).
+        """
+        control = self.engine.tokenizer.control_tokens()
+        clean = [_defused(message, control) for message in messages]
+        if not clean:
+            raise ValueError("no messages")
+        prompt = self._encode_chat(clean, variables)
+        room = self.context - 1
+        if on_overflow == "error":
+            if len(prompt) > room:
+                raise ContextError(
+                    len(prompt),
+                    room,
+                    "Shorten the text, start a new conversation, choose a larger context,"
+                    " or let the oldest turns go (on_overflow='trim').",
+                )
+            return prompt
+        room = self.context - self._reserve(max_tokens)
+        full, turns = len(prompt), 0
+        while len(prompt) > room:
+            shorter = _without_oldest_turn(clean)
+            if shorter is None:
+                if len(prompt) < self.context:
+                    break  # a short reply is better than none
+                raise ContextError(
+                    len(prompt),
+                    self.context - 1,
+                    "The last message alone does not fit: shorten it.",
+                )
+            clean = shorter
+            turns += 1
+            prompt = self._encode_chat(clean, variables)
+        if turns:
+            prompt.trimmed_turns, prompt.trimmed_tokens = turns, full - len(prompt)
+            prompt.notices += (
+                Notice(
+                    "trimmed",
+                    f"The conversation no longer fits: the oldest {_count(turns, 'turn')}"
+                    f" ({prompt.trimmed_tokens} tokens) were left out.",
+                ),
+            )
+        return prompt
+
+    def _encode_chat(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> Prompt:
+        rendered = self.template.render(messages, **variables)
+        ids = self.tokenize(rendered.text, add_special=False, parse_special=True)
+        start = self.tokenize("", add_special=True)[:1]
+        if start and start[0] == self.tokenizer.bos and ids[:1] != start:
+            ids = start + ids  # templates of models that begin with it mostly write it themselves
+        return Prompt(ids, stop=rendered.stop, notices=rendered.notices)
+
+    def text_prompt(
+        self,
+        text: str | Sequence[int],
+        *,
+        on_overflow: Overflow = "error",
+        max_tokens: int | None = None,
+    ) -> Prompt:
+        """Plain text (or tokens) to go on from; ``<|im_end|>`` and the like are read as tokens.
+
+        "trim" lets the oldest tokens go, but for the beginning-of-text one.
+        """
+        ids = self.tokenize(text, parse_special=True) if isinstance(text, str) else list(text)
+        if not ids:
+            ids = [token for token in (self.tokenizer.bos, self.tokenizer.eos) if token is not None]
+            ids = ids[:1]
+        if on_overflow == "error" or len(ids) <= self.context - self._reserve(max_tokens):
+            if len(ids) >= self.context:
+                raise ContextError(len(ids), self.context - 1, "Shorten it, or trim it.")
+            return Prompt(ids)
+        first = ids[:1] if ids[0] == self.tokenizer.bos else []
+        room = self.context - self._reserve(max_tokens) - len(first)
+        kept = first + ids[len(ids) - room :] if room > 0 else first
+        gone = len(ids) - len(kept)
+        notice = Notice("trimmed", f"The text does not fit: its first {gone} tokens were left out.")
+        return Prompt(kept, notices=(notice,), trimmed_tokens=gone)
+
+    def _reserve(self, max_tokens: int | None) -> int:
+        """Positions that trimming keeps free for the reply."""
+        wanted = self.context // 4 if max_tokens is None else min(max_tokens, self.context // 2)
+        return max(1, wanted)
+
+    # ---- Replies -------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: str | Sequence[int] | Prompt,
+        *,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        deadline: float | None = None,
+        on_overflow: Overflow = "error",
+        sampling: Sampling | None = None,
+        session: Session | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Reply:
+        """Go on from a prompt; iterate over the reply for its pieces.
+
+        max_tokens: None goes on until the model ends or the context is full; stop: texts that end
+        the reply and are not part of it; deadline: seconds from now; sampling and/or single
+        options of it; session: one of your own, else the model takes care of that.
+        """
+        if max_tokens is not None and max_tokens < 1:
+            raise ValueError("max_tokens is at least 1")
+        if not isinstance(prompt, Prompt):
+            prompt = self.text_prompt(prompt, on_overflow=on_overflow, max_tokens=max_tokens)
+        chosen = replace(sampling or Sampling(), **options)
+        if chosen.seed is None:
+            chosen = replace(chosen, seed=secrets.randbits(32))
+        lent = session.engine if session is not None else self._take()
+        try:
+            stream = lent.generate(
+                prompt.ids,
+                chosen,
+                max_tokens=max_tokens,
+                stop=(*prompt.stop, *stop),
+                deadline=deadline,
+            )
+        except BaseException:
+            if session is None:
+                self._give_back(lent)
+            raise
+        release = (lambda: self._give_back(lent)) if session is None else None
+        return Reply(stream, prompt, chosen, release)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        stream: bool = False,
+        *,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        deadline: float | None = None,
+        on_overflow: Overflow = "error",
+        sampling: Sampling | None = None,
+        session: Session | None = None,
+        variables: Mapping[str, Any] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Reply:
+        """The model's reply to a conversation; without `stream` all of it is there on return.
+
+        messages: ``{"role": ..., "content": ...}``, oldest first; variables: for the model's
+        template. The rest as for `generate`.
+        """
+        prompt = self.chat_prompt(
+            messages, on_overflow=on_overflow, max_tokens=max_tokens, **(variables or {})
+        )
+        reply = self.generate(
+            prompt,
+            max_tokens=max_tokens,
+            stop=stop,
+            deadline=deadline,
+            sampling=sampling,
+            session=session,
+            **options,
+        )
+        return reply if stream else reply.finish()
+
+    # ---- Sessions and the end ------------------------------------------------------------------
+
+    def _engine(self) -> Engine:
+        if self._closed:
+            raise ValueError("the model is closed")
+        return self.engine
+
+    def _take(self) -> EngineSession:
+        engine = self._engine()
+        with self._lock:
+            session, self._idle = self._idle, None
+        return session if session is not None else engine.session()
+
+    def _give_back(self, session: EngineSession) -> None:
+        with self._lock:  # keep the newest: it most likely holds the next prompt's beginning
+            old, self._idle = self._idle, None if self._closed else session
+        for done in (old, session if self._closed else None):
+            if done is not None:
+                done.close()
+
+    def close(self) -> None:
+        """Let go of the file and the memory; more than once is fine."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+            idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.close()
+        if not closed:
+            self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _defused(message: Message, control: Mapping[str, int]) -> Message:
+    """What others wrote must not read as control tokens; the model's own words stay."""
+    content = message.get("content")
+    if message.get("role") == "assistant" or not isinstance(content, str):
+        return message
+    return {**message, "content": defuse(content, control)}
+
+
+def _without_oldest_turn(messages: Sequence[Message]) -> list[Message] | None:
+    """Without the oldest turn: a user's message and the replies to it. None if one is left."""
+    head = 1 if messages[0]["role"] == "system" else 0
+    for i in range(head + 1, len(messages)):
+        if messages[i]["role"] == "user":
+            return [*messages[:head], *messages[i:]]
+    return None
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
