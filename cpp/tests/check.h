@@ -48,8 +48,9 @@ inline int run_all() {
 #define SELM_JOIN_(a, b) a##b
 #define SELM_JOIN(a, b) SELM_JOIN_(a, b)
 #define TEST(name) TEST_(name, SELM_JOIN(test_case_, __LINE__))
-#define TEST_(name, id)                                    \
-  static void id();                                        \
+#define TEST_(name, id) TEST_NAMED(name, id)  // expands id before it is pasted
+#define TEST_NAMED(name, id)                                \
+  static void id();                                         \
   static const ::selm::test::Register id##_entry(name, id); \
   static void id()
 #define CHECK(condition) \

@@ -5,7 +5,8 @@
  * - Options structs begin with struct_size: set it with the _INIT macro, change what you want.
  * - Handles are opaque. A model or tokenizer may be used by several threads at once; a session,
  *   sampler or generation by one thread at a time, except selm_session_cancel.
- * - Text is UTF-8 with an explicit length; it need not end in NUL unless a parameter says `const char*` alone.
+ * - Text is UTF-8 with an explicit length; it need not end in NUL unless a parameter says `const char*`
+ * alone.
  * - Safe to open any file: a bad one gives SELM_ERROR_FORMAT or SELM_ERROR_UNSUPPORTED.
  */
 #ifndef SELM_H
@@ -16,13 +17,13 @@
 #include <stdint.h>
 
 #if defined(_WIN32)
-#  if defined(SELM_BUILD)
-#    define SELM_API __declspec(dllexport)
-#  else
-#    define SELM_API
-#  endif
+#if defined(SELM_BUILD)
+#define SELM_API __declspec(dllexport)
 #else
-#  define SELM_API __attribute__((visibility("default")))
+#define SELM_API
+#endif
+#else
+#define SELM_API __attribute__((visibility("default")))
 #endif
 
 #ifdef __cplusplus
@@ -33,8 +34,8 @@ typedef enum selm_status {
   SELM_OK = 0,
   SELM_ERROR_INVALID_ARGUMENT = 1,
   SELM_ERROR_IO = 2,
-  SELM_ERROR_FORMAT = 3,       /* the file breaks the format or contradicts itself */
-  SELM_ERROR_UNSUPPORTED = 4,  /* a valid file that this library does not run */
+  SELM_ERROR_FORMAT = 3,      /* the file breaks the format or contradicts itself */
+  SELM_ERROR_UNSUPPORTED = 4, /* a valid file that this library does not run */
   SELM_ERROR_OUT_OF_MEMORY = 5,
   SELM_ERROR_CONTEXT_FULL = 6, /* no room for the tokens asked for; nothing was evaluated */
   SELM_ERROR_CANCELLED = 7,
@@ -48,97 +49,109 @@ typedef struct selm_tokenizer selm_tokenizer;
 typedef struct selm_session selm_session;
 typedef struct selm_generation selm_generation;
 
-SELM_API const char *selm_version(void);                  /* "0.1.0" */
-SELM_API const char *selm_last_error(void);               /* of this thread; "" if none */
-SELM_API const char *selm_status_name(selm_status status); /* "format", ... */
+SELM_API const char* selm_version(void);                   /* "0.1.0" */
+SELM_API const char* selm_last_error(void);                /* of this thread; "" if none */
+SELM_API const char* selm_status_name(selm_status status); /* "format", ... */
 /* Name of the best instruction set here, or of SELM_ISA where that is set and available. */
-SELM_API const char *selm_isa(void);
+SELM_API const char* selm_isa(void);
 
 /* ---- Model ------------------------------------------------------------------------------- */
 
 typedef struct selm_model_options {
   size_t struct_size;
-  bool check_weights;  /* also look for infinite or NaN scales in every block (reads the whole file) */
-  const char *isa;     /* NULL: SELM_ISA or the best; "scalar", "avx2", "avx512" */
+  bool check_weights; /* also look for infinite or NaN scales in every block (reads the whole file) */
+  const char* isa;    /* NULL: SELM_ISA or the best; "scalar", "avx2", "avx512" */
 } selm_model_options;
-#define SELM_MODEL_OPTIONS_INIT {sizeof(selm_model_options), false, NULL}
+#define SELM_MODEL_OPTIONS_INIT \
+  { sizeof(selm_model_options), false, NULL }
 
 /* Maps the file; weights stay as they are on disk. options may be NULL. */
-SELM_API selm_status selm_model_open(const char *path, const selm_model_options *options, selm_model **model);
-SELM_API void selm_model_free(selm_model *model); /* after its sessions; NULL is allowed */
+SELM_API selm_status selm_model_open(const char* path, const selm_model_options* options, selm_model** model);
+SELM_API void selm_model_free(selm_model* model); /* after its sessions; NULL is allowed */
 
 typedef struct selm_model_info {
   size_t struct_size;
-  const char *architecture;
-  const char *isa;
+  const char* architecture;
+  const char* isa;
   uint32_t n_vocab, n_layer, n_embd, n_head, n_head_kv, n_ff, n_ctx_train;
   uint64_t n_params, file_bytes, weight_bytes; /* weight_bytes: read for each decoded token */
 } selm_model_info;
-SELM_API selm_status selm_model_get_info(const selm_model *model, selm_model_info *info);
+SELM_API selm_status selm_model_get_info(const selm_model* model, selm_model_info* info);
 /* Borrowed; lives as long as the model. */
-SELM_API const selm_tokenizer *selm_model_tokenizer(const selm_model *model);
+SELM_API const selm_tokenizer* selm_model_tokenizer(const selm_model* model);
 
 /* ---- Metadata of a file ------------------------------------------------------------------- */
 
 typedef enum selm_meta_type { /* GGUF value types */
-  SELM_META_U8 = 0, SELM_META_I8 = 1, SELM_META_U16 = 2, SELM_META_I16 = 3, SELM_META_U32 = 4,
-  SELM_META_I32 = 5, SELM_META_F32 = 6, SELM_META_BOOL = 7, SELM_META_STRING = 8,
-  SELM_META_U64 = 10, SELM_META_I64 = 11, SELM_META_F64 = 12
+                              SELM_META_U8 = 0,
+                              SELM_META_I8 = 1,
+                              SELM_META_U16 = 2,
+                              SELM_META_I16 = 3,
+                              SELM_META_U32 = 4,
+                              SELM_META_I32 = 5,
+                              SELM_META_F32 = 6,
+                              SELM_META_BOOL = 7,
+                              SELM_META_STRING = 8,
+                              SELM_META_U64 = 10,
+                              SELM_META_I64 = 11,
+                              SELM_META_F64 = 12
 } selm_meta_type;
 typedef struct selm_meta {
   size_t struct_size;
-  const char *key;     /* key_length bytes, not NUL-terminated */
+  const char* key; /* key_length bytes, not NUL-terminated */
   size_t key_length;
   selm_meta_type type; /* of the value or of the array's elements */
   bool is_array;
-  uint64_t count;      /* 1 for a single value */
-  const void *data;    /* numbers, little-endian, possibly unaligned; NULL for strings */
+  uint64_t count;   /* 1 for a single value */
+  const void* data; /* numbers, little-endian, possibly unaligned; NULL for strings */
 } selm_meta;
-SELM_API size_t selm_meta_count(const selm_model *model);
-SELM_API selm_status selm_meta_get(const selm_model *model, size_t index, selm_meta *meta);
-SELM_API selm_status selm_meta_string(const selm_model *model, size_t index, uint64_t element,
-                                      const char **text, size_t *length);
+SELM_API size_t selm_meta_count(const selm_model* model);
+SELM_API selm_status selm_meta_get(const selm_model* model, size_t index, selm_meta* meta);
+SELM_API selm_status selm_meta_string(const selm_model* model, size_t index, uint64_t element,
+                                      const char** text, size_t* length);
 
 /* ---- Tokenizer ------------------------------------------------------------------------------ */
 
 /* From any GGUF file with a vocabulary, tensors or not. Free with selm_tokenizer_free. */
-SELM_API selm_status selm_tokenizer_open(const char *path, selm_tokenizer **tokenizer);
-SELM_API void selm_tokenizer_free(selm_tokenizer *tokenizer);
+SELM_API selm_status selm_tokenizer_open(const char* path, selm_tokenizer** tokenizer);
+SELM_API void selm_tokenizer_free(selm_tokenizer* tokenizer);
 
 /* Writes at most `capacity` ids; *n_tokens is always the full count. If it exceeds capacity the
  * status is SELM_ERROR_INVALID_ARGUMENT: call again with room (n_tokens <= length + 2). */
-SELM_API selm_status selm_tokenize(const selm_tokenizer *tokenizer, const char *text, size_t length,
-                                   bool add_special, bool parse_special, selm_token *tokens,
-                                   size_t capacity, size_t *n_tokens);
+SELM_API selm_status selm_tokenize(const selm_tokenizer* tokenizer, const char* text, size_t length,
+                                   bool add_special, bool parse_special, selm_token* tokens, size_t capacity,
+                                   size_t* n_tokens);
 /* Bytes of the tokens, raw: may hold invalid UTF-8. Same rule for capacity. */
-SELM_API selm_status selm_detokenize(const selm_tokenizer *tokenizer, const selm_token *tokens, size_t n_tokens,
-                                     bool special, char *text, size_t capacity, size_t *length);
+SELM_API selm_status selm_detokenize(const selm_tokenizer* tokenizer, const selm_token* tokens,
+                                     size_t n_tokens, bool special, char* text, size_t capacity,
+                                     size_t* length);
 
 typedef struct selm_vocab_info {
   size_t struct_size;
-  const char *model; /* "llama" or "gpt2" */
-  const char *pre;   /* "" if the file has none */
+  const char* model; /* "llama" or "gpt2" */
+  const char* pre;   /* "" if the file has none */
   uint32_t size;
   selm_token bos, eos, eot, eom, unknown, padding; /* -1: none */
   bool add_bos, add_eos, add_space_prefix;
 } selm_vocab_info;
-SELM_API selm_status selm_vocab_get_info(const selm_tokenizer *tokenizer, selm_vocab_info *info);
-SELM_API bool selm_token_is_end(const selm_tokenizer *tokenizer, selm_token token);
+SELM_API selm_status selm_vocab_get_info(const selm_tokenizer* tokenizer, selm_vocab_info* info);
+SELM_API bool selm_token_is_end(const selm_tokenizer* tokenizer, selm_token token);
 /* The token as the file writes it; borrowed, not NUL-terminated. type: tokenizer.ggml.token_type. */
-SELM_API selm_status selm_token_get(const selm_tokenizer *tokenizer, selm_token token, const char **text,
-                                    size_t *length, int32_t *type);
+SELM_API selm_status selm_token_get(const selm_tokenizer* tokenizer, selm_token token, const char** text,
+                                    size_t* length, int32_t* type);
 
 /* ---- Session: one sequence, its cache, its threads ------------------------------------------ */
 
 typedef enum selm_kv_type { SELM_KV_F16 = 0, SELM_KV_F32 = 1 } selm_kv_type;
 typedef struct selm_session_options {
   size_t struct_size;
-  uint32_t context;   /* positions; 0: what the model was trained with, at most 4096 */
-  uint32_t threads;   /* 0: the cores this process may use */
-  uint32_t batch;     /* tokens evaluated together; 0: 256 */
+  uint32_t context; /* positions; 0: what the model was trained with, at most 4096 */
+  uint32_t threads; /* 0: the cores this process may use */
+  uint32_t batch;   /* tokens evaluated together; 0: 256 */
   selm_kv_type kv_type;
 } selm_session_options;
-#define SELM_SESSION_OPTIONS_INIT {sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16}
+#define SELM_SESSION_OPTIONS_INIT \
+  { sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16 }
 
 typedef struct selm_memory_plan {
   size_t struct_size;
@@ -147,76 +160,81 @@ typedef struct selm_memory_plan {
   uint64_t scratch_bytes;  /* likewise */
 } selm_memory_plan;
 /* Exact bytes, without allocating. */
-SELM_API selm_status selm_session_plan(const selm_model *model, const selm_session_options *options,
-                                       selm_memory_plan *plan);
-SELM_API selm_status selm_session_create(selm_model *model, const selm_session_options *options,
-                                         selm_session **session);
-SELM_API void selm_session_free(selm_session *session);
+SELM_API selm_status selm_session_plan(const selm_model* model, const selm_session_options* options,
+                                       selm_memory_plan* plan);
+SELM_API selm_status selm_session_create(selm_model* model, const selm_session_options* options,
+                                         selm_session** session);
+SELM_API void selm_session_free(selm_session* session);
 
 typedef enum selm_logits { SELM_LOGITS_NONE = 0, SELM_LOGITS_LAST = 1, SELM_LOGITS_ALL = 2 } selm_logits;
 /* Appends tokens. logits: where NONE, may be NULL; LAST writes [n_vocab]; ALL writes [n_tokens, n_vocab].
  * On any error the session is as before the call. */
-SELM_API selm_status selm_session_eval(selm_session *session, const selm_token *tokens, size_t n_tokens,
-                                       selm_logits which, float *logits);
+SELM_API selm_status selm_session_eval(selm_session* session, const selm_token* tokens, size_t n_tokens,
+                                       selm_logits which, float* logits);
 /* Mean over the tokens of the final hidden states (after the output norm), L2-normalised: [n_embd].
  * Runs on an empty session and leaves it empty. */
-SELM_API selm_status selm_session_embed(selm_session *session, const selm_token *tokens, size_t n_tokens,
-                                        float *embedding);
-SELM_API uint32_t selm_session_context(const selm_session *session);
-SELM_API uint32_t selm_session_threads(const selm_session *session);
-SELM_API uint32_t selm_session_position(const selm_session *session); /* tokens held */
-SELM_API uint64_t selm_session_state_bytes(const selm_session *session); /* cache in use now */
+SELM_API selm_status selm_session_embed(selm_session* session, const selm_token* tokens, size_t n_tokens,
+                                        float* embedding);
+SELM_API uint32_t selm_session_context(const selm_session* session);
+SELM_API uint32_t selm_session_threads(const selm_session* session);
+SELM_API uint32_t selm_session_position(const selm_session* session);    /* tokens held */
+SELM_API uint64_t selm_session_state_bytes(const selm_session* session); /* cache in use now */
 /* Forgets everything after the first n_tokens. */
-SELM_API selm_status selm_session_truncate(selm_session *session, uint32_t n_tokens);
+SELM_API selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens);
 /* The tokens held, for prefix reuse: borrowed until the next call that changes the session. */
-SELM_API const selm_token *selm_session_tokens(const selm_session *session, size_t *n_tokens);
+SELM_API const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens);
 /* Stops the running (or next) eval or generation within one layer; from any thread. */
-SELM_API void selm_session_cancel(selm_session *session);
+SELM_API void selm_session_cancel(selm_session* session);
 /* Clears a cancel that has not been consumed. */
-SELM_API void selm_session_clear_cancel(selm_session *session);
+SELM_API void selm_session_clear_cancel(selm_session* session);
 /* Evals fail with SELM_ERROR_DEADLINE once this many milliseconds from now have passed; 0: no deadline. */
-SELM_API void selm_session_set_deadline(selm_session *session, uint32_t milliseconds);
+SELM_API void selm_session_set_deadline(selm_session* session, uint32_t milliseconds);
 
 /* ---- Generation ------------------------------------------------------------------------------ */
 
-typedef struct selm_logit_bias { selm_token token; float bias; } selm_logit_bias;
+typedef struct selm_logit_bias {
+  selm_token token;
+  float bias;
+} selm_logit_bias;
 typedef struct selm_sampling {
   size_t struct_size;
-  float temperature;        /* 0: greedy */
-  uint32_t top_k;           /* 0: off */
-  float top_p;              /* 1: off */
-  float min_p;              /* 0: off */
-  float typical_p;          /* 1: off */
-  float repeat_penalty;     /* 1: off */
-  float frequency_penalty;  /* 0: off */
-  float presence_penalty;   /* 0: off */
-  uint32_t penalty_last_n;  /* tokens looked back at */
+  float temperature;       /* 0: greedy */
+  uint32_t top_k;          /* 0: off */
+  float top_p;             /* 1: off */
+  float min_p;             /* 0: off */
+  float typical_p;         /* 1: off */
+  float repeat_penalty;    /* 1: off */
+  float frequency_penalty; /* 0: off */
+  float presence_penalty;  /* 0: off */
+  uint32_t penalty_last_n; /* tokens looked back at */
   uint64_t seed;
-  const selm_logit_bias *bias;
+  const selm_logit_bias* bias;
   size_t n_bias;
 } selm_sampling;
 /* The order is: bias, penalties, top-k, typical, top-p, min-p, temperature. */
 #define SELM_SAMPLING_INIT \
-  {sizeof(selm_sampling), 0.7f, 40, 0.95f, 0.05f, 1.0f, 1.0f, 0.0f, 0.0f, 64, 0, NULL, 0}
+  { sizeof(selm_sampling), 0.7f, 40, 0.95f, 0.05f, 1.0f, 1.0f, 0.0f, 0.0f, 64, 0, NULL, 0 }
 
 /* Picks one token from logits [n_vocab] (left unchanged). history: for the penalties. */
-SELM_API selm_status selm_sample(const selm_sampling *sampling, const float *logits, size_t n_vocab,
-                                 const selm_token *history, size_t n_history, uint64_t draw, selm_token *token);
+SELM_API selm_status selm_sample(const selm_sampling* sampling, const float* logits, size_t n_vocab,
+                                 const selm_token* history, size_t n_history, uint64_t draw,
+                                 selm_token* token);
 
 typedef struct selm_generation_options {
   size_t struct_size;
-  uint32_t max_tokens;        /* 0: until the context is full */
-  const char *const *stop;    /* stop strings, NUL-terminated; not part of the text */
+  uint32_t max_tokens;     /* 0: until the context is full */
+  const char* const* stop; /* stop strings, NUL-terminated; not part of the text */
   size_t n_stop;
-  bool ignore_end;            /* go on after the end token (benchmarks) */
-  bool special;               /* render control tokens in the text */
-  bool reuse_prefix;          /* keep what the session already holds of the prompt */
+  bool ignore_end;   /* go on after the end token (benchmarks) */
+  bool special;      /* render control tokens in the text */
+  bool reuse_prefix; /* keep what the session already holds of the prompt */
 } selm_generation_options;
-#define SELM_GENERATION_OPTIONS_INIT {sizeof(selm_generation_options), 0, NULL, 0, false, false, true}
+#define SELM_GENERATION_OPTIONS_INIT \
+  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true }
 
 typedef enum selm_finish {
-  SELM_FINISH_NONE = 0,  /* still going */
-  SELM_FINISH_STOP = 1,  /* end token or stop string */
+  SELM_FINISH_NONE = 0, /* still going */
+  SELM_FINISH_STOP = 1, /* end token or stop string */
   SELM_FINISH_LENGTH = 2,
   SELM_FINISH_CONTEXT = 3,
   SELM_FINISH_CANCELLED = 4,
@@ -225,35 +243,38 @@ typedef enum selm_finish {
 
 typedef struct selm_generation_stats {
   size_t struct_size;
-  uint32_t prompt_tokens;  /* of the whole prompt */
-  uint32_t cached_tokens;  /* of those, found in the session */
-  uint32_t tokens;         /* generated, the end token not counted */
+  uint32_t prompt_tokens; /* of the whole prompt */
+  uint32_t cached_tokens; /* of those, found in the session */
+  uint32_t tokens;        /* generated, the end token not counted */
   double prompt_seconds, decode_seconds, first_token_seconds;
   selm_finish finish;
+  uint32_t decode_steps; /* evaluations that decode_seconds holds: speed = steps / seconds */
 } selm_generation_stats;
 
 /* Starts a reply to the prompt; the first selm_generation_next reads it. The session is lent until
  * the generation is freed. Fails with SELM_ERROR_CONTEXT_FULL when the prompt leaves no room. */
-SELM_API selm_status selm_generation_create(selm_session *session, const selm_token *prompt, size_t n_prompt,
-                                            const selm_sampling *sampling,
-                                            const selm_generation_options *options, selm_generation **generation);
+SELM_API selm_status selm_generation_create(selm_session* session, const selm_token* prompt, size_t n_prompt,
+                                            const selm_sampling* sampling,
+                                            const selm_generation_options* options,
+                                            selm_generation** generation);
 /* One step. *text is the next whole piece of valid UTF-8 (maybe ""), borrowed until the next call,
  * `*finish` NONE while there is more. A cancel or deadline is a finish, not an error; the text so
  * far stays valid. token may be NULL; -1 at the end. */
-SELM_API selm_status selm_generation_next(selm_generation *generation, const char **text, size_t *length,
-                                          selm_token *token, selm_finish *finish);
-SELM_API selm_status selm_generation_get_stats(const selm_generation *generation, selm_generation_stats *stats);
-SELM_API void selm_generation_free(selm_generation *generation);
+SELM_API selm_status selm_generation_next(selm_generation* generation, const char** text, size_t* length,
+                                          selm_token* token, selm_finish* finish);
+SELM_API selm_status selm_generation_get_stats(const selm_generation* generation,
+                                               selm_generation_stats* stats);
+SELM_API void selm_generation_free(selm_generation* generation);
 
 /* ---- Measuring and testing ------------------------------------------------------------------- */
 
 /* Read bandwidth of this machine in GB/s with that many threads (0: all), about half a second. */
-SELM_API selm_status selm_measure_bandwidth(uint32_t threads, double *gb_per_second);
+SELM_API selm_status selm_measure_bandwidth(uint32_t threads, double* gb_per_second);
 /* Dequantises n elements of a GGUF block type (by id), as the core reads it. */
-SELM_API selm_status selm_dequantize(uint32_t type, const void *data, size_t size, float *out, size_t n);
+SELM_API selm_status selm_dequantize(uint32_t type, const void* data, size_t size, float* out, size_t n);
 /* out[c, r] = W[r, k] A[c, k] as the engine multiplies, on an instruction set by name (NULL: best). */
-SELM_API selm_status selm_matmul(const char *isa, uint32_t type, const void *weights, size_t size, size_t rows,
-                                 size_t n, const float *activations, size_t columns, float *out);
+SELM_API selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, size_t size,
+                                 size_t rows, size_t n, const float* activations, size_t columns, float* out);
 
 #ifdef __cplusplus
 }

@@ -30,8 +30,9 @@ struct Entry {
   ValueType type;
   bool is_array;
   uint64_t count;         // 1 for a single value
-  const std::byte* data;  // first element
+  const std::byte* data;  // first element (of a string: its 8-byte length)
   uint64_t offset;        // of `data` in the file, for messages
+  const uint64_t* marks = nullptr;  // array of strings: file offset of every 8th one
 };
 
 struct Tensor {
@@ -48,7 +49,7 @@ class File {
  public:
   // Maps and validates. Errors: io, format, unsupported; messages carry "at byte N".
   static Result<File> open(const std::string& path);
-  // The same for bytes in memory, which must outlive the File.
+  // The same for bytes in memory, which begin at an 8-byte boundary and outlive the File.
   static Result<File> parse(std::span<const std::byte> bytes);
 
   File(File&&) noexcept;

@@ -21,6 +21,20 @@ struct TypeInfo {
   uint32_t block_bytes;    // bytes of a block
 };
 
+// What GGUF knows about an id, read by this core or not: for sizes and messages.
+enum class Support : uint8_t {
+  unknown,       // no such id: name is nullptr
+  removed,       // was once given out, refused by every reader
+  runtime_only,  // activations inside ggml; never in a file
+  other,         // valid in a file, not read here; block_size 0 where the layout is not settled
+  read,
+};
+struct KnownType {
+  TypeInfo info;
+  Support support;
+};
+KnownType known_type(uint32_t id);
+
 // nullptr for an id that this core does not read.
 const TypeInfo* type_info(uint32_t id);
 inline const TypeInfo& info(Type type) { return *type_info(static_cast<uint32_t>(type)); }

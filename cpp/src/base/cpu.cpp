@@ -1,0 +1,179 @@
+#include "base/cpu.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace selm {
+
+#if defined(__x86_64__)
+namespace {
+
+// Register states that the operating system saves (XCR0). Needs OSXSAVE.
+uint64_t saved_states() {
+  uint32_t low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+constexpr bool bit(uint32_t word, unsigned n) { return ((word >> n) & 1u) != 0; }
+
+}  // namespace
+
+// Bits: Intel SDM volume 2A, CPUID; volume 1, section 13.3 (XCR0).
+CpuFeatures cpu_features() {
+  CpuFeatures f;
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0) return f;
+  const uint32_t c1 = c;
+  if (!bit(c1, 27)) return f;  // OSXSAVE
+  const uint64_t states = saved_states();
+  const bool ymm = (states & 0x6) == 0x6;
+  const bool zmm = (states & 0xe6) == 0xe6;
+  const bool tiles = (states & 0x60000) == 0x60000;
+  if (!ymm || !bit(c1, 28)) return f;  // AVX
+  f.fma = bit(c1, 12);
+  f.f16c = bit(c1, 29);
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return f;
+  f.avx2 = bit(b, 5);
+  f.avx512f = zmm && bit(b, 16);
+  f.avx512dq = f.avx512f && bit(b, 17);
+  f.avx512bw = f.avx512f && bit(b, 30);
+  f.avx512vl = f.avx512f && bit(b, 31);
+  f.avx512vnni = f.avx512f && bit(c, 11);
+  f.amx_bf16 = tiles && bit(d, 22);
+  f.amx_tile = tiles && bit(d, 24);
+  f.amx_int8 = tiles && bit(d, 25);
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) f.avx512bf16 = f.avx512f && bit(a, 5);
+  return f;
+}
+#else
+CpuFeatures cpu_features() { return {}; }
+#endif
+
+namespace {
+
+// The first `size` bytes of a small text file; nothing if it cannot be read.
+std::optional<std::string> read_small(const std::string& path) {
+  std::FILE* file = std::fopen(path.c_str(), "re");
+  if (file == nullptr) return std::nullopt;
+  std::string text(8192, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), file));
+  std::fclose(file);
+  return text;
+}
+
+// The number at the start of text; nothing for "max", "-1" or any other text.
+std::optional<uint64_t> number(std::string_view text) {
+  uint64_t value = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (failure != std::errc() || end == text.data()) return std::nullopt;
+  return value;
+}
+
+// Quota and period in microseconds of one group: version 2 "cpu.max", version 1 two files.
+unsigned limit_of_group(const std::string& folder, bool v2) {
+  std::optional<uint64_t> quota, period;
+  if (v2) {
+    const std::optional<std::string> text = read_small(folder + "/cpu.max");
+    if (!text) return 0;
+    quota = number(*text);
+    const size_t space = text->find(' ');
+    if (space != std::string::npos) period = number(std::string_view(*text).substr(space + 1));
+  } else {
+    const std::optional<std::string> q = read_small(folder + "/cpu.cfs_quota_us");
+    const std::optional<std::string> p = read_small(folder + "/cpu.cfs_period_us");
+    if (q) quota = number(*q);
+    if (p) period = number(*p);
+  }
+  constexpr uint64_t kMost = 1u << 20;
+  if (!quota || !period || *period == 0 || *quota / *period >= kMost) return 0;
+  const uint64_t rounded = *quota / *period + (*quota % *period >= *period - *period / 2 ? 1 : 0);
+  return static_cast<unsigned>(std::max<uint64_t>(rounded, 1));
+}
+
+unsigned tighter(unsigned a, unsigned b) { return a == 0 ? b : b == 0 ? a : std::min(a, b); }
+
+// The tightest limit from a group up to the root of its hierarchy. In a container the path may
+// name a group outside of what is mounted; then only the root answers, which is right.
+unsigned limit_of_path(const std::string& hierarchy, std::string_view path, bool v2) {
+  unsigned limit = 0;
+  while (path.size() > 1) {
+    limit = tighter(limit, limit_of_group(hierarchy + std::string(path), v2));
+    const size_t slash = path.rfind('/');
+    path = slash == std::string_view::npos ? std::string_view() : path.substr(0, slash);
+  }
+  return tighter(limit, limit_of_group(hierarchy, v2));
+}
+
+bool has_controller(std::string_view list, std::string_view name) {
+  while (!list.empty()) {
+    const size_t comma = std::min(list.find(','), list.size());
+    if (list.substr(0, comma) == name) return true;
+    list.remove_prefix(std::min(comma + 1, list.size()));
+  }
+  return false;
+}
+
+unsigned affinity_cores() {
+#if defined(__linux__)
+  // 4096 bits: more than a fixed cpu_set_t holds, as large machines refuse too small a mask.
+  constexpr size_t kWords = 4096 / (8 * sizeof(unsigned long));
+  unsigned long mask[kWords] = {};
+  if (sched_getaffinity(0, sizeof mask, reinterpret_cast<cpu_set_t*>(mask)) == 0) {
+    unsigned count = 0;
+    for (const unsigned long word : mask) count += static_cast<unsigned>(__builtin_popcountl(word));
+    if (count > 0) return count;
+  }
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace
+
+unsigned cgroup_cores(std::string_view membership, const std::string& root) {
+  unsigned limit = 0;
+  while (!membership.empty()) {
+    const size_t line_end = std::min(membership.find('\n'), membership.size());
+    const std::string_view line = membership.substr(0, line_end);
+    membership.remove_prefix(std::min(line_end + 1, membership.size()));
+    const size_t first = line.find(':');
+    if (first == std::string_view::npos) continue;
+    const size_t second = line.find(':', first + 1);
+    if (second == std::string_view::npos) continue;
+    const std::string_view controllers = line.substr(first + 1, second - first - 1);
+    const std::string_view path = line.substr(second + 1);
+    if (controllers.empty()) {
+      limit = tighter(limit, limit_of_path(root, path, true));
+    } else if (has_controller(controllers, "cpu")) {
+      // Mounted as "cpu" or under the whole list ("cpu,cpuacct"); one is often a link to the other.
+      limit = tighter(limit, limit_of_path(root + "/cpu", path, false));
+      limit = tighter(limit, limit_of_path(root + "/" + std::string(controllers), path, false));
+    }
+  }
+  return limit;
+}
+
+unsigned usable_cores() {
+  const unsigned allowed = affinity_cores();
+#if defined(__linux__)
+  if (const std::optional<std::string> membership = read_small("/proc/self/cgroup")) {
+    if (const unsigned quota = cgroup_cores(*membership, "/sys/fs/cgroup"); quota != 0) {
+      return std::min(allowed, quota);
+    }
+  }
+#endif
+  return allowed;
+}
+
+}  // namespace selm

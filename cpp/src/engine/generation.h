@@ -1,0 +1,76 @@
+// A reply being made: prompt in, pieces of valid UTF-8 out, one token a step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "engine/session.h"
+
+namespace selm::engine {
+
+enum class Finish { none, stop, length, context, cancelled, deadline };
+
+struct GenerationOptions {
+  uint32_t max_tokens = 0;  // 0: until the context is full
+  std::vector<std::string> stop;
+  bool ignore_end = false;
+  bool special = false;  // render control tokens
+  bool reuse_prefix = true;
+};
+
+struct GenerationStats {
+  uint32_t prompt_tokens = 0, cached_tokens = 0, tokens = 0, decode_steps = 0;
+  double prompt_seconds = 0, decode_seconds = 0, first_token_seconds = 0;
+  Finish finish = Finish::none;
+};
+
+// Finds stop strings across pieces: lets text through once no stop string can begin in it.
+class StopFilter {
+ public:
+  explicit StopFilter(std::vector<std::string> stops);
+  // Appends what is certain to *out; true when a stop string was met (the text ends before it).
+  bool push(std::string_view text, std::string* out);
+  // What was held back, at the end.
+  std::string flush();
+
+ private:
+  std::vector<std::string> stops_;
+  std::string held_;
+};
+
+class Generation {
+ public:
+  // The session is lent until the generation ends; errors: invalid_argument, context_full.
+  static Result<std::unique_ptr<Generation>> create(Session& session, std::span<const Token> prompt,
+                                                    Sampling sampling, GenerationOptions options);
+
+  struct Step {
+    std::string_view text;  // until the next step
+    Token token;            // kNoToken at the end
+    Finish finish;
+  };
+  Result<Step> next();
+  const GenerationStats& stats() const { return stats_; }
+
+ private:
+  Generation(Session& session, std::span<const Token> prompt, Sampling sampling, GenerationOptions options);
+  Step end(Finish finish);
+
+  Session& session_;
+  std::vector<Token> history_;  // prompt and reply
+  Sampler sampler_;
+  GenerationOptions options_;
+  StopFilter stops_;
+  text::Utf8Stream utf8_;
+  std::vector<float> logits_;
+  std::string text_;
+  bool started_ = false;
+  GenerationStats stats_;
+};
+
+}  // namespace selm::engine

@@ -1,0 +1,158 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+namespace selm::engine {
+namespace {
+
+// SplitMix64 (Steele, Lea, Flood 2014) as a hash: number `draw` of the sequence of `seed`, in [0, 1).
+double uniform(uint64_t seed, uint64_t draw) {
+  uint64_t z = seed + (draw + 1) * 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  z ^= z >> 31;
+  return static_cast<double>(z >> 11) * 0x1.0p-53;
+}
+
+bool in_range(float value, float low, float high) { return value >= low && value <= high; }  // false for NaN
+
+}  // namespace
+
+Status Sampling::check() const {
+  if (!in_range(temperature, 0.0f, 100.0f))
+    return error(Code::invalid_argument, "temperature must be 0 to 100");
+  if (!in_range(top_p, 0.0f, 1.0f)) return error(Code::invalid_argument, "top_p must be 0 to 1");
+  if (!in_range(min_p, 0.0f, 1.0f)) return error(Code::invalid_argument, "min_p must be 0 to 1");
+  if (!in_range(typical_p, 0.0f, 1.0f)) return error(Code::invalid_argument, "typical_p must be 0 to 1");
+  if (!in_range(repeat_penalty, 0.01f, 100.0f)) {
+    return error(Code::invalid_argument, "repeat_penalty must be 0.01 to 100");
+  }
+  if (!in_range(frequency_penalty, -100.0f, 100.0f) || !in_range(presence_penalty, -100.0f, 100.0f)) {
+    return error(Code::invalid_argument, "frequency_penalty and presence_penalty must be -100 to 100");
+  }
+  for (const auto& [token, value] : bias) {
+    // Minus infinity bans a token; nothing can be more than certain.
+    if (std::isnan(value) || value == HUGE_VALF) {
+      return error(Code::invalid_argument, "the bias of token %d is %g; it must be a number", token,
+                   static_cast<double>(value));
+    }
+  }
+  return {};
+}
+
+Result<Token> Sampler::pick(std::span<const float> logits, std::span<const Token> history, uint64_t draw) {
+  candidates_.clear();
+  candidates_.reserve(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    // A logit that is not a number can never be chosen.
+    const float logit = std::isnan(logits[i]) ? -INFINITY : logits[i];
+    candidates_.push_back({static_cast<Token>(i), logit, 0.0});
+  }
+  for (const auto& [token, value] : sampling_.bias) {
+    if (token >= 0 && static_cast<size_t>(token) < candidates_.size()) {
+      float& logit = candidates_[static_cast<size_t>(token)].logit;
+      logit = std::isinf(value) ? value : logit + value;  // never inf - inf, which is no number
+    }
+  }
+  penalise(history);
+  // Ties go to the smaller id, so that every build picks the same.
+  const auto likelier = [](const Candidate& a, const Candidate& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+  };
+  const auto best = std::min_element(candidates_.begin(), candidates_.end(), likelier);
+  if (best == candidates_.end() || !std::isfinite(best->logit)) {
+    return error(Code::internal, "the model gave no finite logit; its weights may be damaged");
+  }
+  if (sampling_.temperature == 0.0f || sampling_.top_k == 1) return best->token;
+
+  keep_top_k();
+  if (sampling_.typical_p < 1.0f) keep_typical();
+  if (sampling_.top_p < 1.0f) keep_top_p();
+  if (sampling_.min_p > 0.0f) keep_min_p();
+  softmax(static_cast<double>(sampling_.temperature));
+  double left = uniform(sampling_.seed, draw);
+  for (const Candidate& c : candidates_) {
+    left -= c.p;
+    if (left < 0.0) return c.token;
+  }
+  return candidates_.front().token;  // rounding left a crumb
+}
+
+void Sampler::penalise(std::span<const Token> history) {
+  const Sampling& s = sampling_;
+  if (s.repeat_penalty == 1.0f && s.frequency_penalty == 0.0f && s.presence_penalty == 0.0f) return;
+  const size_t n = std::min<size_t>(s.penalty_last_n, history.size());
+  std::map<Token, uint32_t> seen;
+  for (const Token token : history.last(n)) ++seen[token];
+  for (const auto& [token, count] : seen) {
+    if (token < 0 || static_cast<size_t>(token) >= candidates_.size()) continue;
+    float& logit = candidates_[static_cast<size_t>(token)].logit;
+    logit = logit > 0.0f ? logit / s.repeat_penalty : logit * s.repeat_penalty;
+    logit -= static_cast<float>(count) * s.frequency_penalty + s.presence_penalty;
+  }
+}
+
+void Sampler::keep_top_k() {
+  const auto likelier = [](const Candidate& a, const Candidate& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+  };
+  const size_t k =
+      sampling_.top_k == 0 ? candidates_.size() : std::min<size_t>(sampling_.top_k, candidates_.size());
+  const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(k);
+  std::partial_sort(candidates_.begin(), end, candidates_.end(), likelier);
+  candidates_.erase(end, candidates_.end());
+}
+
+void Sampler::softmax(double temperature) {
+  const double top = static_cast<double>(candidates_.front().logit);
+  double sum = 0.0;
+  for (Candidate& c : candidates_) {
+    c.p = std::exp((static_cast<double>(c.logit) - top) / temperature);
+    sum += c.p;
+  }
+  for (Candidate& c : candidates_) c.p /= sum;
+}
+
+// Keeps the tokens whose surprise is nearest to the expected one, until typical_p of the mass.
+void Sampler::keep_typical() {
+  softmax(1.0);
+  double entropy = 0.0;
+  for (const Candidate& c : candidates_) {
+    if (c.p > 0.0) entropy -= c.p * std::log(c.p);
+  }
+  const auto distance = [entropy](const Candidate& c) {
+    return c.p > 0.0 ? std::abs(-std::log(c.p) - entropy) : HUGE_VAL;
+  };
+  std::stable_sort(candidates_.begin(), candidates_.end(),
+                   [&](const Candidate& a, const Candidate& b) { return distance(a) < distance(b); });
+  double mass = 0.0;
+  size_t keep = 0;
+  while (keep < candidates_.size() && (keep == 0 || mass < static_cast<double>(sampling_.typical_p))) {
+    mass += candidates_[keep++].p;
+  }
+  candidates_.resize(keep);
+  std::stable_sort(candidates_.begin(), candidates_.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; });
+}
+
+// The smallest set of most likely tokens that holds top_p of the mass; at least one.
+void Sampler::keep_top_p() {
+  softmax(1.0);
+  double mass = 0.0;
+  size_t keep = 0;
+  while (keep < candidates_.size() && (keep == 0 || mass < static_cast<double>(sampling_.top_p))) {
+    mass += candidates_[keep++].p;
+  }
+  candidates_.resize(keep);
+}
+
+// Tokens at least min_p times as likely as the likeliest.
+void Sampler::keep_min_p() {
+  softmax(1.0);
+  const double floor = candidates_.front().p * static_cast<double>(sampling_.min_p);
+  std::erase_if(candidates_, [floor](const Candidate& c) { return c.p < floor; });
+}
+
+}  // namespace selm::engine

@@ -1,0 +1,221 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/cpu.h"
+
+namespace selm::engine {
+namespace {
+
+constexpr uint32_t kDefaultContext = 4096;
+constexpr uint32_t kDefaultBatch = 256;
+constexpr uint32_t kMaxContext = 1u << 24;
+constexpr uint32_t kMaxBatch = 4096;
+constexpr uint32_t kMaxThreads = 512;
+constexpr uint64_t kAlign = 64;
+
+SessionOptions with_defaults(const model::Model& model, SessionOptions options) {
+  if (options.context == 0) options.context = std::min(model.hparams().n_ctx_train, kDefaultContext);
+  if (options.threads == 0) options.threads = usable_cores();
+  if (options.batch == 0) options.batch = kDefaultBatch;
+  options.batch = std::min({options.batch, options.context, kMaxBatch});
+  options.threads = std::min(options.threads, kMaxThreads);
+  return options;
+}
+
+uint64_t kv_element_bytes(KvType type) { return type == KvType::f16 ? 2 : 4; }
+
+uint64_t padded(uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+// Elements from one cached position of a head to the next; keys and values share it.
+uint64_t slot(const model::Hparams& h) { return std::max(h.d_k, h.d_v); }
+
+}  // namespace
+
+// Sizes in bytes of each scratch array, in the order in which they lie.
+struct Session::Layout {
+  uint64_t kv = 0;
+  uint64_t embd = 0, q = 0, k = 0, v = 0, attended = 0, ff = 0, cos_sin = 0, scores = 0;
+  uint64_t acts[3] = {};
+
+  // Every factor is bounded (hparams.cpp, the limits above), so no product here passes 2^62.
+  Layout(const model::Model& model, const SessionOptions& o) {
+    const model::Hparams& h = model.hparams();
+    uint64_t heads = 0;
+    uint64_t heads_kv = 0;
+    uint64_t n_ff = 0;
+    for (const model::LayerShape& layer : h.layers) {
+      kv += padded(uint64_t{layer.n_head_kv} * o.context * 2 * slot(h) * kv_element_bytes(o.kv_type));
+      heads = std::max<uint64_t>(heads, layer.n_head);
+      heads_kv = std::max<uint64_t>(heads_kv, layer.n_head_kv);
+      n_ff = std::max<uint64_t>(n_ff, layer.n_ff);
+    }
+    const auto rows = [&](uint64_t width) { return padded(width * sizeof(float) * o.batch); };
+    embd = rows(h.n_embd);
+    q = rows(heads * h.d_k);
+    k = rows(heads_kv * h.d_k);
+    v = rows(heads_kv * h.d_v);
+    attended = rows(heads * h.d_v);
+    ff = rows(n_ff);
+    cos_sin = rows(h.rope.n_rot);
+    scores = padded(uint64_t{o.threads} * padded(o.context * sizeof(float)));
+    const uint64_t widest = std::max({uint64_t{h.n_embd}, heads * h.d_v, n_ff});
+    for (uint32_t f = 0; f < 3; ++f) {
+      acts[f] = padded(kernels::act_row_bytes(static_cast<kernels::ActFormat>(f), widest) * o.batch);
+    }
+  }
+
+  uint64_t scratch() const {
+    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + scores + acts[0] + acts[1] + acts[2];
+  }
+};
+
+Result<MemoryPlan> Session::plan(const model::Model& model, SessionOptions options) {
+  options = with_defaults(model, options);
+  if (options.context > kMaxContext) {
+    return error(Code::invalid_argument, "a context of %u positions is more than %u", options.context,
+                 kMaxContext);
+  }
+  const Layout layout(model, options);
+  return MemoryPlan{model.file().size(), layout.kv, layout.scratch()};
+}
+
+Result<std::unique_ptr<Session>> Session::create(const model::Model& model, SessionOptions options) {
+  SELM_ASSIGN(const MemoryPlan checked, plan(model, options));
+  (void)checked;
+  std::unique_ptr<Session> session(new Session(model, with_defaults(model, options)));
+  SELM_TRY(session->allocate());
+  return session;
+}
+
+Session::Session(const model::Model& model, const SessionOptions& options)
+    : model_(model),
+      kernels_(model.kernels()),
+      options_(options),
+      rope_(model.hparams().rope, model.rope_factors()) {}
+
+Status Session::allocate() {
+  const Layout layout(model_, options_);
+  auto kv = AlignedBuffer::make(layout.kv);
+  auto scratch = AlignedBuffer::make(layout.scratch());
+  if (!kv || !scratch) {
+    return error(Code::out_of_memory, "no memory for a context of %u positions: %llu MB are needed",
+                 options_.context, static_cast<unsigned long long>((layout.kv + layout.scratch()) >> 20));
+  }
+  kv_ = std::move(*kv);
+  scratch_ = std::move(*scratch);
+  std::byte* next = scratch_.data();
+  const auto take = [&next](uint64_t bytes) {
+    std::byte* here = next;
+    next += bytes;
+    return here;
+  };
+  const auto floats = [&take](uint64_t bytes) { return reinterpret_cast<float*>(take(bytes)); };
+  x_ = floats(layout.embd);
+  normed_ = floats(layout.embd);
+  projected_ = floats(layout.embd);
+  q_ = floats(layout.q);
+  k_ = floats(layout.k);
+  v_ = floats(layout.v);
+  attended_ = floats(layout.attended);
+  gate_ = floats(layout.ff);
+  up_ = floats(layout.ff);
+  cos_sin_ = floats(layout.cos_sin);
+  scores_ = floats(layout.scores);
+  for (int f = 0; f < 3; ++f) acts_[f] = take(layout.acts[f]);
+
+  const model::Hparams& h = model_.hparams();
+  size_t offset = 0;  // elements
+  const size_t align = kAlign / kv_element_bytes(options_.kv_type);
+  for (const model::LayerShape& layer : h.layers) {
+    const size_t heads = size_t{layer.n_head_kv} * options_.context;
+    kv_slices_.push_back({offset, offset + heads * slot(h)});
+    offset += (2 * heads * slot(h) + align - 1) / align * align;
+  }
+  tokens_.reserve(options_.context);
+  pool_ = std::make_unique<ThreadPool>(options_.threads);
+  return {};
+}
+
+void Session::set_deadline(uint32_t milliseconds) {
+  has_deadline_ = milliseconds != 0;
+  deadline_ = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+}
+
+Status Session::check_interrupt() {
+  // Consumed here, so that one cancel stops one piece of work.
+  if (cancelled_.exchange(false, std::memory_order_relaxed)) return error(Code::cancelled, "cancelled");
+  if (has_deadline_ && std::chrono::steady_clock::now() >= deadline_) {
+    return error(Code::deadline, "the deadline has passed");
+  }
+  return {};
+}
+
+Status Session::admit(std::span<const Token> tokens) const {
+  if (tokens.size() > options_.context - tokens_.size()) {
+    return error(Code::context_full, "%zu tokens do not fit: the context of %u positions holds %zu already",
+                 tokens.size(), options_.context, tokens_.size());
+  }
+  for (const Token token : tokens) {
+    if (token < 0 || static_cast<uint32_t>(token) >= model_.n_vocab()) {
+      return error(Code::invalid_argument, "the token %d is not in the vocabulary of %u", token,
+                   model_.n_vocab());
+    }
+  }
+  return {};
+}
+
+Status Session::eval(std::span<const Token> tokens, Logits which, float* logits) {
+  SELM_TRY(admit(tokens));
+  size_t done = 0;
+  while (done < tokens.size()) {
+    const size_t n = std::min<size_t>(options_.batch, tokens.size() - done);
+    SELM_TRY(run_layers(tokens.subspan(done, n), tokens_.size() + done));
+    done += n;
+    if (which == Logits::all) head(0, n, logits + (done - n) * model_.n_vocab());
+    if (which == Logits::last && done == tokens.size()) head(n - 1, 1, logits);
+  }
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  return {};
+}
+
+Status Session::embed(std::span<const Token> tokens, float* embedding) {
+  if (!tokens_.empty())
+    return error(Code::invalid_argument, "embedding needs a session that holds no tokens");
+  if (tokens.empty()) return error(Code::invalid_argument, "there is no token to embed");
+  SELM_TRY(admit(tokens));
+  const size_t width = model_.hparams().n_embd;
+  std::vector<double> sum(width, 0.0);
+  for (size_t done = 0; done < tokens.size();) {
+    const size_t n = std::min<size_t>(options_.batch, tokens.size() - done);
+    SELM_TRY(run_layers(tokens.subspan(done, n), done));
+    done += n;
+    for (size_t i = 0; i < n; ++i) {
+      kernels_.rms_norm(x_ + i * width, model_.output_norm().data(), normed_, width,
+                        model_.hparams().rms_eps);
+      for (size_t j = 0; j < width; ++j) sum[j] += static_cast<double>(normed_[j]);
+    }
+  }
+  double squares = 0.0;
+  for (const double s : sum) squares += s * s;
+  const double scale = squares > 0.0 ? 1.0 / std::sqrt(squares) : 0.0;
+  for (size_t j = 0; j < width; ++j) embedding[j] = static_cast<float>(sum[j] * scale);
+  return {};
+}
+
+void Session::truncate(size_t n) {
+  if (n < tokens_.size()) tokens_.resize(n);
+}
+
+uint64_t Session::state_bytes() const {
+  const model::Hparams& h = model_.hparams();
+  uint64_t per_token = 0;
+  for (const model::LayerShape& layer : h.layers) {
+    per_token += uint64_t{layer.n_head_kv} * 2 * slot(h) * kv_element_bytes(options_.kv_type);
+  }
+  return per_token * tokens_.size();
+}
+
+}  // namespace selm::engine

@@ -1,0 +1,122 @@
+// One sequence: its key/value cache, its scratch memory, its threads, and the forward pass.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/memory.h"
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "model/model.h"
+#include "model/rope.h"
+
+namespace selm::engine {
+
+using text::Token;
+
+enum class KvType { f16, f32 };
+enum class Logits { none, last, all };
+
+struct SessionOptions {
+  uint32_t context = 0;  // positions; 0: as trained, at most 4096
+  uint32_t threads = 0;  // 0: the cores this process may use
+  uint32_t batch = 0;    // tokens evaluated together; 0: 256
+  KvType kv_type = KvType::f16;
+};
+
+struct MemoryPlan {
+  uint64_t weights_mapped = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t scratch_bytes = 0;
+};
+
+class Session {
+ public:
+  // Exact bytes, without allocating.
+  static Result<MemoryPlan> plan(const model::Model& model, SessionOptions options);
+  static Result<std::unique_ptr<Session>> create(const model::Model& model, SessionOptions options);
+
+  // Appends tokens; logits as asked: [n_vocab] or [n_tokens, n_vocab].
+  // After an error the session is as before.
+  Status eval(std::span<const Token> tokens, Logits which, float* logits);
+  // Mean of the final hidden states, L2-normalised; needs an empty session and leaves it empty.
+  Status embed(std::span<const Token> tokens, float* embedding);
+
+  // Forgets everything after the first n tokens.
+  void truncate(size_t n);
+
+  const model::Model& model() const { return model_; }
+  const std::vector<Token>& tokens() const { return tokens_; }
+  size_t context() const { return options_.context; }
+  unsigned threads() const { return options_.threads; }
+  uint64_t state_bytes() const;
+
+  // May be called from any thread; the running or next eval stops within one layer.
+  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  void clear_cancel() { cancelled_.store(false, std::memory_order_relaxed); }
+  void set_deadline(uint32_t milliseconds);
+
+ private:
+  struct Layout;                // where each scratch array lies
+  struct KvSlice {              // one layer's part of the cache
+    size_t k_offset, v_offset;  // elements; then [n_head_kv, context, max(d_k, d_v)]
+  };
+
+  Session(const model::Model& model, const SessionOptions& options);
+  Status allocate();
+  Status check_interrupt();
+  Status admit(std::span<const Token> tokens) const;
+
+  // The forward pass over tokens [position, position + n), n <= batch; leaves x_ after the last layer.
+  Status run_layers(std::span<const Token> tokens, size_t position);
+  void embed_tokens(std::span<const Token> tokens);
+  void attention_inputs(const model::Layer& layer, const KvSlice& kv, size_t position, size_t n);
+  void attend(const model::Layer& layer, const KvSlice& kv, size_t position, size_t n);
+  void add_residual(size_t n, const model::Vector& bias);
+  // Output norm and head for rows [first, first + n) of x_.
+  void head(size_t first, size_t n, float* logits);
+
+  struct Product {
+    const model::Matrix* matrix;
+    float* out;  // [n, matrix->rows]
+    size_t ldo;
+  };
+  // prepare(i) gives the i-th input row as floats; each is quantised once for all products.
+  template <class Prepare>
+  void project(size_t n, std::span<const Product> products, const Prepare& prepare);
+  template <class Work>
+  void for_each_token(size_t n, const Work& work);
+
+  const model::Model& model_;
+  const kernels::Table& kernels_;
+  SessionOptions options_;
+  model::RopeTable rope_;
+  std::vector<Token> tokens_;
+  std::vector<KvSlice> kv_slices_;
+  AlignedBuffer kv_, scratch_;
+  std::unique_ptr<ThreadPool> pool_;
+
+  // Views into scratch_, rows of the current batch.
+  float* x_ = nullptr;          // [batch, n_embd] residual stream
+  float* normed_ = nullptr;     // [batch, n_embd]
+  float* q_ = nullptr;          // [batch, n_head * d_k]
+  float* k_ = nullptr;          // [batch, n_head_kv * d_k]
+  float* v_ = nullptr;          // [batch, n_head_kv * d_v]
+  float* attended_ = nullptr;   // [batch, n_head * d_v]
+  float* projected_ = nullptr;  // [batch, n_embd]
+  float* gate_ = nullptr;       // [batch, n_ff]
+  float* up_ = nullptr;         // [batch, n_ff]
+  float* cos_sin_ = nullptr;    // [batch, n_rot]
+  float* scores_ = nullptr;     // [threads, context]
+  std::byte* acts_[3] = {};     // one per activation format, [batch, widest row]
+
+  std::atomic<bool> cancelled_{false};
+  std::chrono::steady_clock::time_point deadline_{};
+  bool has_deadline_ = false;
+};
+
+}  // namespace selm::engine

@@ -1,0 +1,61 @@
+#include "base/cpu.h"
+#include "kernels/layout.h"
+
+namespace selm::kernels {
+
+ActFormat act_format(quant::Type type) {
+  switch (quant::info(type).block_size) {
+    case 32:
+      return ActFormat::q8_32;
+    case 256:
+      return ActFormat::q8_256;
+    default:
+      return ActFormat::f32;
+  }
+}
+
+size_t act_row_bytes(ActFormat format, size_t n) {
+  switch (format) {
+    case ActFormat::q8_32:
+      return act32_bytes(n);
+    case ActFormat::q8_256:
+      return act256_bytes(n);
+    case ActFormat::f32:
+      break;
+  }
+  return round_up(n * sizeof(float), 64);
+}
+
+#if !defined(__x86_64__)
+const Table* avx2_table() { return nullptr; }
+const Table* avx512_table() { return nullptr; }
+#endif
+
+const Table* table(Isa isa) {
+  switch (isa) {
+    case Isa::scalar:
+      return scalar_table();
+    case Isa::avx2:
+      return cpu_features().has_avx2_table() ? avx2_table() : nullptr;
+    case Isa::avx512:
+      return cpu_features().has_avx512_table() ? avx512_table() : nullptr;
+  }
+  return nullptr;
+}
+
+const Table* best() {
+  for (const Isa isa : {Isa::avx512, Isa::avx2}) {
+    if (const Table* t = table(isa)) return t;
+  }
+  return scalar_table();
+}
+
+const Table* by_name(std::string_view name) {
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    const Table* t = table(isa);
+    if (t != nullptr && name == t->name) return t;
+  }
+  return nullptr;
+}
+
+}  // namespace selm::kernels

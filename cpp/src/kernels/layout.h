@@ -1,0 +1,62 @@
+// Where things lie in a row of quantised activations (private to the kernels), and the byte
+// offsets of the block types. Everything here has internal linkage: the files of each instruction
+// set are compiled with other flags, and the linker must never choose among their copies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace selm::kernels {
+namespace {
+
+constexpr size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// q8_32, n elements: int8 q[n], float scale[n/32], int32 sum[n/32], each part padded with zeros:
+// q to whole 128 (4 blocks), scale and sum to whole 64 bytes (16 blocks).
+struct Act32 {
+  const int8_t* q;
+  const float* scale;
+  const int32_t* sum;
+};
+[[maybe_unused]] constexpr size_t act32_scale_offset(size_t n) { return round_up(n, 128); }
+[[maybe_unused]] constexpr size_t act32_sum_offset(size_t n) {
+  return act32_scale_offset(n) + round_up(n / 32 * sizeof(float), 64);
+}
+[[maybe_unused]] constexpr size_t act32_bytes(size_t n) {
+  return act32_sum_offset(n) + round_up(n / 32 * sizeof(int32_t), 64);
+}
+[[maybe_unused]] inline Act32 act32(const std::byte* row, size_t n) {
+  return {reinterpret_cast<const int8_t*>(row), reinterpret_cast<const float*>(row + act32_scale_offset(n)),
+          reinterpret_cast<const int32_t*>(row + act32_sum_offset(n))};
+}
+
+// q8_256, n elements: int8 q[n], int16 sum[n/16] (of 16 each), float scale[n/256]; sum and scale
+// padded with zeros to whole 64 bytes.
+struct Act256 {
+  const int8_t* q;
+  const int16_t* sum;
+  const float* scale;
+};
+[[maybe_unused]] constexpr size_t act256_sum_offset(size_t n) { return n; }
+[[maybe_unused]] constexpr size_t act256_scale_offset(size_t n) { return n + round_up(n / 8, 64); }
+[[maybe_unused]] constexpr size_t act256_bytes(size_t n) {
+  return act256_scale_offset(n) + round_up(n / 256 * sizeof(float), 64);
+}
+[[maybe_unused]] inline Act256 act256(const std::byte* row, size_t n) {
+  return {reinterpret_cast<const int8_t*>(row), reinterpret_cast<const int16_t*>(row + act256_sum_offset(n)),
+          reinterpret_cast<const float*>(row + act256_scale_offset(n))};
+}
+
+// A block whose largest magnitude is below this is stored as zeros: 127 / amax must stay finite.
+[[maybe_unused]] constexpr float kTinyBlock = 1e-30f;
+
+}  // namespace
+
+// One table per instruction set; nullptr in builds without it. Ask the processor first.
+const Table* scalar_table();
+const Table* avx2_table();
+const Table* avx512_table();
+
+}  // namespace selm::kernels

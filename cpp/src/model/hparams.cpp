@@ -1,0 +1,195 @@
+#include "model/hparams.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "gguf/gguf.h"
+
+namespace selm::model {
+namespace {
+
+// Bounds that no real model comes near; they keep every later product inside 64 bits.
+constexpr uint64_t kMaxLayers = 512;
+constexpr uint64_t kMaxWidth = 1u << 20;
+constexpr uint64_t kMaxHeads = 1024;
+constexpr uint64_t kMaxHeadSize = 1u << 14;
+constexpr uint64_t kMaxContext = 1u << 28;
+
+// Reads keys that begin with the architecture's name.
+class Reader {
+ public:
+  Reader(const gguf::File& file, std::string arch) : file_(file), arch_(std::move(arch)) {}
+
+  std::string key(const char* name) const { return arch_ + "." + name; }
+
+  Result<uint32_t> required(const char* name, uint64_t low, uint64_t high) const {
+    SELM_ASSIGN(auto value, file_.get_uint(key(name)));
+    if (!value) return error(Code::format, "the key %s is missing", key(name).c_str());
+    return bounded(name, *value, low, high);
+  }
+
+  Result<uint32_t> optional(const char* name, uint32_t fallback, uint64_t low, uint64_t high) const {
+    SELM_ASSIGN(auto value, file_.get_uint(key(name)));
+    if (!value) return fallback;
+    return bounded(name, *value, low, high);
+  }
+
+  Result<double> number(const char* name, double fallback, double low, double high) const {
+    SELM_ASSIGN(auto value, file_.get_float(key(name)));
+    const double number = value.value_or(fallback);
+    if (!(number >= low && number <= high)) {  // false for NaN too
+      return error(Code::format, "%s%s = %g is not between %g and %g", where(name).c_str(), key(name).c_str(),
+                   number, low, high);
+    }
+    return number;
+  }
+
+  // A value for every layer: one number for all, or an array with one for each.
+  Result<std::vector<uint32_t>> per_layer(const char* name, size_t n_layer,
+                                          const std::vector<uint32_t>* fallback, uint64_t low,
+                                          uint64_t high) const {
+    const gguf::Entry* entry = file_.find(key(name));
+    if (entry == nullptr && fallback != nullptr) return *fallback;
+    if (entry == nullptr || !entry->is_array) {
+      SELM_ASSIGN(const uint32_t value, required(name, low, high));
+      return std::vector<uint32_t>(n_layer, value);
+    }
+    if (!is_integer(entry->type) || entry->count < n_layer) {
+      return error(Code::format, "%sthe array %s must hold %zu integers, one for each layer",
+                   where(name).c_str(), key(name).c_str(), n_layer);
+    }
+    std::vector<uint32_t> values;
+    values.reserve(n_layer);
+    for (size_t i = 0; i < n_layer; ++i) {
+      const int64_t value = file_.int_at(*entry, i);
+      SELM_ASSIGN(const uint32_t ok,
+                  bounded(name, value < 0 ? UINT64_MAX : static_cast<uint64_t>(value), low, high));
+      values.push_back(ok);
+    }
+    return values;
+  }
+
+ private:
+  static bool is_integer(gguf::ValueType type) {
+    using V = gguf::ValueType;
+    return type != V::f32 && type != V::f64 && type != V::boolean && type != V::string && type != V::array;
+  }
+
+  std::string where(const char* name) const {
+    const gguf::Entry* entry = file_.find(key(name));
+    return entry == nullptr ? "" : "at byte " + std::to_string(entry->offset) + ": ";
+  }
+
+  Result<uint32_t> bounded(const char* name, uint64_t value, uint64_t low, uint64_t high) const {
+    if (value < low || value > high) {
+      return error(Code::format, "%s%s = %llu is not between %llu and %llu", where(name).c_str(),
+                   key(name).c_str(), static_cast<unsigned long long>(value),
+                   static_cast<unsigned long long>(low), static_cast<unsigned long long>(high));
+    }
+    return static_cast<uint32_t>(value);
+  }
+
+  const gguf::File& file_;
+  std::string arch_;
+};
+
+Result<Arch> read_arch(const gguf::File& file, std::string* name) {
+  SELM_ASSIGN(auto arch, file.get_string("general.architecture"));
+  if (!arch) return error(Code::format, "the key general.architecture is missing");
+  *name = std::string(*arch);
+  if (*arch == "llama") return Arch::llama;
+  if (*arch == "qwen2") return Arch::qwen2;
+  if (*arch == "qwen3") return Arch::qwen3;
+  return error(Code::unsupported, "the architecture '%.64s' is not one this core runs (llama, qwen2, qwen3)",
+               name->c_str());
+}
+
+Result<Rope> read_rope(const gguf::File& file, const Reader& keys, const Hparams& h) {
+  Rope rope;
+  rope.neox = h.arch != Arch::llama;
+  SELM_ASSIGN(rope.n_rot, keys.optional("rope.dimension_count", h.d_k, 0, h.d_k));
+  if (rope.n_rot % 2 != 0) {
+    return error(Code::format, "%s = %u is odd; RoPE turns pairs", keys.key("rope.dimension_count").c_str(),
+                 rope.n_rot);
+  }
+  SELM_ASSIGN(rope.base, keys.number("rope.freq_base", 10000.0, 1e-3, 1e12));
+
+  SELM_ASSIGN(auto type, file.get_string(keys.key("rope.scaling.type")));
+  // Files from before rope.scaling.* said only rope.scale_linear.
+  SELM_ASSIGN(const double old_factor, keys.number("rope.scale_linear", 1.0, 1e-6, 1e6));
+  SELM_ASSIGN(rope.factor, keys.number("rope.scaling.factor", old_factor, 0.0, 1e6));
+  if (rope.factor == 0.0) rope.factor = 1.0;  // the reference reads 0 as "not scaled"
+  if (type ? *type == "linear" : rope.factor != 1.0) {
+    rope.scaling = RopeScaling::linear;
+  } else if (!type || *type == "none") {
+    rope.factor = 1.0;
+  } else if (*type == "yarn") {
+    rope.scaling = RopeScaling::yarn;
+  } else {
+    return error(Code::unsupported, "the RoPE scaling '%.*s' is not one this core runs (none, linear, yarn)",
+                 static_cast<int>(std::min<size_t>(type->size(), 40)), type->data());
+  }
+  SELM_ASSIGN(rope.attention_factor, keys.number("rope.scaling.attn_factor", 1.0, 1e-6, 1e6));
+  if (rope.scaling == RopeScaling::yarn) {
+    SELM_ASSIGN(rope.original_context,
+                keys.optional("rope.scaling.original_context_length", h.n_ctx_train, 1, kMaxContext));
+    SELM_ASSIGN(rope.extrapolation, keys.number("rope.scaling.yarn_ext_factor", 1.0, -1.0, 1e3));
+    if (rope.extrapolation < 0.0) rope.extrapolation = 1.0;
+    SELM_ASSIGN(rope.attention_factor,
+                keys.number("rope.scaling.yarn_attn_factor", rope.attention_factor, 1e-6, 1e6));
+    SELM_ASSIGN(rope.beta_fast, keys.number("rope.scaling.yarn_beta_fast", 32.0, 1e-6, 1e6));
+    SELM_ASSIGN(rope.beta_slow, keys.number("rope.scaling.yarn_beta_slow", 1.0, 1e-6, 1e6));
+  }
+  return rope;
+}
+
+Status read_layers(const Reader& keys, Hparams* h) {
+  SELM_ASSIGN(const uint32_t n_layer, keys.required("block_count", 1, kMaxLayers));
+  SELM_ASSIGN(const auto heads, keys.per_layer("attention.head_count", n_layer, nullptr, 1, kMaxHeads));
+  SELM_ASSIGN(const auto heads_kv, keys.per_layer("attention.head_count_kv", n_layer, &heads, 1, kMaxHeads));
+  SELM_ASSIGN(const auto n_ff, keys.per_layer("feed_forward_length", n_layer, nullptr, 1, kMaxWidth));
+  for (uint32_t i = 0; i < n_layer; ++i) {
+    if (heads[i] % heads_kv[i] != 0) {
+      return error(Code::format, "layer %u has %u heads, not a multiple of its %u key/value heads", i,
+                   heads[i], heads_kv[i]);
+    }
+    h->layers.push_back({heads[i], heads_kv[i], n_ff[i]});
+  }
+  // Without key_length the heads share the width evenly, which needs one head count for all.
+  uint32_t d_head = 0;
+  if (h->n_embd % heads[0] == 0) d_head = h->n_embd / heads[0];
+  SELM_ASSIGN(h->d_k, keys.optional("attention.key_length", d_head, 1, kMaxHeadSize));
+  SELM_ASSIGN(h->d_v, keys.optional("attention.value_length", d_head, 1, kMaxHeadSize));
+  if (h->d_k == 0 || h->d_v == 0) {
+    return error(Code::format, "%s = %u does not divide %s = %u", keys.key("attention.head_count").c_str(),
+                 heads[0], keys.key("embedding_length").c_str(), h->n_embd);
+  }
+  if (h->d_k > kMaxHeadSize || h->d_v > kMaxHeadSize) {
+    return error(Code::format, "heads of %u elements; the most is %llu", std::max(h->d_k, h->d_v),
+                 static_cast<unsigned long long>(kMaxHeadSize));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Hparams> read_hparams(const gguf::File& file) {
+  Hparams h;
+  SELM_ASSIGN(h.arch, read_arch(file, &h.arch_name));
+  const Reader keys(file, h.arch_name);
+  SELM_ASSIGN(h.n_embd, keys.required("embedding_length", 1, kMaxWidth));
+  SELM_ASSIGN(h.n_ctx_train, keys.required("context_length", 1, kMaxContext));
+  SELM_ASSIGN(const uint32_t n_expert, keys.optional("expert_count", 0, 0, UINT32_MAX));
+  if (n_expert > 0) {
+    return error(Code::unsupported, "%s = %u: mixtures of experts are not run by this core",
+                 keys.key("expert_count").c_str(), n_expert);
+  }
+  SELM_TRY(read_layers(keys, &h));
+  SELM_ASSIGN(const double eps, keys.number("attention.layer_norm_rms_epsilon", 1e-5, 0.0, 1.0));
+  h.rms_eps = static_cast<float>(eps);
+  SELM_ASSIGN(h.rope, read_rope(file, keys, h));
+  return h;
+}
+
+}  // namespace selm::model

@@ -1,0 +1,56 @@
+// The numbers that shape a model, read from the metadata and checked against each other.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace selm::gguf {
+class File;
+}
+
+namespace selm::model {
+
+enum class Arch { llama, qwen2, qwen3 };
+
+enum class RopeScaling { none, linear, yarn };
+
+struct Rope {
+  uint32_t n_rot = 0;  // leading elements of a head that turn; even
+  bool neox = false;   // pairs (i, i + n_rot/2); otherwise (2i, 2i + 1)
+  double base = 10000.0;
+  RopeScaling scaling = RopeScaling::none;
+  double factor = 1.0;            // context grows by this much
+  double attention_factor = 1.0;  // multiplies cos and sin
+  // YaRN (arXiv 2309.00071)
+  double extrapolation = 1.0;
+  double beta_fast = 32.0;
+  double beta_slow = 1.0;
+  uint32_t original_context = 0;
+};
+
+struct LayerShape {
+  uint32_t n_head = 0;
+  uint32_t n_head_kv = 0;  // divides n_head
+  uint32_t n_ff = 0;
+};
+
+struct Hparams {
+  Arch arch = Arch::llama;
+  std::string arch_name;
+  uint32_t n_embd = 0;
+  uint32_t n_ctx_train = 0;
+  uint32_t d_k = 0;  // elements of a key (and query) head
+  uint32_t d_v = 0;  // elements of a value head
+  float rms_eps = 1e-5f;
+  Rope rope;
+  std::vector<LayerShape> layers;
+};
+
+// Errors: format (missing key, wrong type, contradiction), unsupported (another architecture,
+// a mixture of experts, an unknown RoPE scaling).
+Result<Hparams> read_hparams(const gguf::File& file);
+
+}  // namespace selm::model

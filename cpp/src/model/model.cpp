@@ -1,0 +1,217 @@
+#include "model/model.h"
+
+#include <cmath>
+#include <utility>
+
+#include "quant/dequantize.h"
+
+namespace selm::model {
+namespace {
+
+// Finds tensors by name and checks their shape against what the hyper-parameters promise.
+class Binder {
+ public:
+  // bound: by position in file.tensors(), set for each tensor that was used.
+  Binder(const gguf::File& file, std::vector<bool>* bound) : file_(file), bound_(*bound) {}
+
+  Result<Matrix> matrix(const std::string& name, uint64_t rows, uint64_t columns) const {
+    const gguf::Tensor* tensor = find(name);
+    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
+    if (tensor->ne[0] != columns || tensor->ne[1] != rows || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
+      return mismatch(*tensor, columns, rows);
+    }
+    return Matrix{tensor->data, tensor->type, static_cast<uint32_t>(rows), static_cast<uint32_t>(columns)};
+  }
+
+  Result<Vector> vector(const std::string& name, uint64_t n) const {
+    const gguf::Tensor* tensor = find(name);
+    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
+    if (tensor->ne[0] != n || tensor->ne[1] != 1 || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
+      return mismatch(*tensor, n, 1);
+    }
+    Vector values(static_cast<size_t>(n));
+    quant::dequantize_row(tensor->type, tensor->data, values.data(), values.size());
+    for (const float value : values) {
+      if (!std::isfinite(value)) {
+        return error(Code::format, "at byte %llu: the tensor %s holds a value that is not finite",
+                     static_cast<unsigned long long>(tensor->offset), name.c_str());
+      }
+    }
+    return values;
+  }
+
+  Result<Vector> optional_vector(const std::string& name, uint64_t n) const {
+    if (file_.find_tensor(name) == nullptr) return Vector();
+    return vector(name, n);
+  }
+
+ private:
+  static Status mismatch(const gguf::Tensor& tensor, uint64_t ne0, uint64_t ne1) {
+    return error(Code::format,
+                 "at byte %llu: the tensor %.*s has shape [%llu, %llu, %llu, %llu], the model's keys ask for "
+                 "[%llu, %llu]",
+                 static_cast<unsigned long long>(tensor.offset), static_cast<int>(tensor.name.size()),
+                 tensor.name.data(), static_cast<unsigned long long>(tensor.ne[0]),
+                 static_cast<unsigned long long>(tensor.ne[1]), static_cast<unsigned long long>(tensor.ne[2]),
+                 static_cast<unsigned long long>(tensor.ne[3]), static_cast<unsigned long long>(ne0),
+                 static_cast<unsigned long long>(ne1));
+  }
+
+  const gguf::Tensor* find(const std::string& name) const {
+    const gguf::Tensor* tensor = file_.find_tensor(name);
+    if (tensor != nullptr) bound_[static_cast<size_t>(tensor - file_.tensors().data())] = true;
+    return tensor;
+  }
+
+  const gguf::File& file_;
+  std::vector<bool>& bound_;
+};
+
+// Rows [first, first + rows) of a matrix.
+Matrix slice(const Matrix& whole, uint32_t first, uint32_t rows) {
+  return {whole.data + whole.row_bytes() * first, whole.type, rows, whole.columns};
+}
+
+Vector slice(const Vector& whole, uint32_t first, uint32_t n) {
+  if (whole.empty()) return {};
+  const auto begin = whole.begin() + static_cast<std::ptrdiff_t>(first);
+  return Vector(begin, begin + static_cast<std::ptrdiff_t>(n));
+}
+
+// Queries, keys and values: three matrices, or one that stacks their rows (attn_qkv).
+Status bind_qkv(const Binder& tensors, const gguf::File& file, const std::string& block, const Hparams& h,
+                Layer* layer) {
+  const uint32_t nq = layer->shape.n_head * h.d_k;
+  const uint32_t nk = layer->shape.n_head_kv * h.d_k;
+  const uint32_t nv = layer->shape.n_head_kv * h.d_v;
+  if (file.find_tensor(block + "attn_qkv.weight") != nullptr) {
+    SELM_ASSIGN(const Matrix qkv,
+                tensors.matrix(block + "attn_qkv.weight", uint64_t{nq} + nk + nv, h.n_embd));
+    SELM_ASSIGN(const Vector bias, tensors.optional_vector(block + "attn_qkv.bias", uint64_t{nq} + nk + nv));
+    layer->q = slice(qkv, 0, nq);
+    layer->k = slice(qkv, nq, nk);
+    layer->v = slice(qkv, nq + nk, nv);
+    layer->q_bias = slice(bias, 0, nq);
+    layer->k_bias = slice(bias, nq, nk);
+    layer->v_bias = slice(bias, nq + nk, nv);
+    return {};
+  }
+  SELM_ASSIGN(layer->q, tensors.matrix(block + "attn_q.weight", nq, h.n_embd));
+  SELM_ASSIGN(layer->k, tensors.matrix(block + "attn_k.weight", nk, h.n_embd));
+  SELM_ASSIGN(layer->v, tensors.matrix(block + "attn_v.weight", nv, h.n_embd));
+  SELM_ASSIGN(layer->q_bias, tensors.optional_vector(block + "attn_q.bias", nq));
+  SELM_ASSIGN(layer->k_bias, tensors.optional_vector(block + "attn_k.bias", nk));
+  SELM_ASSIGN(layer->v_bias, tensors.optional_vector(block + "attn_v.bias", nv));
+  return {};
+}
+
+// A weight that is left out changes what the model says, in silence: better to refuse it.
+Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
+  for (size_t i = 0; i < bound.size(); ++i) {
+    const gguf::Tensor& tensor = file.tensors()[i];
+    // Tables of rotations that old converters wrote; they are computed here.
+    const bool harmless = tensor.name.find("rot_embd") != std::string_view::npos;
+    if (!bound[i] && !harmless) {
+      return error(Code::unsupported, "at byte %llu: the tensor %.*s is not one this core uses",
+                   static_cast<unsigned long long>(tensor.offset), static_cast<int>(tensor.name.size()),
+                   tensor.name.data());
+    }
+  }
+  return {};
+}
+
+Status check_finite(const gguf::File& file) {
+  for (const gguf::Tensor& tensor : file.tensors()) {
+    if (tensor.size == 0) continue;  // a row of no elements may come 2^62 times
+    const uint64_t rows = tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
+    const size_t stride = quant::row_bytes(tensor.type, static_cast<size_t>(tensor.ne[0]));
+    for (uint64_t row = 0; row < rows; ++row) {
+      if (!quant::row_is_finite(tensor.type, tensor.data + row * stride, static_cast<size_t>(tensor.ne[0]))) {
+        return error(
+            Code::format, "at byte %llu: row %llu of the tensor %.*s holds a value that is not finite",
+            static_cast<unsigned long long>(tensor.offset + row * stride),
+            static_cast<unsigned long long>(row), static_cast<int>(tensor.name.size()), tensor.name.data());
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Model::Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer)
+    : file_(std::move(file)), hparams_(std::move(hparams)), tokenizer_(std::move(tokenizer)) {}
+
+Result<std::unique_ptr<Model>> Model::open(const std::string& path, const Options& options) {
+  SELM_ASSIGN(gguf::File file, gguf::File::open(path));
+  SELM_ASSIGN(Hparams hparams, read_hparams(file));
+  if (file.tensors().empty()) {
+    return error(Code::format, "the file holds a vocabulary and no tensors; only its tokenizer can be used");
+  }
+  SELM_ASSIGN(text::Tokenizer tokenizer, text::Tokenizer::load(file));
+  std::unique_ptr<Model> model(new Model(std::move(file), std::move(hparams), std::move(tokenizer)));
+  SELM_TRY(model->bind(options));
+  return model;
+}
+
+Status Model::bind(const Options& options) {
+  kernels_ = options.kernels;
+  bound_.assign(file_.tensors().size(), false);
+  const Binder tensors(file_, &bound_);
+  const uint32_t n_embd = hparams_.n_embd;
+  SELM_ASSIGN(token_embd_, tensors.matrix("token_embd.weight", tokenizer_.size(), n_embd));
+  output_ = token_embd_;
+  if (file_.find_tensor("output.weight") != nullptr) {
+    SELM_ASSIGN(output_, tensors.matrix("output.weight", tokenizer_.size(), n_embd));
+  }
+  SELM_ASSIGN(output_norm_, tensors.vector("output_norm.weight", n_embd));
+  SELM_ASSIGN(rope_factors_, tensors.optional_vector("rope_freqs.weight", hparams_.rope.n_rot / 2));
+  for (const float factor : rope_factors_) {
+    if (!(factor > 0.0f))
+      return error(Code::format, "rope_freqs.weight holds %g; factors are positive", factor);
+  }
+  for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i]));
+  SELM_TRY(check_all_bound(file_, bound_));
+  if (options.check_weights) SELM_TRY(check_finite(file_));
+  return {};
+}
+
+Status Model::bind_layer(uint32_t index, const LayerShape& shape) {
+  const Binder tensors(file_, &bound_);
+  const Hparams& h = hparams_;
+  const std::string block = "blk." + std::to_string(index) + ".";
+  Layer layer;
+  layer.shape = shape;
+  SELM_ASSIGN(layer.attn_norm, tensors.vector(block + "attn_norm.weight", h.n_embd));
+  SELM_TRY(bind_qkv(tensors, file_, block, h, &layer));
+  if (h.arch == Arch::qwen3) {
+    SELM_ASSIGN(layer.q_norm, tensors.vector(block + "attn_q_norm.weight", h.d_k));
+    SELM_ASSIGN(layer.k_norm, tensors.vector(block + "attn_k_norm.weight", h.d_k));
+  }
+  SELM_ASSIGN(layer.attn_output,
+              tensors.matrix(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
+  SELM_ASSIGN(layer.attn_output_bias, tensors.optional_vector(block + "attn_output.bias", h.n_embd));
+  SELM_ASSIGN(layer.ffn_norm, tensors.vector(block + "ffn_norm.weight", h.n_embd));
+  SELM_ASSIGN(layer.ffn_gate, tensors.matrix(block + "ffn_gate.weight", shape.n_ff, h.n_embd));
+  SELM_ASSIGN(layer.ffn_up, tensors.matrix(block + "ffn_up.weight", shape.n_ff, h.n_embd));
+  SELM_ASSIGN(layer.ffn_down, tensors.matrix(block + "ffn_down.weight", h.n_embd, shape.n_ff));
+  layers_.push_back(std::move(layer));
+  return {};
+}
+
+uint64_t Model::n_params() const {
+  uint64_t total = 0;
+  for (const gguf::Tensor& t : file_.tensors()) total += t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3];
+  return total;
+}
+
+uint64_t Model::weight_bytes() const {
+  uint64_t total = output_.bytes();
+  for (const Layer& l : layers_) {
+    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
+      total += m->bytes();
+  }
+  return total;
+}
+
+}  // namespace selm::model

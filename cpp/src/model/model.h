@@ -1,0 +1,82 @@
+// An open model: hyper-parameters, vocabulary, and where each weight lies in the mapped file.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "gguf/gguf.h"
+#include "kernels/kernels.h"
+#include "model/hparams.h"
+#include "quant/types.h"
+#include "text/tokenizer.h"
+
+namespace selm::model {
+
+// A weight matrix [rows, columns], row-major in the file's own block layout; not owned.
+struct Matrix {
+  const std::byte* data = nullptr;
+  quant::Type type = quant::Type::f32;
+  uint32_t rows = 0;
+  uint32_t columns = 0;
+
+  size_t row_bytes() const { return quant::row_bytes(type, columns); }
+  size_t bytes() const { return row_bytes() * rows; }
+};
+
+// Norms and biases: small, so copied to aligned floats. Empty where the file has none.
+using Vector = std::vector<float>;
+
+struct Layer {
+  LayerShape shape;
+  Vector attn_norm;
+  Matrix q, k, v;  // [n_head * d_k | n_head_kv * d_k | n_head_kv * d_v, n_embd]
+  Vector q_bias, k_bias, v_bias;
+  Vector q_norm, k_norm;  // per head [d_k]; qwen3
+  Matrix attn_output;     // [n_embd, n_head * d_v]
+  Vector attn_output_bias;
+  Vector ffn_norm;
+  Matrix ffn_gate, ffn_up;  // [n_ff, n_embd]
+  Matrix ffn_down;          // [n_embd, n_ff]
+};
+
+class Model {
+ public:
+  struct Options {
+    const kernels::Table* kernels = nullptr;  // required
+    bool check_weights = false;               // also look for scales that are not finite
+  };
+  static Result<std::unique_ptr<Model>> open(const std::string& path, const Options& options);
+
+  const gguf::File& file() const { return file_; }
+  const Hparams& hparams() const { return hparams_; }
+  const text::Tokenizer& tokenizer() const { return tokenizer_; }
+  const kernels::Table& kernels() const { return *kernels_; }
+  uint32_t n_vocab() const { return token_embd_.rows; }
+  uint64_t n_params() const;
+  uint64_t weight_bytes() const;  // read for each decoded token
+
+  const Matrix& token_embd() const { return token_embd_; }  // [n_vocab, n_embd]
+  const Matrix& output() const { return output_; }          // [n_vocab, n_embd]; token_embd where tied
+  const Vector& output_norm() const { return output_norm_; }
+  const Vector& rope_factors() const { return rope_factors_; }  // [n_rot / 2] or empty
+  const std::vector<Layer>& layers() const { return layers_; }
+
+ private:
+  Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer);
+  Status bind(const Options& options);
+  Status bind_layer(uint32_t index, const LayerShape& shape);
+
+  gguf::File file_;
+  Hparams hparams_;
+  text::Tokenizer tokenizer_;
+  const kernels::Table* kernels_ = nullptr;
+  Matrix token_embd_, output_;
+  Vector output_norm_, rope_factors_;
+  std::vector<Layer> layers_;
+  std::vector<bool> bound_;  // by position in file_.tensors()
+};
+
+}  // namespace selm::model

@@ -1,0 +1,283 @@
+// The engine through the C API on a tiny random model: bits, faults, cancelling, generation.
+#include <atomic>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "engine/generation.h"
+#include "selm/selm.h"
+#include "tiny_model.h"
+
+using selm::test::GgufBuilder;
+using selm::test::TempFile;
+using selm::test::tiny_model;
+using selm::test::TinyShape;
+
+namespace {
+
+constexpr uint32_t kVocab = selm::test::kTinyVocab;
+
+// Handles that free themselves.
+struct Handles {
+  selm_model* model = nullptr;
+  selm_session* session = nullptr;
+  ~Handles() {
+    selm_session_free(session);
+    selm_model_free(model);
+  }
+  bool open(const std::string& path, selm_session_options options = SELM_SESSION_OPTIONS_INIT) {
+    return selm_model_open(path.c_str(), nullptr, &model) == SELM_OK &&
+           selm_session_create(model, &options, &session) == SELM_OK;
+  }
+};
+
+std::vector<selm_token> some_tokens(size_t n) {
+  std::vector<selm_token> tokens;
+  for (size_t i = 0; i < n; ++i) tokens.push_back(static_cast<selm_token>((i * 37 + 11) % 256));
+  return tokens;
+}
+
+std::vector<float> logits_in_pieces(const std::string& path, size_t n, size_t piece, uint32_t threads) {
+  selm_session_options options = SELM_SESSION_OPTIONS_INIT;
+  options.threads = threads;
+  Handles h;
+  std::vector<float> logits(n * kVocab);
+  if (!h.open(path, options)) return {};
+  const std::vector<selm_token> tokens = some_tokens(n);
+  for (size_t done = 0; done < n; done += piece) {
+    const size_t count = std::min(piece, n - done);
+    if (selm_session_eval(h.session, tokens.data() + done, count, SELM_LOGITS_ALL,
+                          logits.data() + done * kVocab) != SELM_OK) {
+      return {};
+    }
+  }
+  return logits;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && !a.empty() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+}  // namespace
+
+TEST("the same bits for any thread count and any cut of the prompt") {
+  for (const char* arch : {"llama", "qwen2"}) {
+    TinyShape shape;
+    shape.arch = arch;
+    const TempFile file(tiny_model(shape));
+    REQUIRE(file.written());
+    const std::vector<float> whole = logits_in_pieces(file.path(), 40, 40, 1);
+    REQUIRE(!whole.empty());
+    for (const size_t piece : {1u, 3u, 7u, 16u})
+      CHECK(same_bits(whole, logits_in_pieces(file.path(), 40, piece, 1)));
+    CHECK(same_bits(whole, logits_in_pieces(file.path(), 40, 40, 2)));
+    CHECK(same_bits(whole, logits_in_pieces(file.path(), 40, 5, 3)));
+  }
+}
+
+TEST("a prompt that does not fit changes nothing") {
+  const TempFile file(tiny_model());
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  const std::vector<selm_token> tokens = some_tokens(65);  // the context is 64
+  std::vector<float> logits(kVocab);
+  CHECK(selm_session_eval(h.session, tokens.data(), 10, SELM_LOGITS_LAST, logits.data()) == SELM_OK);
+  CHECK(selm_session_eval(h.session, tokens.data(), 55, SELM_LOGITS_LAST, logits.data()) ==
+        SELM_ERROR_CONTEXT_FULL);
+  CHECK(selm_session_position(h.session) == 10);
+  const selm_token outside = static_cast<selm_token>(kVocab);
+  CHECK(selm_session_eval(h.session, &outside, 1, SELM_LOGITS_LAST, logits.data()) ==
+        SELM_ERROR_INVALID_ARGUMENT);
+  CHECK(selm_session_position(h.session) == 10);
+  selm_generation* generation = nullptr;
+  CHECK(selm_generation_create(h.session, tokens.data(), 64, nullptr, nullptr, &generation) ==
+        SELM_ERROR_CONTEXT_FULL);
+  CHECK(generation == nullptr);
+}
+
+TEST("the plan is what a session takes, and state grows with the tokens") {
+  const TempFile file(tiny_model());
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  selm_memory_plan plan{};
+  plan.struct_size = sizeof plan;
+  CHECK(selm_session_plan(h.model, nullptr, &plan) == SELM_OK);
+  // 2 layers, 2 key/value heads of 16, f16, keys and values, 64 positions.
+  CHECK(plan.kv_bytes == 2u * 2 * 16 * 2 * 2 * 64);
+  CHECK(plan.scratch_bytes > 0);
+  const std::vector<selm_token> tokens = some_tokens(3);
+  CHECK(selm_session_eval(h.session, tokens.data(), 3, SELM_LOGITS_NONE, nullptr) == SELM_OK);
+  CHECK(selm_session_state_bytes(h.session) == 3u * 2 * 2 * 16 * 2 * 2);
+}
+
+TEST("cancel and deadline end a generation and keep the session usable") {
+  const TempFile file(tiny_model());
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  const std::vector<selm_token> tokens = some_tokens(5);
+  selm_generation_options options = SELM_GENERATION_OPTIONS_INIT;
+  options.ignore_end = true;
+  for (const bool by_deadline : {false, true}) {
+    selm_generation* generation = nullptr;
+    REQUIRE(selm_generation_create(h.session, tokens.data(), tokens.size(), nullptr, &options, &generation) ==
+            SELM_OK);
+    const char* text = nullptr;
+    size_t length = 0;
+    selm_finish finish = SELM_FINISH_NONE;
+    CHECK(selm_generation_next(generation, &text, &length, nullptr, &finish) == SELM_OK);
+    CHECK(finish == SELM_FINISH_NONE);
+    if (by_deadline) {
+      selm_session_set_deadline(h.session, 1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    } else {
+      std::thread([&] { selm_session_cancel(h.session); }).join();
+    }
+    CHECK(selm_generation_next(generation, &text, &length, nullptr, &finish) == SELM_OK);
+    CHECK(finish == (by_deadline ? SELM_FINISH_DEADLINE : SELM_FINISH_CANCELLED));
+    CHECK(selm_generation_next(generation, &text, &length, nullptr, &finish) == SELM_OK);
+    CHECK(finish != SELM_FINISH_NONE);
+    selm_generation_free(generation);
+    selm_session_set_deadline(h.session, 0);
+    CHECK(selm_session_eval(h.session, tokens.data(), 1, SELM_LOGITS_NONE, nullptr) == SELM_OK);
+  }
+}
+
+TEST("generation fills the context and no more; a second turn reuses the prefix") {
+  const TempFile file(tiny_model());
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  std::vector<selm_token> tokens = some_tokens(20);
+  selm_generation_options options = SELM_GENERATION_OPTIONS_INIT;
+  options.ignore_end = true;
+  selm_sampling greedy = SELM_SAMPLING_INIT;
+  greedy.temperature = 0.0f;
+  selm_generation* generation = nullptr;
+  REQUIRE(selm_generation_create(h.session, tokens.data(), tokens.size(), &greedy, &options, &generation) ==
+          SELM_OK);
+  selm_finish finish = SELM_FINISH_NONE;
+  size_t steps = 0;
+  while (finish == SELM_FINISH_NONE && steps < 1000) {
+    const char* text = nullptr;
+    size_t length = 0;
+    selm_token token = 0;
+    REQUIRE(selm_generation_next(generation, &text, &length, &token, &finish) == SELM_OK);
+    if (token >= 0) tokens.push_back(token);
+    ++steps;
+  }
+  CHECK(finish == SELM_FINISH_CONTEXT);
+  CHECK(selm_session_position(h.session) == 64);
+  selm_generation_stats stats{};
+  stats.struct_size = sizeof stats;
+  CHECK(selm_generation_get_stats(generation, &stats) == SELM_OK);
+  CHECK(stats.tokens == 45);  // 44 evaluated and one more that was never read back
+  CHECK(stats.prompt_tokens == 20 && stats.cached_tokens == 0);
+  selm_generation_free(generation);
+
+  REQUIRE(selm_generation_create(h.session, tokens.data(), 40, &greedy, &options, &generation) == SELM_OK);
+  CHECK(selm_generation_get_stats(generation, &stats) == SELM_OK);
+  CHECK(stats.cached_tokens == 39);
+  const char* text = nullptr;
+  size_t length = 0;
+  selm_token token = 0;
+  CHECK(selm_generation_next(generation, &text, &length, &token, &finish) == SELM_OK);
+  CHECK(token == tokens[40]);  // greedy goes the way it went before
+  selm_generation_free(generation);
+}
+
+TEST("stop strings are found across pieces and never shown") {
+  selm::engine::StopFilter filter({"STOP", "TOP!"});
+  std::string out;
+  CHECK(!filter.push("one S", &out));
+  CHECK(out == "one ");
+  CHECK(!filter.push("TO ", &out));
+  CHECK(out == "one STO ");
+  CHECK(!filter.push("ST", &out));
+  CHECK(filter.push("OP two", &out));
+  CHECK(out == "one STO ");
+  CHECK(!filter.push("TO", &out));
+  CHECK(filter.flush() == "TO");
+}
+
+TEST("bad options are refused with a sentence") {
+  const TempFile file(tiny_model());
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  const selm_token token = 1;
+  selm_sampling sampling = SELM_SAMPLING_INIT;
+  selm_generation* generation = nullptr;
+  sampling.temperature = -1.0f;
+  CHECK(selm_generation_create(h.session, &token, 1, &sampling, nullptr, &generation) ==
+        SELM_ERROR_INVALID_ARGUMENT);
+  CHECK(std::string(selm_last_error()).find("temperature") != std::string::npos);
+  CHECK(selm_generation_create(h.session, &token, 0, nullptr, nullptr, &generation) ==
+        SELM_ERROR_INVALID_ARGUMENT);
+  selm_model_options options = SELM_MODEL_OPTIONS_INIT;
+  options.isa = "abacus";
+  selm_model* model = nullptr;
+  CHECK(selm_model_open(file.path().c_str(), &options, &model) == SELM_ERROR_INVALID_ARGUMENT);
+  CHECK(model == nullptr);
+  CHECK(selm_model_open("/nonexistent/x.gguf", nullptr, &model) == SELM_ERROR_IO);
+}
+
+TEST("a model whose keys and tensors disagree is refused") {
+  const auto refused = [](const GgufBuilder& builder, selm_status expected) {
+    const TempFile file(builder);
+    selm_model* model = nullptr;
+    const selm_status status = selm_model_open(file.path().c_str(), nullptr, &model);
+    CHECK(model == nullptr);
+    if (status != expected) std::printf("status %d: %s\n", status, selm_last_error());
+    return status == expected;
+  };
+  TinyShape shape;
+  shape.arch = "gemma";
+  CHECK(refused(tiny_model(shape), SELM_ERROR_UNSUPPORTED));
+  shape = {};
+  shape.n_layer = 513;
+  shape.n_embd = 1;
+  shape.n_head = shape.n_head_kv = shape.d_head = shape.n_ff = 1;
+  CHECK(refused(tiny_model(shape), SELM_ERROR_FORMAT));
+  shape = {};
+  shape.n_head_kv = 3;
+  CHECK(refused(tiny_model(shape), SELM_ERROR_FORMAT));
+  shape = {};
+  shape.arch = "qwen3";  // without the per-head norms
+  CHECK(refused(tiny_model(shape), SELM_ERROR_FORMAT));
+  shape = {};
+  shape.d_head = 15;  // RoPE needs pairs
+  CHECK(refused(tiny_model(shape), SELM_ERROR_FORMAT));
+  GgufBuilder builder = tiny_model();
+  builder.tensors().pop_back();
+  CHECK(refused(builder, SELM_ERROR_FORMAT));
+  builder = tiny_model();
+  std::swap(builder.tensors().back().ne[0], builder.tensors().back().ne[1]);
+  CHECK(refused(builder, SELM_ERROR_FORMAT));
+}
+
+TEST("sessions of one model run at the same time") {
+  const TempFile file(tiny_model());
+  const std::vector<float> expected = logits_in_pieces(file.path(), 16, 16, 1);
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  const std::vector<selm_token> tokens = some_tokens(16);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      selm_session* session = nullptr;
+      if (selm_session_create(h.model, nullptr, &session) != SELM_OK) {
+        ++wrong;
+        return;
+      }
+      std::vector<float> logits(16 * kVocab);
+      if (selm_session_eval(session, tokens.data(), 16, SELM_LOGITS_ALL, logits.data()) != SELM_OK) ++wrong;
+      if (!same_bits(logits, expected)) ++wrong;
+      selm_session_free(session);
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  CHECK(wrong == 0);
+}
+
+SELM_TEST_MAIN

@@ -1,0 +1,124 @@
+// A tiny random model in memory or on disk, for tests of the engine and of the C API.
+#pragma once
+
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gguf_builder.h"
+
+namespace selm::test {
+
+struct TinyShape {
+  std::string arch = "qwen2";
+  uint32_t n_layer = 2, n_embd = 64, n_head = 4, n_head_kv = 2, n_ff = 96, context = 64;
+  uint32_t d_head = 16;
+};
+
+// 256 byte tokens, a few merges, and <|im_end|> as the end token.
+inline void add_vocabulary(GgufBuilder& file) {
+  std::vector<std::string> tokens;
+  std::vector<int32_t> types;
+  // GPT-2's printable letter for each byte: itself where printable, else 256 and up.
+  const auto utf8 = [](uint32_t c) {
+    std::string s;
+    if (c < 0x80) {
+      s += static_cast<char>(c);
+    } else {
+      s += static_cast<char>(0xC0 | (c >> 6));
+      s += static_cast<char>(0x80 | (c & 0x3F));
+    }
+    return s;
+  };
+  uint32_t next = 256;
+  for (uint32_t b = 0; b < 256; ++b) {
+    const bool printable = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+    tokens.push_back(utf8(printable ? b : next++));
+    types.push_back(1);
+  }
+  for (const char* merged : {"he", "ll", "hell", "hello"}) {
+    tokens.push_back(merged);
+    types.push_back(1);
+  }
+  tokens.push_back("<|im_end|>");
+  types.push_back(3);
+  file.set("tokenizer.ggml.model", "gpt2");
+  file.set("tokenizer.ggml.pre", "qwen2");
+  file.set_array("tokenizer.ggml.tokens", tokens);
+  file.set_array("tokenizer.ggml.token_type", types);
+  file.set_array("tokenizer.ggml.merges", std::vector<std::string>{"h e", "l l", "he ll", "hell o"});
+  file.set("tokenizer.ggml.eos_token_id", static_cast<uint32_t>(tokens.size() - 1));
+}
+inline constexpr uint32_t kTinyVocab = 261;
+
+inline GgufBuilder tiny_model(const TinyShape& s = {}) {
+  GgufBuilder file;
+  file.set("general.architecture", s.arch);
+  const auto key = [&](const char* name) { return s.arch + "." + name; };
+  file.set(key("block_count"), s.n_layer);
+  file.set(key("context_length"), s.context);
+  file.set(key("embedding_length"), s.n_embd);
+  file.set(key("feed_forward_length"), s.n_ff);
+  file.set(key("attention.head_count"), s.n_head);
+  file.set(key("attention.head_count_kv"), s.n_head_kv);
+  file.set(key("attention.key_length"), s.d_head);
+  file.set(key("attention.value_length"), s.d_head);
+  file.set(key("attention.layer_norm_rms_epsilon"), 1e-6f);
+  add_vocabulary(file);
+
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  const auto matrix = [&](const std::string& name, uint64_t columns, uint64_t rows) {
+    std::vector<float> values(static_cast<size_t>(columns * rows));
+    for (float& v : values) v = normal(random) / std::sqrt(static_cast<float>(columns));
+    file.tensor_f32(name, {columns, rows}, values);
+  };
+  const auto vector = [&](const std::string& name, uint64_t n) {
+    std::vector<float> values(static_cast<size_t>(n));
+    for (float& v : values) v = 1.0f + 0.1f * normal(random);
+    file.tensor_f32(name, {n}, values);
+  };
+  matrix("token_embd.weight", s.n_embd, kTinyVocab);
+  vector("output_norm.weight", s.n_embd);
+  for (uint32_t i = 0; i < s.n_layer; ++i) {
+    const std::string block = "blk." + std::to_string(i) + ".";
+    vector(block + "attn_norm.weight", s.n_embd);
+    matrix(block + "attn_q.weight", s.n_embd, s.n_head * s.d_head);
+    matrix(block + "attn_k.weight", s.n_embd, s.n_head_kv * s.d_head);
+    matrix(block + "attn_v.weight", s.n_embd, s.n_head_kv * s.d_head);
+    matrix(block + "attn_output.weight", s.n_head * s.d_head, s.n_embd);
+    vector(block + "ffn_norm.weight", s.n_embd);
+    matrix(block + "ffn_gate.weight", s.n_embd, s.n_ff);
+    matrix(block + "ffn_up.weight", s.n_embd, s.n_ff);
+    matrix(block + "ffn_down.weight", s.n_ff, s.n_embd);
+  }
+  return file;
+}
+
+// A file in the temporary folder, removed at the end.
+class TempFile {
+ public:
+  explicit TempFile(const GgufBuilder& builder) {
+    char name[] = "/tmp/selm-test-XXXXXX";
+    const int fd = mkstemp(name);
+    if (fd < 0) return;
+    close(fd);
+    path_ = name;
+    written_ = builder.write(path_);
+  }
+  ~TempFile() { std::remove(path_.c_str()); }
+  TempFile(const TempFile&) = delete;
+  TempFile& operator=(const TempFile&) = delete;
+  const std::string& path() const { return path_; }
+  bool written() const { return written_; }
+
+ private:
+  std::string path_;
+  bool written_ = false;
+};
+
+}  // namespace selm::test
