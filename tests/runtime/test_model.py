@@ -13,6 +13,7 @@ from support.fake_engine import BOS, FakeBackend, FakeEngine
 from selm_edge import backends
 from selm_edge.errors import ContextError, SelmError
 from selm_edge.model import Model, Reply
+from selm_edge.templates import chatml
 
 CHAT = {"tokenizer.chat_template": CHATML.source}
 
@@ -132,17 +133,11 @@ def test_overflow_is_an_error_with_figures() -> None:
     engine = FakeEngine(metadata=CHAT, context=64)
     model = Model(engine)
     messages = turns(6)
-    needed = len(model.tokenize(CHATML_TEXT(messages), add_special=False, parse_special=True))
+    needed = len(model.tokenize(chatml(messages), add_special=False, parse_special=True))
     with pytest.raises(ContextError) as caught:
         model.chat(messages)
     assert caught.value.needed == needed > 63 and caught.value.available == 63
     assert engine.sessions == []
-
-
-def CHATML_TEXT(messages: list[dict[str, str]]) -> str:
-    from selm_edge.templates import chatml
-
-    return chatml(messages)
 
 
 def test_trim_leaves_out_whole_turns_and_counts_them() -> None:
@@ -155,14 +150,14 @@ def test_trim_leaves_out_whole_turns_and_counts_them() -> None:
     assert "q0" not in prompt and "a0" not in prompt
     gone = reply.prompt.trimmed_turns
     assert gone == sum(f"q{i}" not in prompt for i in range(6)) > 0
-    full = model.tokenize(CHATML_TEXT(messages), add_special=False, parse_special=True)
+    full = model.tokenize(chatml(messages), add_special=False, parse_special=True)
     assert reply.prompt.trimmed_tokens == len(full) - reply.stats.prompt_tokens
     assert reply.stats.prompt_tokens <= 100 - 10
     (notice,) = reply.notices
     assert notice.code == "trimmed" and f"{gone} turn" in notice.message
     # one turn less would not have fitted: no more than needed was left out
-    kept = model.chat_prompt([messages[0], *messages[1 + 2 * (gone - 1) :]])
-    assert len(kept) > 90
+    longer = chatml([messages[0], *messages[1 + 2 * (gone - 1) :]])
+    assert len(model.tokenize(longer, add_special=False, parse_special=True)) > 100 - 10
 
 
 def test_trim_never_drops_the_last_message() -> None:
