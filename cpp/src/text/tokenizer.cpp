@@ -131,7 +131,7 @@ std::string Tokenizer::piece(Token id, bool special) const {
     case TokenType::unknown:
       return special ? std::string(text) : "";
     case TokenType::user_defined:
-      return std::string(text);
+      return impl_->spm ? unescape_spaces(text) : std::string(text);
     case TokenType::byte:
       return std::string(1, static_cast<char>(byte_of_text(text)));
     case TokenType::normal:
