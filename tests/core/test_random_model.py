@@ -7,13 +7,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-
-from selm_edge import Model
 from selm_export import random_model
 from selm_export.random_model import SHAPES, Shape
 from support.core import Session, Type, llama_cpp_logits
 from support.oracles import nmse
 from support.reference import Reference
+
+from selm_edge import Model
 
 # Qwen2.5-0.5B's oddity in small: rows of 896 (no multiple of 256) beside rows of 1280.
 SMALL = Shape(896, 1280, 3, 14, 2, 64, vocabulary=1024, context=2048)

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from selm_edge import Model
-from selm_edge.errors import ModelError
 from selm_export import llama2c
 from support.core import Session, Type
 from support.oracles import relative_error
 from support.raw_gguf import RawFile
 from support.reference import Reference
+
+from selm_edge import Model
+from selm_edge.errors import ModelError
 
 DATA = Path(__file__).parents[1] / "data"
 SOURCE, TOKENIZER = DATA / "stories260K.bin", DATA / "stories260K-tokenizer.bin"
