@@ -365,7 +365,8 @@ def test_ids_are_those_of_llama_cpp(files: dict[str, Path], tmp_path: Path) -> N
     python = llama_python()
     if python is None:
         pytest.skip("llama-cpp-python is not installed (nor named by SELM_TEST_LLAMA_PYTHON)")
-    texts = [t for t in TEXTS if "\0" not in t]
+    # Not "</s>": llama.cpp reads it as an end token even where the file says that it is plain text.
+    texts = [t for t in TEXTS if "\0" not in t and "</s>" not in t]
     shared = [SHARED / "tokenizers" / f"ggml-vocab-{name}.gguf" for name in PUBLISHED]
     paths = [*files.values(), *(p for p in shared if p.exists())]
     listed = tmp_path / "texts.json"
