@@ -48,7 +48,8 @@ def ranges() -> list[tuple[int, str]]:
             while end < len(classes) and classes[end] == classes[code]:
                 end += 1
             # `upper` before a pair: leave the last capital to it.
-            if classes[code] == "upper" and end - code > 1 and classes[end : end + 3] == ["lower", "upper", "lower"]:
+            pairs_follow = classes[end : end + 3] == ["lower", "upper", "lower"]
+            if classes[code] == "upper" and end - code > 1 and pairs_follow:
                 end -= 1
             found.append((code, classes[code]))
         code = end
@@ -63,7 +64,8 @@ def main() -> None:
             lines[-1] += f" {word},"
         else:
             lines.append(f"    {word},")
-    print(f"// Made by generate_unicode.py from Unicode {unicodedata.unidata_version}; do not edit.")
+    version = unicodedata.unidata_version
+    print(f"// Made by generate_unicode.py from Unicode {version}; do not edit.")
     print("// {first code point} << 4 | class, sorted; each range reaches to the next.")
     print('#include "text/unicode.h"\n')
     print("namespace selm::text {\n")
