@@ -7,10 +7,10 @@ Names load on first use, so that ``import selm_edge`` costs next to nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing has it, whose import would cost more than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from selm_edge.backends.base import GenerationStats as GenerationStats
     from selm_edge.backends.base import Sampling as Sampling
     from selm_edge.errors import Cancelled as Cancelled
@@ -48,6 +48,8 @@ __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'selm_edge' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"selm_edge.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from types import CodeType, FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import Template, Undefined, nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -46,17 +46,19 @@ _TEXT_FLOOR = 1 << 20  # characters one value may have, whatever the input's siz
 _MADE_FACTOR = 64  # all values together, in multiples of that
 
 _STR_METHODS = frozenset(
-    "capitalize count endswith find index isalnum isalpha isdigit islower isspace isupper join lower"
-    " lstrip partition removeprefix removesuffix replace rfind rpartition rsplit rstrip split"
-    " splitlines startswith strip title upper".split()
+    str.split(
+        "capitalize count endswith find index isalnum isalpha isdigit islower isspace isupper join"
+        " lower lstrip partition removeprefix removesuffix replace rfind rpartition rsplit rstrip"
+        " split splitlines startswith strip title upper"
+    )
 )
 _DICT_METHODS = frozenset({"get", "items", "keys", "values", "copy"})
 _LIST_METHODS = frozenset({"index", "count", "copy"})
-_FILTERS = (
+_FILTERS = str.split(
     "abs capitalize count d default dictsort first float items last length list lower map max min"
-    " reject rejectattr reverse round select selectattr sort sum title trim unique upper".split()
+    " reject rejectattr reverse round select selectattr sort sum title trim unique upper"
 )
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _PERCENT = re.compile(r"(?:[^%]|%[sdr%])*", re.S)
 _STRFTIME = re.compile(r"(?:[^%]|%-?[A-Za-z%])*", re.S)
 
@@ -209,7 +211,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     # ---- Called from compiled templates ------------------------------------------------------
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[str]) -> str:
         """Jinja's join of output: of the whole, of a macro, of a ``{% set %}`` block."""
         out: list[str] = []
         size = 0
@@ -252,14 +254,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self.budget.charge(len(left) + 10 * sum(self._weight(part) for part in parts))
         return self._make(super().call_binop(context, operator, left, right))
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self.budget.step()
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str):
             if name == "replace":
                 return __self._replace(owner, *args, **kwargs)
             if name == "join":
-                return __self._join(*args, owner)
+                return __self._join(args[0] if args else (), owner)
             allowed = name in _STR_METHODS
             __self.budget.charge(len(owner))
         elif isinstance(owner, dict):
@@ -289,7 +291,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 left += item.keys()
                 left += item.values()
             elif isinstance(item, (list, tuple, *_VIEWS)):
-                left += item
+                left.extend(cast("list[Any]", item))
             elif item is not None and not isinstance(item, (str, int, float, Undefined)):
                 raise TemplateRefused(f"a {type(item).__name__} inside a list")
             if weight + len(left) > limit:

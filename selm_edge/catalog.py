@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,6 @@ from selm_edge import paths
 from selm_edge.errors import ModelError, SelmError
 
 _NAME = re.compile(r"[\w][\w.+-]{0,99}")
-_STALE_LOCK_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class Entry:
         return {**asdict(self), "path": str(self.path), "problem": self.problem}
 
 
+Entries = list[Entry]
+Texts = list[str]  # (inside the class, `list` is its method)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Of one `verify`: each check by name, None where it passed, else the reason."""
@@ -71,11 +75,11 @@ class Catalog:
     def __init__(self, directory: Path | None = None, bundled: Path | None = None) -> None:
         self.file = (directory or paths.data_dir()) / "models.json"
         self._bundled = bundled or paths.bundled_dir()
-        self.warnings: list[str] = []
+        self.warnings: Texts = []
 
     # ---- Reading -------------------------------------------------------------------------------
 
-    def list(self) -> list[Entry]:
+    def list(self) -> Entries:
         """All models, the user's first (they may take a bundled one's name)."""
         mine = self._registered()
         names = {entry.name for entry in mine}
@@ -114,7 +118,7 @@ class Catalog:
             "Give a name, or the path of a GGUF file."
         )
 
-    def _registered(self) -> list[Entry]:
+    def _registered(self) -> Entries:
         self.warnings = []
         try:
             data = json.loads(self.file.read_text(encoding="utf-8"))
@@ -144,7 +148,7 @@ class Catalog:
                 self.warnings.append(f"{self.file}: entry {i} makes no sense: {error!r}")
         return entries
 
-    def _shipped(self) -> list[Entry]:
+    def _shipped(self) -> Entries:
         entries = []
         for card in sorted(self._bundled.glob("*.json")) if self._bundled.is_dir() else ():
             try:
@@ -171,13 +175,15 @@ class Catalog:
     def add(self, path: str | os.PathLike[str], name: str | None = None) -> Entry:
         """Register a GGUF file where it lies, once it has been opened without an error.
 
+        One that only another backend runs is registered with a warning.
+
         ModelError for a file that cannot be used, SelmError for a name that is taken or bad.
         """
         file = Path(path).expanduser().absolute()
         chosen = name or re.sub(r"[^\w.+-]+", "-", file.stem).strip("-.") or "model"
         if not _NAME.fullmatch(chosen):
             raise SelmError(f"{chosen!r} is no name: letters, digits, and . _ + - between them")
-        _open(file)
+        unsupported = _open(file)
         entry = Entry(chosen, file, file.stat().st_size)
         with self._changing() as rows:
             for row in rows:
@@ -187,6 +193,8 @@ class Catalog:
                         f"Choose another name (--name), or: selm models remove {chosen}"
                     )
             rows[:] = [row for row in rows if row.name != chosen] + [entry]
+        if unsupported:
+            self.warnings.append(unsupported)
         return entry
 
     def remove(self, name: str) -> Entry:
@@ -232,7 +240,7 @@ class Catalog:
             ]
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[list[Entry]]:
+    def _changing(self) -> Iterator[Entries]:
         """The registered models, to be changed in place; written if the block succeeds."""
         reason = paths.ensure_dir(self.file.parent)
         if reason is not None:
@@ -266,8 +274,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path, *, check_weights: bool = False) -> None:
-    """Open and close; UnsupportedModelError is fine (another backend may run it) if it is GGUF."""
+def _open(path: Path, *, check_weights: bool = False) -> str | None:
+    """Open and close. The message for a valid file that needs another backend, else None."""
     from selm_edge.backends.native import NativeBackend, NativeEngine
     from selm_edge.errors import UnsupportedModelError
 
@@ -276,30 +284,41 @@ def _open(path: Path, *, check_weights: bool = False) -> None:
     missing = NativeBackend().available()
     if missing is not None:
         raise SelmError(missing)
-    with contextlib.suppress(UnsupportedModelError):
+    try:
         NativeEngine(str(path), threads=None, context=16, check_weights=check_weights).close()
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
 
 
 @contextlib.contextmanager
 def _lock(path: Path, patience: float = 5.0) -> Iterator[None]:
-    """One writer at a time. A lock that a killed process left behind is taken over."""
-    ends = time.monotonic() + patience
-    while True:
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            break
-        except FileExistsError:
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _STALE_LOCK_SECONDS:
-                    path.unlink()
-                    continue
-            if time.monotonic() > ends:
-                raise SelmError(f"another process is changing the list ({path})") from None
-            time.sleep(0.05)
-        except OSError as error:
-            raise SelmError(f"{path}: {error.strerror or error}") from None
+    """One writer at a time. The system lets go of a killed process's lock."""
     try:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise SelmError(f"{path}: {error.strerror or error}") from None
+    try:
+        ends = time.monotonic() + patience
+        while not _try_lock(handle):
+            if time.monotonic() > ends:
+                raise SelmError(f"another process is changing the list ({path}); try again")
+            time.sleep(0.02)
         yield
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -10,7 +10,6 @@ entries that are right count, and the rest are defaults.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from selm_edge import paths
-from selm_edge.errors import SelmError
 
 _SAMPLING: dict[str, tuple[type, float, float]] = {  # name: type, least, most
     "temperature": (float, 0.0, 100.0),
@@ -74,25 +72,6 @@ def load(path: Path | None = None) -> Config:
             value = int(text) if key in _NUMBERS and text.isdecimal() else text
             _take(config, key, value, f"SELM_{key.upper()}")
     return config
-
-
-def save(config: Config) -> None:
-    """Write the entries that differ from their defaults. SelmError where that cannot be done."""
-    path = config.path or paths.config_file()
-    fresh = Config()
-    data = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(Config)
-        if f.name not in ("path", "problems") and getattr(config, f.name) != getattr(fresh, f.name)
-    }
-    reason = paths.ensure_dir(path.parent)
-    if reason is None:
-        try:
-            paths.write_atomically(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            reason = str(error)
-    if reason is not None:
-        raise SelmError(f"{path}: the preferences were not saved: {reason}")
 
 
 def _take(config: Config, key: str, value: Any, source: str | None = None) -> None:

@@ -9,6 +9,7 @@
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <atomic>
 #include <cstring>
@@ -18,6 +19,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -29,6 +31,7 @@ namespace selm_python {
 namespace py = pybind11;
 
 using Tokens = std::vector<selm_token>;
+using Path = py::typing::Union<py::str, py::bytes>;  // bytes: names that are no valid UTF-8
 
 // Becomes _core.CoreError(status name, message).
 struct CoreFailure {
@@ -51,25 +54,27 @@ inline py::str text_of(const char* text, size_t length) {  // what a file says m
   return py::reinterpret_steal<py::str>(string);
 }
 
-// A block of float32, [rows, columns] or [columns] where rows is 0, for the buffer protocol.
+// A block of float32 for the buffer protocol: [columns], or [rows, columns].
 class Floats {
  public:
+  explicit Floats(size_t columns) : Floats(1, columns) { matrix_ = false; }
   Floats(size_t rows, size_t columns) : rows_(rows), columns_(columns) {
     size_t count = 0;
-    if (__builtin_mul_overflow(rows == 0 ? 1 : rows, columns, &count)) throw std::bad_alloc();
+    if (__builtin_mul_overflow(rows, columns, &count)) throw std::bad_alloc();
     data_.reset(new float[count]);
   }
   float* data() { return data_.get(); }
   py::buffer_info buffer() {
     const auto item = static_cast<py::ssize_t>(sizeof(float));
-    const auto columns = static_cast<py::ssize_t>(columns_);
+    const auto rows = static_cast<py::ssize_t>(rows_), columns = static_cast<py::ssize_t>(columns_);
     const std::string format = py::format_descriptor<float>::format();
-    if (rows_ == 0) return {data(), item, format, 1, {columns}, {item}};
-    return {data(), item, format, 2, {static_cast<py::ssize_t>(rows_), columns}, {columns * item, item}};
+    if (!matrix_) return {data(), item, format, 1, {columns}, {item}};
+    return {data(), item, format, 2, {rows, columns}, {columns * item, item}};
   }
 
  private:
   size_t rows_, columns_;
+  bool matrix_ = true;
   std::unique_ptr<float[]> data_;  // not zeroed: the core writes every element
 };
 
@@ -88,14 +93,16 @@ struct VocabInfo : selm_vocab_info {
 class Tokenizer {
  public:
   explicit Tokenizer(std::shared_ptr<const selm_tokenizer> handle) : handle_(std::move(handle)) {}
-  explicit Tokenizer(const std::string& path) {
+  explicit Tokenizer(const Path& given) {
+    const auto path = py::cast<std::string>(given);
     const py::gil_scoped_release release;
     selm_tokenizer* opened = nullptr;
     check(selm_tokenizer_open(path.c_str(), &opened));
     handle_.reset(opened, selm_tokenizer_free);
   }
 
-  Tokens encode(const std::string& text, bool add_special, bool parse_special) const {
+  Tokens encode(const py::bytes& utf8, bool add_special, bool parse_special) const {
+    const auto text = static_cast<std::string_view>(utf8);
     const py::gil_scoped_release release;
     Tokens tokens(text.size() + 2);  // always enough, says the header
     size_t count = 0;
@@ -140,8 +147,8 @@ class Tokenizer {
     return {text_of(text, length), type};
   }
 
-  py::dict control_tokens() const {  // {text: id} of the tokens of type 3
-    py::dict found;
+  py::typing::Dict<py::str, int> control_tokens() const {  // those of type 3
+    py::typing::Dict<py::str, int> found;
     const auto size = static_cast<selm_token>(info().size);
     for (selm_token id = 0; id < size; ++id) {
       const char* text = nullptr;
@@ -166,7 +173,8 @@ py::object number(const void* data, size_t index) {
 
 class Model {
  public:
-  Model(const std::string& path, bool check_weights, const std::optional<std::string>& isa) {
+  Model(const Path& given, bool check_weights, const std::optional<std::string>& isa) {
+    const auto path = py::cast<std::string>(given);
     const py::gil_scoped_release release;
     selm_model_options options = SELM_MODEL_OPTIONS_INIT;
     options.check_weights = check_weights;
@@ -196,8 +204,8 @@ class Model {
     return info;
   }
 
-  py::dict meta_index() const {  // {key: index for meta_value}
-    py::dict keys;
+  py::typing::Dict<py::str, int> meta_index() const {  // {key: index for meta_value}
+    py::typing::Dict<py::str, int> keys;
     const size_t count = selm_meta_count(handle().get());
     for (size_t i = 0; i < count; ++i) {
       const selm_meta meta = meta_at(i);
@@ -316,15 +324,14 @@ class Session {
     const size_t rows = kind == SELM_LOGITS_ALL ? tokens.size() : kind == SELM_LOGITS_LAST ? 1 : 0;
     std::unique_ptr<Floats> logits;
     alone([&](SessionState& state) {
-      if (rows > 0) logits = std::make_unique<Floats>(rows, state.n_vocab);
-      check(selm_session_eval(state.session.get(), tokens.data(), tokens.size(), kind,
-                              logits ? logits->data() : nullptr));
+      logits = std::make_unique<Floats>(rows, state.n_vocab);
+      check(selm_session_eval(state.session.get(), tokens.data(), tokens.size(), kind, logits->data()));
     });
     return logits;
   }
 
   std::unique_ptr<Floats> embed(const Tokens& tokens) {
-    auto embedding = std::make_unique<Floats>(0, state()->n_embd);
+    auto embedding = std::make_unique<Floats>(state()->n_embd);
     alone([&](SessionState& state) {
       check(selm_session_embed(state.session.get(), tokens.data(), tokens.size(), embedding->data()));
     });

@@ -44,46 +44,9 @@ PYBIND11_MODULE(_core, m) {
         return rate;
       },
       "threads"_a = 0, "Read bandwidth in GB/s of that many threads (0: all); about half a second.");
-  m.def(
-      "dequantize",
-      [](uint32_t type, const py::bytes& data, size_t n) {
-        const std::string blocks = data;
-        auto out = std::make_unique<Floats>(0, n);
-        check(selm_dequantize(type, blocks.data(), blocks.size(), out->data(), n));
-        return out;
-      },
-      "type"_a, "data"_a, "n"_a, "n float32 from the blocks of a GGUF type.");
-  m.def(
-      "matmul",
-      [](uint32_t type, const py::bytes& weights, size_t rows, size_t n, const py::bytes& activations,
-         size_t columns, const std::optional<std::string>& isa) {
-        const std::string blocks = weights, inputs = activations;
-        if (columns != 0 && inputs.size() / sizeof(float) / columns < n)
-          fail(SELM_ERROR_INVALID_ARGUMENT, "activations: too few");
-        std::vector<float> values(inputs.size() / sizeof(float));
-        std::memcpy(values.data(), inputs.data(), values.size() * sizeof(float));
-        auto out = std::make_unique<Floats>(columns, rows);
-        const py::gil_scoped_release release;
-        check(selm_matmul(isa ? isa->c_str() : nullptr, type, blocks.data(), blocks.size(), rows, n,
-                          values.data(), columns, out->data()));
-        return out;
-      },
-      "type"_a, "weights"_a, "rows"_a, "n"_a, "activations"_a, "columns"_a, "isa"_a = py::none(),
-      "[columns, rows] = activations [columns, n] (float32 bytes) times weights [rows, n] (blocks of a GGUF "
-      "type).");
-  m.def(
-      "sample",
-      [](const selm_sampling& sampling, const std::vector<float>& logits, const Tokens& history,
-         uint64_t draw) {
-        selm_token token = -1;
-        check(selm_sample(&sampling, logits.data(), logits.size(), history.data(), history.size(), draw,
-                          &token));
-        return token;
-      },
-      "sampling"_a, "logits"_a, "history"_a = Tokens(), "draw"_a = 0);
-
-  py::class_<Floats>(m, "Floats", py::buffer_protocol(), "float32, [n] or [rows, columns]; use memoryview().")
-      .def_buffer(&Floats::buffer);
+  py::class_<Floats>(m, "Floats", py::buffer_protocol(), "float32, [n] or [rows, columns].")
+      .def_buffer(&Floats::buffer)
+      .def("view", [](const py::object& self) { return py::memoryview(self); });
 
   py::class_<ModelInfo>(m, "ModelInfo")
       .def_readonly("architecture", &ModelInfo::own_architecture)
@@ -114,7 +77,7 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("add_space_prefix", &VocabInfo::add_space_prefix);
 
   py::class_<Tokenizer>(m, "Tokenizer")
-      .def(py::init<const std::string&>(), "path"_a)
+      .def(py::init<const Path&>(), "path"_a)
       .def("encode", &Tokenizer::encode, "text"_a, "add_special"_a, "parse_special"_a)
       .def("decode", &Tokenizer::decode, "tokens"_a, "special"_a)
       .def_property_readonly("info", &Tokenizer::info)
@@ -123,7 +86,7 @@ PYBIND11_MODULE(_core, m) {
       .def("control_tokens", &Tokenizer::control_tokens);
 
   py::class_<Model>(m, "Model")
-      .def(py::init<const std::string&, bool, const std::optional<std::string>&>(), "path"_a, py::kw_only(),
+      .def(py::init<const Path&, bool, const std::optional<std::string>&>(), "path"_a, py::kw_only(),
            "check_weights"_a = false, "isa"_a = py::none())
       .def_property_readonly("info", &Model::info)
       .def_property_readonly("closed", &Model::closed)
@@ -185,4 +148,42 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("stats", &Generation::stats)
       .def("cancel", &Generation::cancel)
       .def("close", &Generation::close);
+
+  m.def(
+      "dequantize",
+      [](uint32_t type, const py::bytes& data, size_t n) {
+        const std::string blocks = data;
+        auto out = std::make_unique<Floats>(n);
+        check(selm_dequantize(type, blocks.data(), blocks.size(), out->data(), n));
+        return out;
+      },
+      "type"_a, "data"_a, "n"_a, "n float32 from the blocks of a GGUF type.");
+  m.def(
+      "matmul",
+      [](uint32_t type, const py::bytes& weights, size_t rows, size_t n, const py::bytes& activations,
+         size_t columns, const std::optional<std::string>& isa) {
+        const std::string blocks = weights, inputs = activations;
+        if (columns != 0 && inputs.size() / sizeof(float) / columns < n)
+          fail(SELM_ERROR_INVALID_ARGUMENT, "activations: too few");
+        std::vector<float> values(inputs.size() / sizeof(float));
+        std::memcpy(values.data(), inputs.data(), values.size() * sizeof(float));
+        auto out = std::make_unique<Floats>(columns, rows);
+        const py::gil_scoped_release release;
+        check(selm_matmul(isa ? isa->c_str() : nullptr, type, blocks.data(), blocks.size(), rows, n,
+                          values.data(), columns, out->data()));
+        return out;
+      },
+      "type"_a, "weights"_a, "rows"_a, "n"_a, "activations"_a, "columns"_a, "isa"_a = py::none(),
+      "[columns, rows] = activations [columns, n] (float32 bytes) times weights [rows, n] (blocks of a GGUF "
+      "type).");
+  m.def(
+      "sample",
+      [](const selm_sampling& sampling, const std::vector<float>& logits, const Tokens& history,
+         uint64_t draw) {
+        selm_token token = -1;
+        check(selm_sample(&sampling, logits.data(), logits.size(), history.data(), history.size(), draw,
+                          &token));
+        return token;
+      },
+      "sampling"_a, "logits"_a, "history"_a = Tokens(), "draw"_a = 0);
 }

@@ -17,7 +17,10 @@ MetadataValue = str | int | float | bool | list[str] | list[int] | list[float] |
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Order: bias, penalties, top-k, typical, top-p, min-p, temperature."""
+    """How the next token is chosen.
+
+    The order is: bias, penalties, top-k, typical, top-p, min-p, temperature.
+    """
 
     temperature: float = 0.7
     """0 is greedy."""

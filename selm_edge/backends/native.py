@@ -7,7 +7,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from selm_edge.backends.base import (
     FinishReason,
@@ -220,9 +220,7 @@ class NativeSession:
                 room = self._session.context - self._session.position
                 raise ContextError(len(ids), room) from None
             raise _call_error(error) from None
-        if floats is None:
-            return memoryview(b"").cast("f")
-        return memoryview(floats)
+        return floats.view()
 
     def truncate(self, length: int) -> None:
         from selm_edge import _core
@@ -248,6 +246,7 @@ class NativeSession:
         from selm_edge import _core
 
         session = self._session
+        bias = cast("Any", dict(sampling.logit_bias))  # the stub's key type takes no plain int
         try:
             session.clear_cancel()
             session.set_deadline(0 if deadline is None else max(1, round(deadline * 1000)))
@@ -256,7 +255,7 @@ class NativeSession:
                     session,
                     list(prompt),
                     _core_sampling(sampling),
-                    logit_bias=dict(sampling.logit_bias),
+                    logit_bias=bias,
                     stop=list(stop),
                     max_tokens=max_tokens or 0,
                     ignore_end=ignore_end,
@@ -343,7 +342,7 @@ class NativeEngine:
                 room = 1 << max(8, (len(ids) - 1).bit_length())
                 self._embedder = self._session(min(room, self.context))
             try:
-                return list(memoryview(self._embedder.embed(list(ids))))
+                return [float(x) for x in self._embedder.embed(list(ids)).view()]
             except _core.CoreError as error:
                 raise _call_error(error) from None
 

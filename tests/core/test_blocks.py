@@ -8,10 +8,12 @@ import numpy.typing as npt
 import pytest
 from selm_export.blocks import CENTRE, SCALE_AT, random_blocks
 from support.core import BLOCK_TYPES, ISAS, Type, dequantize, matmul, require_isa
-from support.oracles import nmse
 
 from selm_edge import _core
 
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 QUANTISED = [t for t in BLOCK_TYPES if t in SCALE_AT]
 ODD_SCALES = np.array(
     [0.0, -0.0, 2**-24, -(2**-24), 1023 * 2**-24, 2**-14, 1.0, -1.5, 65504, -65504], np.float16
@@ -23,7 +25,7 @@ def scale_positions(kind: Type) -> list[int]:
     return [SCALE_AT[kind], *(CENTRE[kind][:1] if kind in CENTRE else ())]
 
 
-def raw_blocks(kind: Type, n: int, seed: int) -> npt.NDArray[np.uint8]:
+def raw_blocks(kind: Type, n: int, seed: int) -> Bytes:
     """[n, block_bytes], every bit random except that no scale is infinite or NaN."""
     size = gguf.GGML_QUANT_SIZES[kind][1]
     blocks = np.random.default_rng(seed).integers(0, 256, (n, size), np.uint8)
@@ -33,7 +35,7 @@ def raw_blocks(kind: Type, n: int, seed: int) -> npt.NDArray[np.uint8]:
     return blocks
 
 
-def same_bits(kind: Type, blocks: npt.NDArray[np.uint8]) -> None:
+def same_bits(kind: Type, blocks: Bytes) -> None:
     expected = gguf.quants.dequantize(blocks, kind).astype(np.float32).ravel()
     got = dequantize(kind, blocks.tobytes(), expected.size)
     np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
@@ -88,31 +90,40 @@ def test_types_that_are_not_read_are_refused(kind: int) -> None:
         _core.dequantize(kind, bytes(4096), 256)
 
 
-def product(kind: Type, weights: npt.NDArray[np.uint8], acts: npt.NDArray[np.float32]):
-    dense = gguf.quants.dequantize(weights, kind).astype(np.float64)
-    return acts.astype(np.float64) @ dense.reshape(len(weights), -1).T
+def product(kind: Type, weights: Bytes, acts: Floats) -> tuple[Doubles, Doubles]:
+    """The product in float64 [columns, rows], and the size to expect of each of its values.
+
+    A value of a few rows and columns may be near zero by chance; |w| |a| / sqrt(n) is not.
+    """
+    dense = gguf.quants.dequantize(weights, kind).astype(np.float64).reshape(len(weights), -1)
+    exact = acts.astype(np.float64)
+    norms = np.linalg.norm(exact, axis=1)[:, None] * np.linalg.norm(dense, axis=1)
+    return exact @ dense.T, norms / np.sqrt(dense.shape[1])
 
 
-def limit(kind: Type) -> float:
-    """NMSE: 5e-4 where activations are rounded to eight bits, float rounding elsewhere."""
-    return 1e-11 if kind in (Type.F32, Type.F16, Type.BF16) else 5e-4
+def error(got: Floats, expected: Doubles, size: Doubles) -> float:
+    """Mean squared error over mean square; the larger of both ways to take the latter."""
+    squares = ((got - expected) ** 2).sum()
+    return max(squares / (size**2).sum(), squares / (expected**2).sum() if got.size > 512 else 0.0)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", BLOCK_TYPES, ids=lambda t: t.name)
 def test_products_are_those_of_the_dequantised_weights(kind: Type, isa: str) -> None:
+    """NMSE 5e-4 where activations are rounded to eight bits, float rounding elsewhere."""
     require_isa(isa)
     rng = np.random.default_rng(int(kind))
+    limit = 1e-11 if kind in (Type.F32, Type.F16, Type.BF16) else 5e-4
     for rows, n, columns in [(1, 256, 1), (3, 512, 2), (17, 768, 5), (64, 2816, 16), (40, 256, 33)]:
         weights = random_blocks(kind, rows, n, n**-0.5, rng)
         acts = rng.standard_normal((columns, n)).astype(np.float32)
-        assert nmse(matmul(kind, weights, acts, isa), product(kind, weights, acts)) <= limit(kind)
+        assert error(matmul(kind, weights, acts, isa), *product(kind, weights, acts)) <= limit
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", QUANTISED, ids=lambda t: t.name)
 def test_products_with_weights_of_any_bits(kind: Type, isa: str) -> None:
-    """Minima and scales that no quantiser would choose; activations with outliers."""
+    """Minima and scales that no quantiser would choose; activations of any size."""
     require_isa(isa)
     rng, n = np.random.default_rng(5), 1024
     elements, _ = gguf.GGML_QUANT_SIZES[kind]
@@ -121,12 +132,14 @@ def test_products_with_weights_of_any_bits(kind: Type, isa: str) -> None:
         blocks[:, at + 1] = (blocks[:, at + 1] & 0x80) | rng.integers(0x30, 0x48, len(blocks))
     weights = blocks.reshape(48, -1)
     acts = rng.standard_normal((7, n)).astype(np.float32)
-    acts[1, ::97] *= 40
-    acts[2] *= 1e-6
-    acts[3] *= 1e6
-    got, expected = matmul(kind, weights, acts, isa), product(kind, weights, acts)
-    for row, wanted in zip(got, expected, strict=True):
-        assert nmse(row, wanted) <= 5e-4
+    acts[1] *= 1e-6
+    acts[2] *= 1e6
+    # Outliers spend the eight bits of their block: with 256 elements a block that shows.
+    acts[3, ::97] *= 40
+    got = matmul(kind, weights, acts, isa)
+    for column, (wanted, size) in enumerate(zip(*product(kind, weights, acts), strict=True)):
+        limit = 3e-3 if column == 3 else 5e-4
+        assert error(got[column], wanted, size) <= limit
 
 
 @pytest.mark.parametrize("isa", ISAS[1:])
@@ -171,4 +184,4 @@ def test_random_models_get_the_spread_that_they_ask_for(kind: Type) -> None:
     blocks = random_blocks(kind, 64, 1024, 0.03, np.random.default_rng(1))
     values = gguf.quants.dequantize(blocks, kind)
     assert abs(values.std() / 0.03 - 1) < 0.1
-    assert abs(values.mean()) < 0.003
+    assert abs(values.mean()) < 0.005  # q - 8 of four bits leans by half a step

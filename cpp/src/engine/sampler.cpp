@@ -33,8 +33,11 @@ Status Sampling::check() const {
     return error(Code::invalid_argument, "frequency_penalty and presence_penalty must be -100 to 100");
   }
   for (const auto& [token, value] : bias) {
-    if (std::isnan(value))
-      return error(Code::invalid_argument, "the bias of token %d is not a number", token);
+    // Minus infinity bans a token; nothing can be more than certain.
+    if (std::isnan(value) || value == HUGE_VALF) {
+      return error(Code::invalid_argument, "the bias of token %d is %g; it must be a number", token,
+                   static_cast<double>(value));
+    }
   }
   return {};
 }
@@ -49,7 +52,8 @@ Result<Token> Sampler::pick(std::span<const float> logits, std::span<const Token
   }
   for (const auto& [token, value] : sampling_.bias) {
     if (token >= 0 && static_cast<size_t>(token) < candidates_.size()) {
-      candidates_[static_cast<size_t>(token)].logit += value;
+      float& logit = candidates_[static_cast<size_t>(token)].logit;
+      logit = std::isinf(value) ? value : logit + value;  // never inf - inf, which is no number
     }
   }
   penalise(history);

@@ -1,5 +1,6 @@
 #include "model/hparams.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -11,7 +12,8 @@ namespace {
 // Bounds that no real model comes near; they keep every later product inside 64 bits.
 constexpr uint64_t kMaxLayers = 512;
 constexpr uint64_t kMaxWidth = 1u << 20;
-constexpr uint64_t kMaxHeads = 4096;
+constexpr uint64_t kMaxHeads = 1024;
+constexpr uint64_t kMaxHeadSize = 1u << 14;
 constexpr uint64_t kMaxContext = 1u << 28;
 
 // Reads keys that begin with the architecture's name.
@@ -157,11 +159,15 @@ Status read_layers(const Reader& keys, Hparams* h) {
   // Without key_length the heads share the width evenly, which needs one head count for all.
   uint32_t d_head = 0;
   if (h->n_embd % heads[0] == 0) d_head = h->n_embd / heads[0];
-  SELM_ASSIGN(h->d_k, keys.optional("attention.key_length", d_head, 1, kMaxWidth));
-  SELM_ASSIGN(h->d_v, keys.optional("attention.value_length", d_head, 1, kMaxWidth));
+  SELM_ASSIGN(h->d_k, keys.optional("attention.key_length", d_head, 1, kMaxHeadSize));
+  SELM_ASSIGN(h->d_v, keys.optional("attention.value_length", d_head, 1, kMaxHeadSize));
   if (h->d_k == 0 || h->d_v == 0) {
     return error(Code::format, "%s = %u does not divide %s = %u", keys.key("attention.head_count").c_str(),
                  heads[0], keys.key("embedding_length").c_str(), h->n_embd);
+  }
+  if (h->d_k > kMaxHeadSize || h->d_v > kMaxHeadSize) {
+    return error(Code::format, "heads of %u elements; the most is %llu", std::max(h->d_k, h->d_v),
+                 static_cast<unsigned long long>(kMaxHeadSize));
   }
   return {};
 }

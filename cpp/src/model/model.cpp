@@ -11,10 +11,11 @@ namespace {
 // Finds tensors by name and checks their shape against what the hyper-parameters promise.
 class Binder {
  public:
-  explicit Binder(const gguf::File& file) : file_(file) {}
+  // bound: by position in file.tensors(), set for each tensor that was used.
+  Binder(const gguf::File& file, std::vector<bool>* bound) : file_(file), bound_(*bound) {}
 
   Result<Matrix> matrix(const std::string& name, uint64_t rows, uint64_t columns) const {
-    const gguf::Tensor* tensor = file_.find_tensor(name);
+    const gguf::Tensor* tensor = find(name);
     if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
     if (tensor->ne[0] != columns || tensor->ne[1] != rows || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
       return mismatch(*tensor, columns, rows);
@@ -23,7 +24,7 @@ class Binder {
   }
 
   Result<Vector> vector(const std::string& name, uint64_t n) const {
-    const gguf::Tensor* tensor = file_.find_tensor(name);
+    const gguf::Tensor* tensor = find(name);
     if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
     if (tensor->ne[0] != n || tensor->ne[1] != 1 || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
       return mismatch(*tensor, n, 1);
@@ -56,7 +57,14 @@ class Binder {
                  static_cast<unsigned long long>(ne1));
   }
 
+  const gguf::Tensor* find(const std::string& name) const {
+    const gguf::Tensor* tensor = file_.find_tensor(name);
+    if (tensor != nullptr) bound_[static_cast<size_t>(tensor - file_.tensors().data())] = true;
+    return tensor;
+  }
+
   const gguf::File& file_;
+  std::vector<bool>& bound_;
 };
 
 // Rows [first, first + rows) of a matrix.
@@ -97,8 +105,24 @@ Status bind_qkv(const Binder& tensors, const gguf::File& file, const std::string
   return {};
 }
 
+// A weight that is left out changes what the model says, in silence: better to refuse it.
+Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
+  for (size_t i = 0; i < bound.size(); ++i) {
+    const gguf::Tensor& tensor = file.tensors()[i];
+    // Tables of rotations that old converters wrote; they are computed here.
+    const bool harmless = tensor.name.find("rot_embd") != std::string_view::npos;
+    if (!bound[i] && !harmless) {
+      return error(Code::unsupported, "at byte %llu: the tensor %.*s is not one this core uses",
+                   static_cast<unsigned long long>(tensor.offset), static_cast<int>(tensor.name.size()),
+                   tensor.name.data());
+    }
+  }
+  return {};
+}
+
 Status check_finite(const gguf::File& file) {
   for (const gguf::Tensor& tensor : file.tensors()) {
+    if (tensor.size == 0) continue;  // a row of no elements may come 2^62 times
     const uint64_t rows = tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
     const size_t stride = quant::row_bytes(tensor.type, static_cast<size_t>(tensor.ne[0]));
     for (uint64_t row = 0; row < rows; ++row) {
@@ -132,7 +156,8 @@ Result<std::unique_ptr<Model>> Model::open(const std::string& path, const Option
 
 Status Model::bind(const Options& options) {
   kernels_ = options.kernels;
-  const Binder tensors(file_);
+  bound_.assign(file_.tensors().size(), false);
+  const Binder tensors(file_, &bound_);
   const uint32_t n_embd = hparams_.n_embd;
   SELM_ASSIGN(token_embd_, tensors.matrix("token_embd.weight", tokenizer_.size(), n_embd));
   output_ = token_embd_;
@@ -146,12 +171,13 @@ Status Model::bind(const Options& options) {
       return error(Code::format, "rope_freqs.weight holds %g; factors are positive", factor);
   }
   for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i]));
+  SELM_TRY(check_all_bound(file_, bound_));
   if (options.check_weights) SELM_TRY(check_finite(file_));
   return {};
 }
 
 Status Model::bind_layer(uint32_t index, const LayerShape& shape) {
-  const Binder tensors(file_);
+  const Binder tensors(file_, &bound_);
   const Hparams& h = hparams_;
   const std::string block = "blk." + std::to_string(index) + ".";
   Layer layer;

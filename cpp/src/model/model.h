@@ -76,6 +76,7 @@ class Model {
   Matrix token_embd_, output_;
   Vector output_norm_, rope_factors_;
   std::vector<Layer> layers_;
+  std::vector<bool> bound_;  // by position in file_.tensors()
 };
 
 }  // namespace selm::model

@@ -1,0 +1,104 @@
+// Speed of the products on one thread: decode (one column, GB/s of weights read from memory) and
+// prefill (many columns, giga-operations a second, two per multiply-add), per type and table.
+//   bench_kernels [table] [type] [columns]     e.g. bench_kernels avx512 Q4_0 128
+// The best of a few passes is shown; other work on the machine makes it less.
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string_view>
+
+#include "../tests/blocks.h"
+#include "kernels/kernels.h"
+
+namespace {
+
+using namespace selm;
+using kernels::Table;
+using quant::Type;
+
+constexpr size_t kN = 2048;                         // elements of a row
+constexpr size_t kDecodeBytes = size_t{192} << 20;  // beyond the caches
+constexpr size_t kPrefillRows = 512;
+constexpr double kSeconds = 0.25;  // for each number
+
+// Processor time of this thread, so that a busy machine disturbs less.
+double now() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+template <class Run>
+double best_seconds(Run run) {
+  double best = 1e30;
+  const double start = now();
+  do {
+    const double before = now();
+    run();
+    const double took = now() - before;
+    best = took < best ? took : best;
+  } while (now() - start < kSeconds);
+  return best;
+}
+
+struct Bytes {
+  std::unique_ptr<std::byte, decltype(&std::free)> data;
+  explicit Bytes(size_t n)
+      : data(static_cast<std::byte*>(std::aligned_alloc(64, (n + 63) / 64 * 64)), std::free) {}
+};
+
+void measure(const Table& t, Type type, size_t n_cols) {
+  std::mt19937 source(1);
+  const size_t row_bytes = quant::row_bytes(type, kN);
+  const size_t decode_rows = kDecodeBytes / row_bytes;
+  Bytes weights(decode_rows * row_bytes);
+  const std::vector<std::byte> some = test::random_row(type, 16 * kN, source);
+  for (size_t r = 0; r < decode_rows; ++r) {
+    std::memcpy(weights.data.get() + r * row_bytes, some.data() + r % 16 * row_bytes, row_bytes);
+  }
+  const kernels::ActFormat format = kernels::act_format(type);
+  const size_t act_bytes = kernels::act_row_bytes(format, kN);
+  Bytes acts(act_bytes * n_cols);
+  std::normal_distribution<float> normal;
+  for (size_t c = 0; c < n_cols; ++c) {
+    std::vector<float> x(kN);
+    for (float& v : x) v = normal(source);
+    t.quantize_row(format, x.data(), kN, acts.data.get() + c * act_bytes);
+  }
+  std::vector<float> out(std::max(decode_rows, kPrefillRows * n_cols));
+  const double decode = best_seconds([&] {
+    t.matmul(type, weights.data.get(), decode_rows, kN, acts.data.get(), 1, out.data(), decode_rows);
+  });
+  const double prefill = best_seconds([&] {
+    t.matmul(type, weights.data.get(), kPrefillRows, kN, acts.data.get(), n_cols, out.data(), kPrefillRows);
+  });
+  std::printf("%-7s %-7s decode %6.2f GB/s   prefill %7.1f GOPS (%zu columns)\n", t.name,
+              quant::info(type).name, static_cast<double>(decode_rows * row_bytes) / decode * 1e-9,
+              2e-9 * static_cast<double>(kPrefillRows * kN * n_cols) / prefill, n_cols);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string_view table_name = argc > 1 ? argv[1] : "", type_name = argc > 2 ? argv[2] : "";
+  const size_t n_cols = argc > 3 ? std::strtoul(argv[3], nullptr, 10) : 128;
+  const Table* only = table_name.empty() ? nullptr : kernels::by_name(table_name);
+  if (!table_name.empty() && only == nullptr) {
+    std::fprintf(stderr, "no table '%s' on this processor\n", argv[1]);
+    return 1;
+  }
+  for (const kernels::Isa isa : {kernels::Isa::avx512, kernels::Isa::avx2}) {
+    const Table* t = only != nullptr ? only : kernels::table(isa);
+    if (t == nullptr) continue;
+    for (const Type type : test::kAllTypes) {
+      if (type_name.empty() || type_name == quant::info(type).name)
+        measure(*t, type, n_cols == 0 ? 1 : n_cols);
+    }
+    if (only != nullptr) break;
+  }
+  return 0;
+}

@@ -1,0 +1,127 @@
+// What the AVX-512 files share. Helpers are in an anonymous namespace (see layout.h); the functions
+// of the table have names of their own and live in the file named beside them.
+#pragma once
+
+#if defined(__x86_64__)
+
+// GCC 12 takes its own intrinsics' undefined pass-through operands for mistakes of ours.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+
+#include "kernels/layout.h"
+
+namespace selm::kernels::avx512 {
+
+// Elements whose products are summed before the sum is added to the output: long rows are worked
+// through in such pieces, so the unpacked weights of a strip of rows fit on the stack.
+inline constexpr size_t kPiece = 2048;
+// From this many columns on, weights are unpacked for a strip of rows and used for all columns.
+inline constexpr size_t kManyColumns = 6;
+
+using Matmul = void (*)(const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts,
+                        size_t n_cols, float* out, size_t ldo);
+Matmul matmul_32(quant::Type type);     // avx512_q32.cpp
+Matmul matmul_256(quant::Type type);    // avx512_k.cpp
+Matmul matmul_float(quant::Type type);  // avx512_float.cpp
+
+void quantize_row(ActFormat format, const float* x, size_t n, std::byte* out);  // avx512_act.cpp
+
+// avx512_layer.cpp
+void rms_norm(const float* x, const float* weight, float* out, size_t n, float eps);
+void add(float* x, const float* y, size_t n);
+void silu_mul(const float* gate, const float* up, float* out, size_t n);
+void rope(float* head, const float* cos_sin, size_t n_rot, bool neox);
+void to_f16(const float* x, uint16_t* out, size_t n);
+void from_f16(const uint16_t* x, float* out, size_t n);
+void attend_f16(const float* q, const uint16_t* k, const uint16_t* v, size_t stride, size_t n_pos, size_t d_k,
+                size_t d_v, float scale, float* scores, float* out);
+void attend_f32(const float* q, const float* k, const float* v, size_t stride, size_t n_pos, size_t d_k,
+                size_t d_v, float scale, float* scores, float* out);
+
+namespace {
+
+[[maybe_unused]] inline __m128i load16(const void* p) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+[[maybe_unused]] inline __m256i load32(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+[[maybe_unused]] inline __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
+[[maybe_unused]] inline int32_t load_i32(const void* p) {
+  int32_t x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+[[maybe_unused]] inline uint32_t load_u32(const void* p) {
+  uint32_t x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+[[maybe_unused]] inline uint16_t load_u16(const void* p) {
+  uint16_t x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+
+// The first n of 16 lanes (all of them from 16 on).
+[[maybe_unused]] inline __mmask16 first_lanes(size_t n) {
+  return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1u);
+}
+
+// The one order in which 16 lanes become one number: l + (l + 8), then 4, 2, 1 apart.
+[[maybe_unused]] inline float sum_lanes(__m512 x) {
+  const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
+  const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x), high);
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+// The same order where lane l of every number is in x[l].
+[[maybe_unused]] inline __m512 sum_lanes(__m512* x, size_t lanes) {
+  for (size_t half = lanes / 2; half > 0; half /= 2) {
+    for (size_t l = 0; l < half; ++l) x[l] = _mm512_add_ps(x[l], x[l + half]);
+  }
+  return x[0];
+}
+
+// Row r of 16 dwords becomes column r.
+[[maybe_unused]] inline void transpose16(__m512i* r) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+// 16 halves, the low (or high) parts of dwords, as floats.
+[[maybe_unused]] inline __m512 low_halves(__m512i x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
+[[maybe_unused]] inline __m512 high_halves(__m512i x) { return low_halves(_mm512_srli_epi32(x, 16)); }
+
+}  // namespace
+}  // namespace selm::kernels::avx512
+
+#endif

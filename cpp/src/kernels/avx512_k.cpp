@@ -1,0 +1,541 @@
+// Products of the 256-element types, AVX-512 VNNI.
+//
+// One output: super-blocks s of a piece (kPiece elements) go to 4 lanes, l = s mod 4:
+//   lane += float(sum_g scale_g (sum_i code_i a_i)) * (d_w * d_a)
+//   lane -= float(sum_g min_g (sum_i a_i)) * (dmin_w * d_a)       [types with minima]
+// then the lanes are summed and added to the output, piece after piece. Both integer sums are exact
+// (below 2^29); a zero point z is a minimum of z * scale_g taken off inside the first sum.
+// `few_columns` runs lanes along a row, `many_columns` across 16 rows. Same bits.
+#include "kernels/avx512.h"
+
+#if defined(__x86_64__)
+
+namespace selm::kernels::avx512 {
+namespace {
+
+constexpr size_t kPieceBlocks = kPiece / 256;
+
+// Per group of 16: the scale, and the minimum or the zero point times the scale.
+struct Scales {
+  __m256i scale, min;  // int16 x 16
+};
+
+inline __m512i twice(__m256i x) { return _mm512_broadcast_i64x4(x); }
+// The two halves shifted right by different counts.
+inline __m512i shift_halves(__m512i x, int low, int high) {
+  const __m512i counts = _mm512_inserti64x4(_mm512_set1_epi16(static_cast<short>(low)),
+                                            _mm256_set1_epi16(static_cast<short>(high)), 1);
+  return _mm512_srlv_epi16(x, counts);
+}
+inline __m512i bits(__m512i x, int mask) {
+  return _mm512_and_si512(x, _mm512_set1_epi8(static_cast<char>(mask)));
+}
+
+// Eight bytes, each for a group of 32, as 16 int16.
+inline __m256i widen_pairs(uint64_t bytes) {
+  const __m128i x = _mm_cvtsi64_si128(static_cast<long long>(bytes));
+  return _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, x));
+}
+
+// The 12 bytes of Q4_K and Q5_K: 8 scales and 8 minima of 6 bits.
+inline Scales six_bit_scales(const std::byte* p) {
+  const uint32_t a = load_u32(p), b = load_u32(p + 4), c = load_u32(p + 8);
+  const uint64_t scale_low = a & 0x3f3f3f3fu, scale_high = (c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u);
+  const uint64_t min_low = b & 0x3f3f3f3fu, min_high = (c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u);
+  return {widen_pairs(scale_low | scale_high << 32), widen_pairs(min_low | min_high << 32)};
+}
+
+// A type: bytes of a block; kGroup elements share a scale; kMin: dmin follows d, else the minimum
+// is the zero point's; kWide: codes above 127, whose pairs of products do not fit in 16 bits;
+// d is the half at kScale; vector j of the codes holds the 32-element groups kOrder[j].
+struct Q2K {  // scales[16] qs[64] d dmin
+  static constexpr size_t kBytes = 84, kScale = 80, kGroup = 16;
+  static constexpr bool kMin = true, kWide = false;
+  static constexpr int kOrder[4][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}};
+  static void codes(const std::byte* p, __m512i* u) {
+    const __m512i x = load64(p + 16);
+    u[0] = bits(x, 3);
+    u[1] = bits(_mm512_srli_epi16(x, 2), 3);
+    u[2] = bits(_mm512_srli_epi16(x, 4), 3);
+    u[3] = bits(_mm512_srli_epi16(x, 6), 3);
+  }
+  static Scales scales(const std::byte* p) {
+    const __m128i x = load16(p), mask = _mm_set1_epi8(15);
+    return {_mm256_cvtepu8_epi16(_mm_and_si128(x, mask)),
+            _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(x, 4), mask))};
+  }
+};
+
+struct Q3K {  // hmask[32] qs[64] scales[12] d
+  static constexpr size_t kBytes = 110, kScale = 108, kGroup = 16;
+  static constexpr bool kMin = false, kWide = false;
+  static constexpr int kOrder[4][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}};
+  static void codes(const std::byte* p, __m512i* u) {
+    const __m512i x = load64(p + 32), high = shift_halves(twice(load32(p)), 0, 4);
+    u[0] = _mm512_or_si512(bits(x, 3), bits(_mm512_slli_epi16(high, 2), 4));
+    u[1] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 2), 3), bits(_mm512_slli_epi16(high, 1), 4));
+    u[2] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 4), 3), bits(high, 4));
+    u[3] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 6), 3), bits(_mm512_srli_epi16(high, 1), 4));
+  }
+  static Scales scales(const std::byte* p) {
+    const uint32_t a = load_u32(p + 96), b = load_u32(p + 100), c = load_u32(p + 104);
+    const uint32_t s0 = (a & 0x0f0f0f0fu) | (c << 4 & 0x30303030u);
+    const uint32_t s1 = (b & 0x0f0f0f0fu) | (c << 2 & 0x30303030u);
+    const uint32_t s2 = (a >> 4 & 0x0f0f0f0fu) | (c & 0x30303030u);
+    const uint32_t s3 = (b >> 4 & 0x0f0f0f0fu) | (c >> 2 & 0x30303030u);
+    const __m128i bytes = _mm_setr_epi32(static_cast<int>(s0), static_cast<int>(s1), static_cast<int>(s2),
+                                         static_cast<int>(s3));
+    const __m256i scale = _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(32));
+    return {scale, _mm256_slli_epi16(scale, 2)};
+  }
+};
+
+struct Q4K {  // d dmin scales[12] qs[128]
+  static constexpr size_t kBytes = 144, kScale = 0, kGroup = 32;
+  static constexpr bool kMin = true, kWide = false;
+  static constexpr int kOrder[4][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}};
+  static void codes(const std::byte* p, __m512i* u) {
+    const __m512i x = load64(p + 16), y = load64(p + 80);
+    u[0] = bits(x, 15);
+    u[1] = bits(_mm512_srli_epi16(x, 4), 15);
+    u[2] = bits(y, 15);
+    u[3] = bits(_mm512_srli_epi16(y, 4), 15);
+  }
+  static Scales scales(const std::byte* p) { return six_bit_scales(p + 4); }
+};
+
+struct Q5K {  // d dmin scales[12] qh[32] qs[128]
+  static constexpr size_t kBytes = 176, kScale = 0, kGroup = 32;
+  static constexpr bool kMin = true, kWide = false;
+  static constexpr int kOrder[4][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}};
+  static void codes(const std::byte* p, __m512i* u) {
+    const __m512i x = load64(p + 48), y = load64(p + 112);
+    const __m512i high = shift_halves(twice(load32(p + 16)), 0, 2);  // bit g of byte i: group g
+    u[0] = _mm512_or_si512(bits(x, 15), bits(_mm512_slli_epi16(high, 4), 16));
+    u[1] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 4), 15), bits(_mm512_slli_epi16(high, 3), 16));
+    u[2] = _mm512_or_si512(bits(y, 15), bits(high, 16));
+    u[3] = _mm512_or_si512(bits(_mm512_srli_epi16(y, 4), 15), bits(_mm512_srli_epi16(high, 1), 16));
+  }
+  static Scales scales(const std::byte* p) { return six_bit_scales(p + 4); }
+};
+
+struct Q6K {  // ql[128] qh[64] scales[16] d
+  static constexpr size_t kBytes = 210, kScale = 208, kGroup = 16;
+  static constexpr bool kMin = false, kWide = false;
+  static constexpr int kOrder[4][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}};
+  static void half(const std::byte* ql, const std::byte* qh, __m512i* u) {
+    const __m512i x = load64(ql), high = shift_halves(twice(load32(qh)), 0, 2);
+    u[0] = _mm512_or_si512(bits(x, 15), bits(_mm512_slli_epi16(high, 4), 48));
+    u[1] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 4), 15), bits(high, 48));
+  }
+  static void codes(const std::byte* p, __m512i* u) {
+    half(p, p + 128, u);
+    half(p + 64, p + 160, u + 2);
+  }
+  static Scales scales(const std::byte* p) {
+    const __m256i scale = _mm256_cvtepi8_epi16(load16(p + 192));
+    return {scale, _mm256_slli_epi16(scale, 5)};
+  }
+};
+
+struct Iq4Xs {  // d scales_h scales_l[4] qs[128]
+  static constexpr size_t kBytes = 136, kScale = 0, kGroup = 32;
+  static constexpr bool kMin = false, kWide = true;
+  static constexpr int kOrder[4][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}};
+  static void half(const std::byte* p, __m512i* u) {
+    const __m512i values = _mm512_broadcast_i32x4(  // quant::kIq4Values + 128
+        _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15));
+    const __m512i x = load64(p);  // 128-bit lane i: group i, low nibbles first
+    const __m512i low = _mm512_shuffle_epi8(values, bits(x, 15));
+    const __m512i high = _mm512_shuffle_epi8(values, bits(_mm512_srli_epi16(x, 4), 15));
+    u[0] = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high);
+    u[1] = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high);
+  }
+  static void codes(const std::byte* p, __m512i* u) {
+    half(p + 8, u);
+    half(p + 72, u + 2);
+  }
+  static Scales scales(const std::byte* p) {
+    const __m128i packed = _mm_cvtsi32_si128(load_i32(p + 4)), mask = _mm_set1_epi8(15);
+    const __m128i low =
+        _mm_unpacklo_epi8(_mm_and_si128(packed, mask), _mm_and_si128(_mm_srli_epi16(packed, 4), mask));
+    const __m128i high = _mm_srlv_epi16(_mm_set1_epi16(static_cast<short>(load_u16(p + 2))),
+                                        _mm_setr_epi16(0, 2, 4, 6, 8, 10, 12, 14));
+    const __m128i scale = _mm_sub_epi16(
+        _mm_or_si128(_mm_cvtepu8_epi16(low), _mm_slli_epi16(_mm_and_si128(high, _mm_set1_epi16(3)), 4)),
+        _mm_set1_epi16(32));
+    const __m256i pairs =
+        _mm256_set_m128i(_mm_unpackhi_epi16(scale, scale), _mm_unpacklo_epi16(scale, scale));
+    return {pairs, _mm256_slli_epi16(pairs, 7)};
+  }
+};
+
+// ---- Few columns: lanes run along the row --------------------------------------------------------
+
+// Which of 16 scales belongs to each int16 (2 elements), or each int32 (4), of the code vectors.
+template <class T>
+struct Spread {
+  alignas(64) uint16_t pairs[4][32];
+  alignas(64) uint32_t quads[4][16];
+};
+template <class T>
+constexpr Spread<T> make_spread() {
+  Spread<T> s{};
+  for (size_t j = 0; j < 4; ++j) {
+    for (size_t t = 0; t < 32; ++t) {
+      s.pairs[j][t] = static_cast<uint16_t>(2 * T::kOrder[j][t / 16] + static_cast<int>(t % 16 / 8));
+    }
+    for (size_t t = 0; t < 16; ++t) s.quads[j][t] = s.pairs[j][2 * t];
+  }
+  return s;
+}
+template <class T>
+constexpr Spread<T> kSpread = make_spread<T>();
+
+// The activations that meet code vector j.
+template <class T, int kVector>
+inline __m512i load_act(const int8_t* q) {
+  constexpr int kFirst = T::kOrder[kVector][0], kSecond = T::kOrder[kVector][1];
+  if constexpr (kSecond == kFirst + 1) return load64(q + 32 * kFirst);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(load32(q + 32 * kFirst)), load32(q + 32 * kSecond), 1);
+}
+
+// One code vector times its activations and scales, summed to 16 int32.
+template <class T, int kVector>
+inline __m512i add_vector(__m512i sum, __m512i u, __m512i scales, const int8_t* q) {
+  const __m512i a = load_act<T, kVector>(q);
+  if constexpr (T::kWide) {
+    const __m512i dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), u, a);
+    const __m512i scale = _mm512_permutexvar_epi32(load64(kSpread<T>.quads[kVector]), scales);
+    return _mm512_add_epi32(sum, _mm512_mullo_epi32(dots, scale));
+  } else {
+    const __m512i scale = _mm512_permutexvar_epi16(load64(kSpread<T>.pairs[kVector]), scales);
+    return _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(u, a), scale);
+  }
+}
+
+// One super-block times one column: partial sums of codes and of minima, 8 int32 each.
+struct Partial {
+  __m256i dot, min;
+};
+template <class T>
+inline Partial block_partial(const __m512i* u, __m512i scales, __m256i mins, const Act256& act, size_t s) {
+  const int8_t* q = act.q + 256 * s;
+  __m512i sum = add_vector<T, 0>(_mm512_setzero_si512(), u[0], scales, q);
+  sum = add_vector<T, 1>(sum, u[1], scales, q);
+  __m512i more = add_vector<T, 2>(_mm512_setzero_si512(), u[2], scales, q);
+  more = add_vector<T, 3>(more, u[3], scales, q);
+  sum = _mm512_add_epi32(sum, more);
+  const __m256i dot = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+  const __m256i min = _mm256_madd_epi16(mins, load32(act.sum + 16 * s));
+  if constexpr (T::kMin) return {dot, min};
+  return {_mm256_sub_epi32(dot, min), _mm256_setzero_si256()};
+}
+
+// Lane i: the sum of the 8 lanes of x[i].
+inline __m128i sum_4(__m256i x0, __m256i x1, __m256i x2, __m256i x3) {
+  const __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(x0, x1), _mm256_unpackhi_epi32(x0, x1));
+  const __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(x2, x3), _mm256_unpackhi_epi32(x2, x3));
+  const __m256i c = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+  return _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
+}
+
+inline float sum_lanes4(__m128 x) {
+  const __m128 c = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+// The half at `offset` of each of 4 blocks (`blocks` of them exist).
+template <class T>
+inline __m128 load_halves(const std::byte* p, size_t blocks, size_t offset) {
+  uint64_t halves = 0;
+#pragma GCC unroll 4
+  for (size_t i = 0; i < 4; ++i) {
+    if (i < blocks) halves |= static_cast<uint64_t>(load_u16(p + i * T::kBytes + offset)) << (16 * i);
+  }
+  return _mm_cvtph_ps(_mm_cvtsi64_si128(static_cast<long long>(halves)));
+}
+
+// 4 super-blocks (`blocks` of them exist) against kCols columns.
+template <class T, int kCols>
+inline void add_chunk(const std::byte* w, size_t blocks, const Act256* acts, size_t s0, __m128* acc) {
+  Partial part[kCols][4];
+#pragma GCC unroll 4
+  for (size_t i = 0; i < 4; ++i) {
+    if (i >= blocks) {
+      for (int c = 0; c < kCols; ++c) part[c][i] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+      continue;
+    }
+    const std::byte* p = w + i * T::kBytes;
+    __m512i u[4];
+    T::codes(p, u);
+    const Scales scales = T::scales(p);
+    const __m512i scale =
+        T::kWide ? _mm512_cvtepi16_epi32(scales.scale) : _mm512_castsi256_si512(scales.scale);
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) part[c][i] = block_partial<T>(u, scale, scales.min, acts[c], s0 + i);
+  }
+  const __m128 d = load_halves<T>(w, blocks, T::kScale);
+#pragma GCC unroll 4
+  for (int c = 0; c < kCols; ++c) {
+    const Partial* x = part[c];
+    const __m128 scale = _mm_loadu_ps(acts[c].scale + s0);
+    const __m128i dot = sum_4(x[0].dot, x[1].dot, x[2].dot, x[3].dot);
+    acc[c] = _mm_fmadd_ps(_mm_cvtepi32_ps(dot), _mm_mul_ps(d, scale), acc[c]);
+    if constexpr (T::kMin) {
+      const __m128 dmin = load_halves<T>(w, blocks, T::kScale + 2);
+      const __m128i min = sum_4(x[0].min, x[1].min, x[2].min, x[3].min);
+      acc[c] = _mm_fnmadd_ps(_mm_cvtepi32_ps(min), _mm_mul_ps(dmin, scale), acc[c]);
+    }
+  }
+}
+
+template <class T, int kCols>
+void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act256* acts, float* out,
+                 size_t ldo) {
+  const size_t n_blocks = n / 256;
+  for (size_t r = 0; r < n_rows; ++r) {
+    const std::byte* row = weights + r * n_blocks * T::kBytes;
+    for (size_t s0 = 0; s0 < n_blocks; s0 += kPieceBlocks) {
+      const size_t end = n_blocks - s0 < kPieceBlocks ? n_blocks : s0 + kPieceBlocks;
+      __m128 acc[kCols];
+      for (int c = 0; c < kCols; ++c) acc[c] = _mm_setzero_ps();
+      for (size_t s = s0; s < end; s += 4) {
+        if (end - s >= 4) {
+          add_chunk<T, kCols>(row + s * T::kBytes, 4, acts, s, acc);
+        } else {
+          add_chunk<T, kCols>(row + s * T::kBytes, end - s, acts, s, acc);
+        }
+      }
+      for (size_t c = 0; c < kCols; ++c) {
+        float* place = out + c * ldo + r;
+        *place = s0 == 0 ? sum_lanes4(acc[c]) : *place + sum_lanes4(acc[c]);
+      }
+    }
+  }
+}
+
+// ---- Many columns: lanes are rows ---------------------------------------------------------------
+
+constexpr size_t kVectors = 2;  // of 16 rows
+constexpr size_t kStripRows = 16 * kVectors;
+constexpr size_t kTileColumns = 8;
+
+// One piece of a strip of rows, unpacked: 4 codes of each of 16 rows make a vector.
+struct Strip {
+  alignas(64)
+      uint8_t codes[kPieceBlocks][8][kVectors][8][64];  // [s, group of 32, rows / 16, k / 4, row * 4 + k % 4]
+  alignas(64) int32_t scale[kPieceBlocks][16][kVectors][16];
+  alignas(64) int16_t min[kPieceBlocks][8][kVectors][32];  // two groups' minima side by side
+  alignas(64) float d[kPieceBlocks][kVectors][16];
+  alignas(64) float dmin[kPieceBlocks][kVectors][16];
+};
+
+// Super-block s of 16 rows.
+template <class T>
+void unpack_block(const std::byte* const* row, size_t s, size_t v, Strip& strip) {
+  __m512i codes[4][16], scale[16], min[16];
+  for (size_t i = 0; i < 16; ++i) {
+    const std::byte* p = row[i] + s * T::kBytes;
+    __m512i u[4];
+    T::codes(p, u);
+    for (size_t j = 0; j < 4; ++j) codes[j][i] = u[j];
+    const Scales scales = T::scales(p);
+    scale[i] = _mm512_cvtepi16_epi32(scales.scale);
+    min[i] = _mm512_castsi256_si512(scales.min);
+  }
+  for (size_t j = 0; j < 4; ++j) {
+    transpose16(codes[j]);
+    for (size_t k = 0; k < 16; ++k) {
+      const auto group = static_cast<size_t>(T::kOrder[j][k / 8]);
+      _mm512_store_si512(strip.codes[s][group][v][k % 8], codes[j][k]);
+    }
+  }
+  transpose16(scale);
+  transpose16(min);
+  for (size_t g = 0; g < 16; ++g) _mm512_store_si512(strip.scale[s][g][v], scale[g]);
+  for (size_t g = 0; g < 8; ++g) _mm512_store_si512(strip.min[s][g][v], min[g]);
+}
+
+// Super-blocks s0 .. s0 + count of rows v * 16 ... Rows past the last repeat it: their results are
+// not kept.
+template <class T>
+void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t s0, size_t count, size_t v,
+                 Strip& strip) {
+  const std::byte* row[16];
+  alignas(64) int32_t offsets[16];
+  for (size_t i = 0; i < 16; ++i) {
+    const size_t r = v * 16 + i < rows ? v * 16 + i : rows - 1;
+    row[i] = weights + r * row_bytes + s0 * T::kBytes;
+    offsets[i] = static_cast<int32_t>(r * row_bytes);
+  }
+  // A lone scale at the end of a block is read as the upper half of a dword, to stay inside.
+  constexpr bool kUpper = T::kScale + 4 > T::kBytes;
+  const __m512i offset = load64(offsets);
+  for (size_t s = 0; s < count; ++s) {
+    unpack_block<T>(row, s, v, strip);
+    const std::byte* place = weights + (s0 + s) * T::kBytes + T::kScale - (kUpper ? 2 : 0);
+    const __m512i heads = _mm512_i32gather_epi32(offset, place, 1);
+    _mm512_store_ps(strip.d[s][v], kUpper ? high_halves(heads) : low_halves(heads));
+    if constexpr (T::kMin) _mm512_store_ps(strip.dmin[s][v], high_halves(heads));
+  }
+}
+
+// Adds group g of super-block s: its 16 weight vectors stay in registers for all columns.
+template <class T>
+inline void add_group(const Strip& strip, const Act256* acts, size_t n_cols, size_t s0, size_t s, size_t g,
+                      __m512i (*total)[kVectors]) {
+  __m512i w[kVectors][8];
+#pragma GCC unroll 2
+  for (size_t v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+    for (size_t k = 0; k < 8; ++k) w[v][k] = _mm512_load_si512(strip.codes[s][g][v][k]);
+  }
+  constexpr size_t kSteps = T::kGroup / 4;
+  for (size_t c = 0; c < n_cols; ++c) {
+    const int8_t* q = acts[c].q + 256 * (s0 + s) + 32 * g;
+#pragma GCC unroll 2
+    for (size_t k0 = 0; k0 < 8; k0 += kSteps) {
+      __m512i dot[kVectors] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+#pragma GCC unroll 8
+      for (size_t k = k0; k < k0 + kSteps; ++k) {
+        const __m512i a = _mm512_set1_epi32(load_i32(q + 4 * k));
+        dot[0] = _mm512_dpbusd_epi32(dot[0], w[0][k], a);
+        dot[1] = _mm512_dpbusd_epi32(dot[1], w[1][k], a);
+      }
+#pragma GCC unroll 2
+      for (size_t v = 0; v < kVectors; ++v) {
+        const __m512i scale = _mm512_load_si512(strip.scale[s][2 * g + k0 / 4][v]);
+        total[c][v] = _mm512_add_epi32(total[c][v], _mm512_mullo_epi32(dot[v], scale));
+      }
+    }
+  }
+}
+
+// Minima and scales of super-block s: the integer totals become floats.
+template <class T>
+inline void finish_block(const Strip& strip, const Act256* acts, size_t n_cols, size_t s0, size_t s,
+                         const __m512i (*total)[kVectors], __m512 (*acc)[kVectors][4]) {
+  for (size_t c = 0; c < n_cols; ++c) {
+    const int16_t* sums = acts[c].sum + 16 * (s0 + s);
+    const __m512 scale = _mm512_set1_ps(acts[c].scale[s0 + s]);
+#pragma GCC unroll 2
+    for (size_t v = 0; v < kVectors; ++v) {
+      __m512i min = _mm512_setzero_si512();
+#pragma GCC unroll 8
+      for (size_t g = 0; g < 8; ++g) {
+        min = _mm512_dpwssd_epi32(min, _mm512_load_si512(strip.min[s][g][v]),
+                                  _mm512_set1_epi32(load_i32(sums + 2 * g)));
+      }
+      const __m512i dot = T::kMin ? total[c][v] : _mm512_sub_epi32(total[c][v], min);
+      const __m512 d = _mm512_mul_ps(_mm512_load_ps(strip.d[s][v]), scale);
+      __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), d, acc[c][v][s % 4]);
+      if constexpr (T::kMin) {
+        const __m512 dmin = _mm512_mul_ps(_mm512_load_ps(strip.dmin[s][v]), scale);
+        x = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(min), dmin, x);
+      }
+      acc[c][v][s % 4] = x;
+    }
+  }
+}
+
+template <class T>
+void tile(const Strip& strip, size_t rows, const Act256* acts, size_t n_cols, size_t s0, size_t count,
+          float* out, size_t ldo) {
+  __m512 acc[kTileColumns][kVectors][4];
+  for (size_t c = 0; c < n_cols; ++c) {
+    for (size_t l = 0; l < kVectors * 4; ++l) acc[c][l / 4][l % 4] = _mm512_setzero_ps();
+  }
+  for (size_t s = 0; s < count; ++s) {
+    __m512i total[kTileColumns][kVectors];
+    for (size_t c = 0; c < n_cols; ++c) total[c][0] = total[c][1] = _mm512_setzero_si512();
+    for (size_t g = 0; g < 8; ++g) add_group<T>(strip, acts, n_cols, s0, s, g, total);
+    finish_block<T>(strip, acts, n_cols, s0, s, total, acc);
+  }
+  for (size_t c = 0; c < n_cols; ++c) {
+    for (size_t v = 0; v < kVectors && v * 16 < rows; ++v) {
+      const __mmask16 mask = first_lanes(rows - v * 16);
+      float* place = out + c * ldo + v * 16;
+      __m512 sum = sum_lanes(acc[c][v], 4);
+      if (s0 != 0) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
+      _mm512_mask_storeu_ps(place, mask, sum);
+    }
+  }
+}
+
+template <class T>
+void many_columns(const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts, size_t n_cols,
+                  float* out, size_t ldo) {
+  const size_t n_blocks = n / 256, row_bytes = n_blocks * T::kBytes, act_bytes = act256_bytes(n);
+  Strip strip;
+  for (size_t r = 0; r < n_rows; r += kStripRows) {
+    const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
+    for (size_t s0 = 0; s0 < n_blocks; s0 += kPieceBlocks) {
+      const size_t count = n_blocks - s0 < kPieceBlocks ? n_blocks - s0 : kPieceBlocks;
+      for (size_t v = 0; v < kVectors; ++v) {
+        unpack_rows<T>(weights + r * row_bytes, rows, row_bytes, s0, count, v, strip);
+      }
+      for (size_t c = 0; c < n_cols; c += kTileColumns) {
+        const size_t cols = n_cols - c < kTileColumns ? n_cols - c : kTileColumns;
+        Act256 act[kTileColumns];
+        for (size_t i = 0; i < cols; ++i) act[i] = act256(acts + (c + i) * act_bytes, n);
+        tile<T>(strip, rows, act, cols, s0, count, out + c * ldo + r, ldo);
+      }
+    }
+  }
+}
+
+template <class T>
+void matmul(const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts, size_t n_cols,
+            float* out, size_t ldo) {
+  if (n_cols >= kManyColumns) {
+    many_columns<T>(weights, n_rows, n, acts, n_cols, out, ldo);
+    return;
+  }
+  const size_t act_bytes = act256_bytes(n);
+  for (size_t c = 0; c < n_cols; c += 4) {
+    const size_t cols = n_cols - c < 4 ? n_cols - c : 4;
+    Act256 act[4];
+    for (size_t i = 0; i < cols; ++i) act[i] = act256(acts + (c + i) * act_bytes, n);
+    float* place = out + c * ldo;
+    switch (cols) {
+      case 1:
+        few_columns<T, 1>(weights, n_rows, n, act, place, ldo);
+        break;
+      case 2:
+        few_columns<T, 2>(weights, n_rows, n, act, place, ldo);
+        break;
+      case 3:
+        few_columns<T, 3>(weights, n_rows, n, act, place, ldo);
+        break;
+      default:
+        few_columns<T, 4>(weights, n_rows, n, act, place, ldo);
+        break;
+    }
+  }
+}
+
+}  // namespace
+
+Matmul matmul_256(quant::Type type) {
+  switch (type) {
+    case quant::Type::q2_k:
+      return matmul<Q2K>;
+    case quant::Type::q3_k:
+      return matmul<Q3K>;
+    case quant::Type::q4_k:
+      return matmul<Q4K>;
+    case quant::Type::q5_k:
+      return matmul<Q5K>;
+    case quant::Type::q6_k:
+      return matmul<Q6K>;
+    case quant::Type::iq4_xs:
+      return matmul<Iq4Xs>;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace selm::kernels::avx512
+
+#endif

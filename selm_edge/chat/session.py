@@ -1,0 +1,469 @@
+"""One talk between a person and a model: every action of the chat, with no user interface.
+
+Both the Textual app and the plain mode are faces of this. Nothing here is slow but opening a model
+and iterating a `Reply`; both may run in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from selm_edge.backends.base import Sampling
+from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
+from selm_edge.chat.preferences import Preferences
+from selm_edge.errors import SelmError
+from selm_edge.feedback.log import Kind, ReplyRecord
+from selm_edge.store.conversations import Conversation, Message, ReplyFacts
+from selm_edge.store.errors import NotFound, StoreError
+
+if TYPE_CHECKING:
+    from selm_edge.assistant import Plan, Reply
+    from selm_edge.store.opening import Store
+
+T = TypeVar("T")
+DEFAULT_MAX_TOKENS = 1024
+"""A small model that cannot find an end should not write for minutes."""
+RATING_EXPLAINED = (
+    "Kept only on this device. It becomes training data when you run `selm feedback export`."
+)
+
+
+class NoModel(SelmError):
+    """A reply was asked for while no model is open."""
+
+
+class ChatSession:
+    """The conversation on show, its model and its settings.
+
+    ``path`` is the branch on show; ``conversation`` is None until the first question, so an empty
+    conversation is never stored. ``on_problem`` hears when the disk stops taking writes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: ModelSource,
+        preferences: Preferences,
+        *,
+        on_problem: Callable[[StoreError], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.models = models
+        self.preferences = preferences
+        self.on_problem = on_problem
+        self.model: OpenModel | None = None
+        self.conversation: Conversation | None = None
+        self.path: list[Message] = []
+        self.versions: dict[int, list[int]] = {}
+        self.marks: dict[int, set[Kind]] = {}
+
+    # -- conversations -------------------------------------------------------------------------
+
+    def new(self) -> None:
+        """An empty page; the conversation is stored with its first question."""
+        self.conversation = None
+        self.path, self.versions, self.marks = [], {}, {}
+
+    def open(self, conversation: int) -> None:
+        self.conversation = self.store.conversations.get(conversation)
+        self._reload()
+
+    def rename(self, conversation: int, title: str) -> None:
+        self._saving(lambda: self.store.conversations.rename(conversation, title))
+        if self.conversation and self.conversation.id == conversation:
+            self._reload()
+
+    def delete(self, conversation: int, *, keep_feedback: bool = False) -> bool:
+        """Delete for real; True when no byte is left on the disk already."""
+        gone = self._saving(
+            lambda: self.store.conversations.delete(conversation, keep_feedback=keep_feedback)
+        )
+        if self.conversation and self.conversation.id == conversation:
+            self.new()
+        return gone
+
+    def export(self, path: Path) -> Path:
+        """The conversation on show as Markdown, or as JSON where the name ends so."""
+        from selm_edge.store.export import export
+
+        if self.conversation is None:
+            raise NotFound("there is nothing to export yet")
+        return export(self.store.conversations, self.conversation.id, path)
+
+    def export_name(self, suffix: str = ".md") -> str:
+        from selm_edge.store.export import file_name
+
+        return file_name(self.conversation, suffix) if self.conversation else f"chat{suffix}"
+
+    def text_of(self, what: str) -> str:
+        """What ``/copy`` copies: the ``last`` reply, its last ``code`` block, or ``all`` of it."""
+        from selm_edge.chat.text import code_blocks
+        from selm_edge.store.export import to_markdown
+
+        if what == "all" and self.conversation is not None:
+            return to_markdown(self.store.conversations, self.conversation.id)
+        reply = self.last_reply
+        if reply is None:
+            raise NotFound("there is no reply yet")
+        if what in ("", "last"):
+            return reply.text
+        if what != "code":
+            raise ValueError("copy what? One of: last, code, all")
+        blocks = code_blocks(reply.text)
+        if not blocks:
+            raise NotFound("the last reply has no code block")
+        return blocks[-1]
+
+    def _reload(self) -> None:
+        if self.conversation is None:
+            return
+        conversations = self.store.conversations
+        self.conversation = conversations.get(self.conversation.id)
+        self.path = conversations.path(self.conversation.id)
+        self.versions = conversations.sibling_table(self.path)
+        self.marks = self.store.feedback.marks(self.conversation.id)
+
+    def reload(self) -> None:
+        """Read again what another process may have changed; a deleted one becomes a new page."""
+        try:
+            self._reload()
+        except NotFound:
+            self.new()
+
+    # -- turns ---------------------------------------------------------------------------------
+
+    @property
+    def last_reply(self) -> Message | None:
+        return next((turn for turn in reversed(self.path) if turn.role == "assistant"), None)
+
+    @property
+    def last_question(self) -> Message | None:
+        return next((turn for turn in reversed(self.path) if turn.role == "user"), None)
+
+    def turn(self, message: int) -> Message:
+        """A turn of the branch on show."""
+        for turn in self.path:
+            if turn.id == message:
+                return turn
+        raise NotFound(f"turn {message} is not on show")
+
+    def before(self, message: Message) -> list[Message]:
+        """The turns of the branch on show that come before one of it."""
+        return self.path[: [turn.id for turn in self.path].index(message.id)]
+
+    def plan(self, path: Sequence[Message], question: str | None = None) -> Plan:
+        """What would be sent after ``path``, with ``question`` as the last turn if given."""
+        if self.model is None:
+            raise NoModel("no model is open")
+        turns = [{"role": turn.role, "content": turn.text} for turn in self.sent(path)]
+        if question is not None:
+            turns.append({"role": "user", "content": question})
+        return self.model.assistant.plan(turns, self.system)
+
+    def sent(self, path: Sequence[Message]) -> list[Message]:
+        """The turns of ``path`` that the model still gets: from its last `context_from` on."""
+        start = next((t.context_from for t in reversed(path) if t.context_from is not None), None)
+        ids = [turn.id for turn in path]
+        return list(path[ids.index(start) :]) if start in ids else list(path)
+
+    def ask(self, text: str) -> Message:
+        """Store a question at the end of the branch on show."""
+
+        def store() -> Message:
+            if self.conversation is None:
+                self.conversation = self.store.conversations.create()
+            parent = self.path[-1].id if self.path else None
+            return self.store.conversations.add(self.conversation.id, parent, "user", text)
+
+        message = self._saving(store)
+        self._reload()
+        return message
+
+    def edit(self, message: Message, text: str) -> Message:
+        """A question in other words: a sibling; the old branch stays and can be shown again."""
+        added = self._saving(
+            lambda: self.store.conversations.add(message.conversation, message.parent, "user", text)
+        )
+        self._reload()
+        return added
+
+    def reply_again(self, message: Message) -> None:
+        """Make room for another reply beside this one, and record that it was asked for."""
+        if message.role == "assistant":
+            self._feedback("regeneration", message)
+            end = message.parent
+        else:
+            end = message.id
+        if end is not None:
+            self._saving(lambda: self.store.conversations.show_end(end))
+        self._reload()
+
+    def switch(self, message: Message, step: int) -> bool:
+        """Show the branch of the next (+1) or previous (-1) version; False at the end."""
+        versions = self.versions.get(message.id, [message.id])
+        at = versions.index(message.id) + step
+        if not 0 <= at < len(versions):
+            return False
+        self._saving(lambda: self.store.conversations.show(versions[at]))
+        self._reload()
+        return True
+
+    def leave_out(self, message: Message, turns: int) -> None:
+        """From ``message`` on, the oldest ``turns`` of what is now sent stay out, visibly."""
+        first = self.sent(self.path)[turns]
+        self._saving(lambda: self.store.conversations.set_context_from(message.id, first.id))
+        self._reload()
+
+    def reply(self, plan: Plan) -> Reply:
+        """Begin the reply to a plan; iterate it, then `keep` it."""
+        if self.model is None:
+            raise NoModel("no model is open")
+        return self.model.assistant.reply(plan, self.sampling, max_tokens=self.max_tokens)
+
+    def keep(self, question: Message, reply: Reply) -> Message:
+        """Store a reply, whole or partial, under its question."""
+        stats = reply.stats
+        facts = ReplyFacts(
+            **self._model_facts(),
+            sampling=_plain(reply.sampling),
+            seed=reply.sampling.seed,
+            prompt_tokens=stats.prompt_tokens or reply.plan.tokens,
+            tokens=stats.tokens,
+            tokens_per_second=round(stats.tokens_per_second, 2),
+            finish_reason=reply.finish_reason,
+        )
+        message = self._saving(
+            lambda: self.store.conversations.add(
+                question.conversation, question.id, "assistant", reply.text, facts=facts
+            )
+        )
+        self._reload()
+        return message
+
+    # -- feedback ------------------------------------------------------------------------------
+
+    def rate(self, message: Message, kind: Kind) -> bool:
+        """A thumb, ``up`` or ``down``; the same again takes it back. True when it now stands."""
+        if kind in self.marks.get(message.id, ()):
+            self._saving(lambda: self.store.feedback.withdraw(message.id, ["up", "down"]))
+            self._reload()
+            return False
+        self._feedback(kind, message)
+        self._reload()
+        return True
+
+    def correct(self, message: Message, text: str) -> Message:
+        """Keep the user's better text: a row of feedback, and a version that the talk goes on with.
+
+        The reply as it was stays as the other version.
+        """
+        self._feedback("correction", message, text)
+        facts = replace(message.facts, finish_reason="corrected")
+        added = self._saving(
+            lambda: self.store.conversations.add(
+                message.conversation, message.parent, "assistant", text, facts=facts
+            )
+        )
+        self._reload()
+        return added
+
+    def _feedback(self, kind: Kind, message: Message, correction: str | None = None) -> None:
+        record = self._record(message)
+        self._saving(lambda: self.store.feedback.add(kind, record, correction=correction))
+
+    def _record(self, message: Message) -> ReplyRecord:
+        before = self.before(message)
+        sent = self.sent(before)
+        turns = [{"role": turn.role, "content": turn.text} for turn in sent]
+        prompt: str | None = None
+        facts = message.facts
+        if self.model is not None and self.model.name == facts.model:
+            plan = self.model.assistant.plan(turns, self.system)
+            turns, prompt = [dict(turn) for turn in plan.turns], self.model.assistant.text_of(plan)
+        elif self.system:
+            turns.insert(0, {"role": "system", "content": self.system})
+        return ReplyRecord(
+            messages=turns,
+            reply=message.text,
+            prompt=prompt,
+            conversation=message.conversation,
+            message=message.id,
+            sampling=facts.sampling,
+            seed=facts.seed,
+            model=facts.model,
+            model_sha256=facts.model_sha256,
+            template_id=facts.template_id,
+            tokens_per_second=facts.tokens_per_second,
+        )
+
+    # -- settings ------------------------------------------------------------------------------
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt: the conversation's own, else the user's default."""
+        own = self.conversation.system if self.conversation else None
+        chosen = own if own is not None else self.preferences.config.system
+        return chosen if chosen and chosen.strip() else None
+
+    def set_system(self, text: str) -> None:
+        """For this conversation if there is one, and for new ones."""
+        if self.conversation is not None:
+            key = self.conversation.id
+            self._saving(lambda: self.store.conversations.set_system(key, text))
+            self._reload()
+        self.preferences.change(system=text.strip() or None)
+
+    @property
+    def sampling(self) -> Sampling:
+        own = self.conversation.sampling if self.conversation else None
+        return sampling_from(own if own is not None else self.preferences.config.sampling)
+
+    def set_sampling(self, values: Mapping[str, Any]) -> None:
+        """The settings that differ from the defaults: for this conversation and for new ones."""
+        chosen = _changed(sampling_from(values))
+        if self.conversation is not None:
+            key = self.conversation.id
+            self._saving(lambda: self.store.conversations.set_sampling(key, chosen))
+            self._reload()
+        self.preferences.change(sampling=chosen)
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest reply, in tokens."""
+        return self.preferences.config.max_tokens or DEFAULT_MAX_TOKENS
+
+    @property
+    def enter_sends(self) -> bool:
+        """Whether Enter sends (and Ctrl+J begins a line), or the other way round."""
+        return self.store.settings.get("enter_sends", True) is not False
+
+    def set_enter_sends(self, on: bool) -> None:
+        self._saving(lambda: self.store.settings.set("enter_sends", on))
+
+    def change_setting(self, name: str, text: str) -> str:
+        """``/set NAME VALUE``: what now holds, in words. ValueError says what is possible."""
+        from selm_edge.config import sampling_problem
+
+        if name == "enter_sends":
+            self.set_enter_sends(_yes(text))
+            return f"Enter {'sends' if self.enter_sends else 'begins a line; Ctrl+J sends'}."
+        if name in ("context", "max_tokens"):
+            if not text.isdecimal() or int(text) < 16:
+                raise ValueError(f"{name} is a whole number of tokens, at least 16")
+            self.preferences.change(**{name: int(text)})
+            when = " when a model is opened" if name == "context" else ""
+            return f"{name} is {int(text):,} tokens{when}."
+        value = None if text in ("", "default") else _number(text)
+        problem = sampling_problem(name, 0.5 if value is None else value)
+        if problem and (value is not None or "not a sampling" in problem):
+            raise ValueError(problem + "; also context, max_tokens, enter_sends")
+        chosen = _changed(self.sampling)
+        if value is None:
+            chosen.pop(name, None)
+        else:
+            chosen[name] = value
+        self.set_sampling(chosen)
+        now = getattr(self.sampling, name)
+        return f"{name} is {'drawn afresh for each reply' if now is None else now}."
+
+    # -- models --------------------------------------------------------------------------------
+
+    def open_model(self, name_or_path: str | None, context: int | None = None) -> OpenModel:
+        """Open a model (slow); the one in use stays until `use_model`. Raises ModelError."""
+        config = self.preferences.config
+        return self.models.open(name_or_path or config.model, context or config.context)
+
+    def use_model(self, model: OpenModel) -> None:
+        """Answer with this model from now on; the one before is closed."""
+        before, self.model = self.model, model
+        if before is not None:
+            before.assistant.close()
+
+    def hash_model(self) -> None:
+        """Find the hash of the model's file (slow the first time: for a worker)."""
+        model = self.model
+        if model is not None and model.sha256 is None:
+            model.sha256 = self._saving(lambda: file_sha256(model.path, self.store.settings))
+
+    def _model_facts(self) -> dict[str, str | None]:
+        if self.model is None:
+            return {}
+        return {
+            "model": self.model.name,
+            "model_sha256": self.model.sha256,
+            "template_id": self.model.template_id,
+        }
+
+    def close(self) -> None:
+        if self.model is not None:
+            self.model.assistant.close()
+            self.model = None
+        self.store.close()
+
+    # -- when the disk refuses -----------------------------------------------------------------
+
+    def _saving(self, write: Callable[[], T]) -> T:
+        """Do a write; where the disk refuses, go on in memory, say so once, and do it there.
+
+        A lock that another program holds is only reported: it passes.
+        """
+        try:
+            return write()
+        except StoreError as problem:
+            if problem.cause == "busy" or not self.store.saving:
+                raise
+            self.store.go_on_in_memory(problem)
+            if self.on_problem is not None:
+                self.on_problem(problem)
+            return write()
+
+
+def sampling_from(values: Mapping[str, Any]) -> Sampling:
+    """Stored values as a Sampling; what is unknown or of another type is left at its default."""
+    sampling = Sampling()
+    known = {entry.name: getattr(sampling, entry.name) for entry in fields(Sampling)}
+    good: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "logit_bias" and isinstance(value, Mapping):
+            good[name] = {int(token): float(bias) for token, bias in value.items()}
+        elif name == "seed" and isinstance(value, int):
+            good[name] = value
+        elif isinstance(known.get(name), float) and isinstance(value, int | float):
+            good[name] = float(value)
+        elif isinstance(known.get(name), int) and isinstance(value, int):
+            good[name] = value
+    return replace(sampling, **good)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _yes(text: str) -> bool:
+    if text.lower() in ("yes", "on", "true", "1"):
+        return True
+    if text.lower() in ("no", "off", "false", "0"):
+        return False
+    raise ValueError("say yes or no")
+
+
+def _changed(sampling: Sampling) -> dict[str, Any]:
+    default = Sampling()
+    return {
+        entry.name: getattr(sampling, entry.name)
+        for entry in fields(Sampling)
+        if entry.name != "logit_bias"
+        and getattr(sampling, entry.name) != getattr(default, entry.name)
+    }
+
+
+def _plain(sampling: Sampling) -> dict[str, Any]:
+    from selm_edge.assistant import sampling_to_dict
+
+    return sampling_to_dict(sampling)

@@ -1,0 +1,282 @@
+"""One SQLite file: opening, migrating, writing, and really deleting.
+
+Every process opens the file for itself and several may write at once. The settings are the ones
+that were measured: WAL with ``synchronous=FULL`` (a commit is on the disk when the call returns),
+a busy timeout of 5 seconds, and ``secure_delete`` (freed cells are zeroed).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from selm_edge.store.errors import StoreError
+from selm_edge.store.migrations import MIGRATIONS
+
+APPLICATION_ID = 0x53454C4D  # "SELM": how a file of ours is told from another program's
+BUSY_TIMEOUT_MS = 5000
+_BUSY_TRIES = 6  # a writer that lost the race for 5 s queues again: 30 s before anyone is told
+_CACHE_KIB = 16 * 1024
+
+Row = tuple[Any, ...]
+Params = Sequence[Any]
+
+
+class Database:
+    """A connection to the file at ``path``, or to memory where it is None.
+
+    Usable from several threads; one statement or transaction runs at a time.
+    Raises `StoreError` for everything that SQLite or the disk refuses.
+    """
+
+    def __init__(self, path: Path | None, migrations: Sequence[str] = MIGRATIONS) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._migrations = migrations
+        self._unpurged = False
+        if path is not None:
+            _make_private(path)
+        with _explained(path):
+            self._connection = apsw.Connection(str(path) if path else ":memory:")
+        try:
+            with _explained(path):
+                self._check_owner()  # first: another program's file is not even switched to WAL
+                self._configure()
+            self._migrate()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    # -- reading and writing -------------------------------------------------------------------
+
+    def rows(self, sql: str, params: Params = ()) -> list[Row]:
+        """All rows of a query."""
+        with self._lock, _explained(self.path):
+            return list(self._connection.execute(sql, tuple(params)))
+
+    def one(self, sql: str, params: Params = ()) -> Row | None:
+        """The first row of a query, or None."""
+        found = self.rows(sql, params)
+        return found[0] if found else None
+
+    @contextmanager
+    def write(self) -> Iterator[apsw.Connection]:
+        """A transaction: committed to the disk on leaving, undone on any exception.
+
+        It takes the write lock at once, so two processes queue instead of failing midway.
+        A ``write`` inside another joins it.
+        """
+        with self._lock, _explained(self.path):
+            if self._connection.in_transaction:
+                yield self._connection
+                return
+            self._begin()
+            try:
+                yield self._connection
+                self._connection.execute("commit")
+            except BaseException:
+                # A full disk may have rolled back already.
+                if self._connection.in_transaction:
+                    self._connection.execute("rollback")
+                raise
+
+    def _begin(self) -> None:
+        for attempt in range(_BUSY_TRIES):
+            try:
+                self._connection.execute("begin immediate")
+                return
+            except apsw.BusyError:
+                if attempt == _BUSY_TRIES - 1:
+                    raise
+
+    # -- deleting for real ---------------------------------------------------------------------
+
+    def purge(self) -> bool:
+        """Make what was deleted leave the disk: the WAL is emptied and old backups removed.
+
+        False while another process still reads an older state; `close` then tries again, and
+        SQLite itself does it when the last process closes the file.
+        """
+        if self.path is None:
+            return True
+        for backup in self.backups():
+            with suppress(OSError):
+                backup.unlink()
+        with self._lock, _explained(self.path):
+            try:
+                self._connection.pragma("busy_timeout", 1000)
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.BusyError:
+                self._unpurged = True
+                return False
+            finally:
+                self._connection.pragma("busy_timeout", BUSY_TIMEOUT_MS)
+        self._unpurged = False
+        return True
+
+    def backups(self) -> list[Path]:
+        """Copies made before migrations, oldest first."""
+        if self.path is None:
+            return []
+        return sorted(self.path.parent.glob(self.path.name + ".before-v*"))
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def copy_to_memory(self) -> Database:
+        """The same data with nothing behind it, to go on with when the disk refuses."""
+        copy = Database(None, self._migrations)
+        with self._lock, _explained(self.path):
+            _copy(self._connection, copy._connection)
+        return copy
+
+    def close(self) -> None:
+        with self._lock:
+            if self._unpurged:
+                with suppress(StoreError):
+                    self.purge()
+            self._connection.close()
+
+    # -- opening -------------------------------------------------------------------------------
+
+    def _configure(self) -> None:
+        connection = self._connection
+        connection.pragma("cache_size", -_CACHE_KIB)
+        connection.pragma("secure_delete", 1)
+        connection.pragma("foreign_keys", 1)
+        connection.pragma("temp_store", 2)  # no copy of anyone's words in /tmp
+        connection.pragma("trusted_schema", 0)
+        if self.path is None:
+            return
+        self._enter_wal()
+        connection.pragma("synchronous", "FULL")
+        if connection.readonly("main"):
+            raise apsw.ReadOnlyError("attempt to write a readonly database")
+
+    def _enter_wal(self) -> None:
+        # The switch to WAL ignores the busy timeout where two processes make the file at once.
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        while True:
+            try:
+                self._connection.pragma("journal_mode", "wal")
+                return
+            except apsw.BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _check_owner(self) -> None:
+        self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        # Objects first: a process that is making the file now commits both together.
+        objects = next(iter(self._connection.execute("select count(*) from sqlite_master")))[0]
+        if objects and self._connection.pragma("application_id") != APPLICATION_ID:
+            raise StoreError(
+                self.path,
+                "foreign",
+                "this is another program's database",
+                "Move it away, or set SELM_HOME to another folder.",
+            )
+
+    def _migrate(self) -> None:
+        version = self._version()
+        newest = len(self._migrations)
+        if version > newest:
+            raise StoreError(
+                self.path,
+                "newer",
+                f"written by a newer SELM Edge (schema {version}, this one knows {newest})",
+                "Update SELM Edge. The file was not touched.",
+            )
+        if version == newest:
+            return
+        if version > 0:
+            self._back_up(version)
+        with self.write() as connection:
+            # Another process may have migrated while this one waited for the lock.
+            for number in range(self._version() + 1, newest + 1):
+                connection.execute(self._migrations[number - 1])
+                connection.pragma("user_version", number)
+            connection.pragma("application_id", APPLICATION_ID)
+
+    def _version(self) -> int:
+        with _explained(self.path):
+            return int(self._connection.pragma("user_version"))
+
+    def _back_up(self, version: int) -> None:
+        if self.path is None:
+            return
+        target = self.path.with_name(f"{self.path.name}.before-v{version + 1}")
+        partial = target.with_name(target.name + f".{os.getpid()}.tmp")
+        with _explained(target):
+            try:
+                os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+                copy = apsw.Connection(str(partial))
+                try:
+                    _copy(self._connection, copy)
+                    copy.pragma("journal_mode", "delete")
+                finally:
+                    copy.close()
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+
+
+def _copy(source: apsw.Connection, target: apsw.Connection) -> None:
+    with target.backup("main", source, "main") as backup:
+        while not backup.done:
+            backup.step(256)
+
+
+def _make_private(path: Path) -> None:
+    """The folder for its owner only (0700), the file too (0600); SQLite gives the WAL the same."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        cause = error.strerror or type(error).__name__
+        raise StoreError(
+            path, "readonly", f"cannot be written: {cause}", "Set SELM_HOME to a folder that can."
+        ) from error
+
+
+@contextmanager
+def _explained(path: Path | None) -> Iterator[None]:
+    """SQLite's exceptions in words that say what to do."""
+    try:
+        yield
+    except apsw.FullError as error:
+        raise StoreError(path, "full", "the disk is full", _FULL_HINT) from error
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise StoreError(
+            path, "busy", "another program keeps it locked", "Close that program and try again."
+        ) from error
+    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
+        raise StoreError(
+            path, "readonly", f"cannot be written: {error}", "Set SELM_HOME to a folder that can."
+        ) from error
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
+        raise StoreError(
+            path,
+            "damaged",
+            f"the file is damaged: {error}",
+            "It was left as it is. Move it away to begin a new one.",
+        ) from error
+    except apsw.IOError as error:
+        # A quota or a file size limit is an I/O error to SQLite, a full disk to its user.
+        raise StoreError(
+            path, "full", f"the disk refuses to write ({error})", _FULL_HINT
+        ) from error
+
+    except apsw.Error as error:
+        raise StoreError(
+            path, "io", f"SQLite refused: {error}", "`selm doctor` checks the file."
+        ) from error
+
+
+_FULL_HINT = "Everything saved before is safe. Make room, then start again."

@@ -1,0 +1,99 @@
+"""The schema, one numbered step at a time.
+
+Step ``n`` brings a file from ``user_version`` n-1 to n. A released step is never edited: a change
+is a new step at the end. Each runs inside the transaction that raises the version, so a file is
+never between two versions.
+"""
+
+from __future__ import annotations
+
+_CONVERSATIONS = """
+create table setting(
+  key text primary key,
+  value text not null              -- JSON
+) without rowid;
+
+create table conversation(
+  id integer primary key autoincrement,   -- never reused: feedback may outlive a conversation
+  title text not null,
+  named integer not null default 0,       -- 1 when the user chose the title
+  system text,                            -- JSON string; null: the user's default
+  sampling text,                          -- JSON object; null: the user's default
+  leaf integer references message(id) on delete set null,  -- end of the branch on show
+  created integer not null,               -- milliseconds since 1970
+  updated integer not null
+);
+create index conversation_updated on conversation(updated desc);
+
+create table message(
+  id integer primary key autoincrement,
+  conversation integer not null references conversation(id) on delete cascade,
+  parent integer references message(id) deferrable initially deferred,  -- no cascade: a long
+                                          -- chat would pass SQLite's depth limit of 1000
+  role text not null check(role in ('user', 'assistant')),
+  text text not null,
+  context_from integer references message(id) on delete set null,  -- first turn still sent
+  created integer not null,
+  model text, model_sha256 text, template_id text,
+  sampling text, seed integer,
+  prompt_tokens integer, tokens integer, tokens_per_second real,
+  finish_reason text
+);
+create index message_conversation on message(conversation);
+create index message_parent on message(parent);
+create index message_context on message(context_from);
+
+create virtual table message_fts using fts5(
+  text, content='message', content_rowid='id', tokenize='unicode61 remove_diacritics 2');
+insert into message_fts(message_fts, rank) values('secure-delete', 1);
+create trigger message_fts_insert after insert on message begin
+  insert into message_fts(rowid, text) values (new.id, new.text);
+end;
+create trigger message_fts_delete after delete on message begin
+  insert into message_fts(message_fts, rowid, text) values ('delete', old.id, old.text);
+end;
+create trigger message_fts_update after update of text on message begin
+  insert into message_fts(message_fts, rowid, text) values ('delete', old.id, old.text);
+  insert into message_fts(rowid, text) values (new.id, new.text);
+end;
+
+create virtual table title_fts using fts5(
+  title, content='conversation', content_rowid='id', tokenize='unicode61 remove_diacritics 2');
+insert into title_fts(title_fts, rank) values('secure-delete', 1);
+create trigger title_fts_insert after insert on conversation begin
+  insert into title_fts(rowid, title) values (new.id, new.title);
+end;
+create trigger title_fts_delete after delete on conversation begin
+  insert into title_fts(title_fts, rowid, title) values ('delete', old.id, old.title);
+end;
+create trigger title_fts_update after update of title on conversation begin
+  insert into title_fts(title_fts, rowid, title) values ('delete', old.id, old.title);
+  insert into title_fts(rowid, title) values (new.id, new.title);
+end;
+"""
+
+_FEEDBACK = """
+create table feedback(
+  id integer primary key autoincrement,
+  uid text not null unique,        -- the same in every export, so that a bundle merges once
+  kind text not null check(kind in ('up', 'down', 'correction', 'regeneration')),
+  created integer not null,        -- milliseconds since 1970
+  superseded_by integer references feedback(id) on delete set null,
+  conversation integer,            -- no foreign key: the user may keep feedback past its chat
+  message integer,
+  messages text not null,          -- JSON: the turns as sent, system first, reply not included
+  prompt text,                     -- those turns through the chat template
+  reply text not null,
+  correction text,
+  sampling text, seed integer,
+  model text, model_sha256 text, template_id text,
+  tokens_per_second real,
+  app_version text not null
+);
+create index feedback_message on feedback(message);
+create index feedback_conversation on feedback(conversation);
+create index feedback_superseded on feedback(superseded_by);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_CONVERSATIONS, _FEEDBACK)
+"""``MIGRATIONS[n - 1]`` makes version n."""
