@@ -104,10 +104,18 @@ class Tokenizer {
   Tokens encode(const py::bytes& utf8, bool add_special, bool parse_special) const {
     const auto text = static_cast<std::string_view>(utf8);
     const py::gil_scoped_release release;
-    Tokens tokens(text.size() + 2);  // always enough, says the header
+    Tokens tokens(text.size() + 2);
     size_t count = 0;
-    check(selm_tokenize(handle_.get(), text.data(), text.size(), add_special, parse_special, tokens.data(),
-                        tokens.size(), &count));
+    const auto run = [&] {
+      return selm_tokenize(handle_.get(), text.data(), text.size(), add_special, parse_special, tokens.data(),
+                           tokens.size(), &count);
+    };
+    selm_status status = run();
+    if (status == SELM_ERROR_INVALID_ARGUMENT && count > tokens.size()) {
+      tokens.resize(count);
+      status = run();
+    }
+    check(status);
     tokens.resize(count);
     return tokens;
   }

@@ -117,6 +117,8 @@ class LlamaCppTokenizer:
         return list(ids[:count])
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        if ids and ids[0] == self.bos and not special:
+            ids = ids[1:]  # else the space that SPM puts before the text stays
         if not ids:
             return ""
         tokens = (self._lib.llama_token * len(ids))(*ids)
