@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import ctypes.util
-import secrets
+import os
 import sys
 import threading
 import time
@@ -548,6 +548,6 @@ def _sampler(lib: Any, sampling: Sampling, n_vocab: int) -> Any:
     if sampling.min_p > 0:
         add(lib.llama_sampler_init_min_p(sampling.min_p, 1))
     add(lib.llama_sampler_init_temp(sampling.temperature))
-    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+    seed = int.from_bytes(os.urandom(4), "little") if sampling.seed is None else sampling.seed
     add(lib.llama_sampler_init_dist(seed & 0xFFFFFFFF))
     return chain

@@ -70,21 +70,24 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     """
     from selm_edge import _core
     from selm_edge import config as preferences
-    from selm_edge.backends.native import NativeEngine, allowed_cores
+    from selm_edge.backends.native import NativeEngine
     from selm_edge.catalog import Catalog
 
     config = preferences.load()
     entry = Catalog().resolve(model or config.model)
     NativeEngine(str(entry.path), threads=None, context=16).close()  # says what is wrong with it
     prompt, generate = options["prompt"], options["generate"]
-    cores = options["threads"] or config.threads or allowed_cores()
-    shape = [str(entry.path), str(cores), str(prompt), str(generate)]
+    path, shape = str(entry.path), [str(prompt), str(generate)]
+    cores = options["threads"] or config.threads or 0  # 0: the core looks what it may use
     with contextlib.ExitStack() as stack:
-        workers = {"native": stack.enter_context(_worker(sys.executable, "native", shape))}
+        own = _worker(sys.executable, "native", [path, str(cores), *shape])
+        workers = {"native": stack.enter_context(own)}
+        cores = workers["native"].facts["threads"]
         if against:
             python = llama_python or sys.executable
             _require_llama(python)
-            workers["llama_cpp"] = stack.enter_context(_worker(python, "llama-cpp", shape))
+            peer = _worker(python, "llama-cpp", [path, str(cores), *shape])
+            workers["llama_cpp"] = stack.enter_context(peer)
         timings = _alternate(workers, options["rounds"])
         figures = {
             name: _figures(worker, timings[name], prompt, generate, workers["native"].facts)
@@ -93,7 +96,7 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     bandwidth = _core.measure_bandwidth(cores)  # alone, now that the engines are gone
     result: dict[str, Any] = {
         "model": entry.name,
-        "path": str(entry.path),
+        "path": path,
         "file_bytes": entry.size,
         "threads": cores,
         "prompt": prompt,

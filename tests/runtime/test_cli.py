@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import select
 import signal
@@ -261,6 +260,8 @@ def test_words_come_as_they_are_made_on_a_terminal(tmp_path: Path, stories: Path
         "backends.register(FakeBackend(FakeEngine(['one two three'], delay=0.2)))\n"
         "from selm_edge.cli import main; main()"
     )
+    import pty
+
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", script, "ask", "-m", str(stories), "--backend", "fake", "x"],
