@@ -202,11 +202,14 @@ class ChatWindow(App[None]):
 
     # -- the model -----------------------------------------------------------------------------
 
-    @work(group="model")
-    async def load_model(self, name_or_path: str | None, context: int | None = None) -> None:
+    def load_model(self, name_or_path: str | None, context: int | None = None) -> None:
         """Open a model beside the one in use, and use it once it is open."""
-        before = self.session.model
         self._model_settled.clear()
+        self._load_model(name_or_path, context)
+
+    @work(group="model")
+    async def _load_model(self, name_or_path: str | None, context: int | None) -> None:
+        before = self.session.model
         self.set_status(state="loading", model=Path(name_or_path or "").stem)
         try:
             model = await in_thread(self.session.open_model, name_or_path, context)

@@ -198,6 +198,7 @@ inline void add_chunk(const std::byte* w, size_t blocks, const Act256* acts, siz
       continue;
     }
     const std::byte* p = w + i * T::kBytes;
+    prefetch<T::kBytes>(p);
     __m256i u[8];
     all_codes<T>(p, u);
     const Scales scales = T::scales(p);

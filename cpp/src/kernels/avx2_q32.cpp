@@ -119,6 +119,7 @@ inline __m256 load_8_halves(const std::byte* p, size_t stride, size_t count) {
 // 8 blocks (`blocks` of them exist) against kCols columns: acc[c] receives its 8 lanes.
 template <class T, int kCols, bool kFull>
 inline void add_chunk(const std::byte* w, size_t blocks, const Act32* acts, size_t b0, __m256* acc) {
+  prefetch<8 * T::kBytes>(w);
   if (kFull) blocks = 8;
   __m256i p[kCols][4];
 #pragma GCC unroll 4
