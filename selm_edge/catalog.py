@@ -160,8 +160,8 @@ class Catalog:
                         size=size,
                         sha256=row.pop("sha256", None),
                         bundled=True,
-                        licence=row.pop("licence", None),
-                        description=row.pop("description", None),
+                        licence=row.pop("license", None),
+                        description=row.pop("title", None),
                         details=row,
                     )
                 )

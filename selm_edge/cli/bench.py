@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     prompt, generate = options["prompt"], options["generate"]
     path, shape = str(entry.path), [str(prompt), str(generate)]
     cores = options["threads"] or config.threads or 0  # 0: the core looks what it may use
+    load = _load_average()
     with contextlib.ExitStack() as stack:
         own = _worker(sys.executable, "native", [path, str(cores), *shape])
         workers = {"native": stack.enter_context(own)}
@@ -99,6 +101,7 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
         "path": path,
         "file_bytes": entry.size,
         "threads": cores,
+        "load_average": load,
         "prompt": prompt,
         "generate": generate,
         **figures,
@@ -110,10 +113,20 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
             kind: round(ours[f"{kind}_tps"] / theirs[f"{kind}_tps"], 3)
             for kind in ("prefill", "decode")
         }
+    if load is not None and load > 0.5:
+        note(f"other work was running (load average {load:.1f}): the figures are lower for it")
     if options["as_json"]:
         show_json(result)
     else:
         _report(result)
+
+
+def _load_average() -> float | None:
+    """Processes that wanted a core in the last minute, where the system says so."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
 
 
 class _Worker:

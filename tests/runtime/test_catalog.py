@@ -29,7 +29,7 @@ def bundle(directory: Path, model: Path, **changes: object) -> Path:
     file.write_bytes(model.read_bytes())
     card = {
         "name": "selm-mini", "file": file.name, "size": file.stat().st_size,
-        "sha256": sha256_of(file), "licence": "Apache-2.0", "steps": 12, **changes,
+        "sha256": sha256_of(file), "license": "Apache-2.0", "steps": 12, **changes,
     }  # fmt: skip
     (directory / "selm-mini.json").write_text(json.dumps(card))
     return directory

@@ -63,6 +63,10 @@ BOMBS = {
     "indent text": "{{ ('\n' * 9999) | indent('x' * 9999) }}",
     "tojson indent": f"{{{{ [[[1]]] | tojson(indent={BIG}) }}}}",
     "tojson separators": "{{ range(9999) | list | tojson(separators=('x' * 99999, ':')) }}",
+    "round": f"{{{{ 5 | round({BIG}, 'ceil') }}}}",
+    "round down": f"{{{{ 5 | round(-{BIG}) }}}}",
+    "deep tojson indent": "{% set ns = namespace(x=[1] * 400000) %}{% for i in range(400) %}"
+    "{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson(indent=16) }}",
     "strftime": f"{{{{ strftime_now('%{BIG}Y') }}}}",
     "lipsum": f"{{{{ lipsum(n={BIG}) }}}}",
     "nested lists": "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}"

@@ -28,6 +28,7 @@ SOURCES = {
     "tojson": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ 'ä<' | tojson }}",
     "indent": "{{ 'a\nb\n\nc' | indent(2) }}{{ 'a\nb' | indent(3, first=True) }}",
     "arithmetic": "{{ 7 // 2 }}{{ 7 % 3 }}{{ 2 ** 10 }}{{ 1.5 * 2 }}{{ -3 }}{{ 'ab' * 3 }}",
+    "rounding": "{{ 2.567 | round(1) }}{{ 2.5 | round | int }}{{ 2.1 | round(0, 'ceil') }}",
     "slices": "{{ messages[0].content[1:-1] }}{{ messages[::-1][0].role }}{{ 'abcdef'[::2] }}",
     "concat": "{{ 'a' ~ 1 ~ none ~ [1, 'x'] }}{{ 'a' + 'b' }}{{ [1] + [2] }}",
     "percent": "{{ '%s has %d%%' % ('x', 3) }}",
