@@ -175,13 +175,15 @@ class Catalog:
     def add(self, path: str | os.PathLike[str], name: str | None = None) -> Entry:
         """Register a GGUF file where it lies, once it has been opened without an error.
 
+        One that only another backend runs is registered with a warning.
+
         ModelError for a file that cannot be used, SelmError for a name that is taken or bad.
         """
         file = Path(path).expanduser().absolute()
         chosen = name or re.sub(r"[^\w.+-]+", "-", file.stem).strip("-.") or "model"
         if not _NAME.fullmatch(chosen):
             raise SelmError(f"{chosen!r} is no name: letters, digits, and . _ + - between them")
-        _open(file)
+        unsupported = _open(file)
         entry = Entry(chosen, file, file.stat().st_size)
         with self._changing() as rows:
             for row in rows:
@@ -191,6 +193,8 @@ class Catalog:
                         f"Choose another name (--name), or: selm models remove {chosen}"
                     )
             rows[:] = [row for row in rows if row.name != chosen] + [entry]
+        if unsupported:
+            self.warnings.append(unsupported)
         return entry
 
     def remove(self, name: str) -> Entry:
@@ -270,8 +274,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path, *, check_weights: bool = False) -> None:
-    """Open and close; UnsupportedModelError is fine (another backend may run it) if it is GGUF."""
+def _open(path: Path, *, check_weights: bool = False) -> str | None:
+    """Open and close. The message for a valid file that needs another backend, else None."""
     from selm_edge.backends.native import NativeBackend, NativeEngine
     from selm_edge.errors import UnsupportedModelError
 
@@ -280,8 +284,11 @@ def _open(path: Path, *, check_weights: bool = False) -> None:
     missing = NativeBackend().available()
     if missing is not None:
         raise SelmError(missing)
-    with contextlib.suppress(UnsupportedModelError):
+    try:
         NativeEngine(str(path), threads=None, context=16, check_weights=check_weights).close()
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
 
 
 @contextlib.contextmanager

@@ -98,6 +98,25 @@ class ChatSession:
 
         return file_name(self.conversation, suffix) if self.conversation else f"chat{suffix}"
 
+    def text_of(self, what: str) -> str:
+        """What ``/copy`` copies: the ``last`` reply, its last ``code`` block, or ``all`` of it."""
+        from selm_edge.chat.text import code_blocks
+        from selm_edge.store.export import to_markdown
+
+        if what == "all" and self.conversation is not None:
+            return to_markdown(self.store.conversations, self.conversation.id)
+        reply = self.last_reply
+        if reply is None:
+            raise NotFound("there is no reply yet")
+        if what in ("", "last"):
+            return reply.text
+        if what != "code":
+            raise ValueError("copy what? One of: last, code, all")
+        blocks = code_blocks(reply.text)
+        if not blocks:
+            raise NotFound("the last reply has no code block")
+        return blocks[-1]
+
     def _reload(self) -> None:
         if self.conversation is None:
             return
@@ -324,6 +343,32 @@ class ChatSession:
     def set_enter_sends(self, on: bool) -> None:
         self._saving(lambda: self.store.settings.set("enter_sends", on))
 
+    def change_setting(self, name: str, text: str) -> str:
+        """``/set NAME VALUE``: what now holds, in words. ValueError says what is possible."""
+        from selm_edge.config import sampling_problem
+
+        if name == "enter_sends":
+            self.set_enter_sends(_yes(text))
+            return f"Enter {'sends' if self.enter_sends else 'begins a line; Ctrl+J sends'}."
+        if name in ("context", "max_tokens"):
+            if not text.isdecimal() or int(text) < 16:
+                raise ValueError(f"{name} is a whole number of tokens, at least 16")
+            self.preferences.change(**{name: int(text)})
+            when = " when a model is opened" if name == "context" else ""
+            return f"{name} is {int(text):,} tokens{when}."
+        value = None if text in ("", "default") else _number(text)
+        problem = sampling_problem(name, 0.5 if value is None else value)
+        if problem and (value is not None or "not a sampling" in problem):
+            raise ValueError(problem + "; also context, max_tokens, enter_sends")
+        chosen = _changed(self.sampling)
+        if value is None:
+            chosen.pop(name, None)
+        else:
+            chosen[name] = value
+        self.set_sampling(chosen)
+        now = getattr(self.sampling, name)
+        return f"{name} is {'drawn afresh for each reply' if now is None else now}."
+
     # -- models --------------------------------------------------------------------------------
 
     def open_model(self, name_or_path: str | None, context: int | None = None) -> OpenModel:
@@ -391,6 +436,21 @@ def sampling_from(values: Mapping[str, Any]) -> Sampling:
         elif isinstance(known.get(name), int) and isinstance(value, int):
             good[name] = value
     return replace(sampling, **good)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _yes(text: str) -> bool:
+    if text.lower() in ("yes", "on", "true", "1"):
+        return True
+    if text.lower() in ("no", "off", "false", "0"):
+        return False
+    raise ValueError("say yes or no")
 
 
 def _changed(sampling: Sampling) -> dict[str, Any]:

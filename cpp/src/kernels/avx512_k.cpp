@@ -267,6 +267,7 @@ inline void add_chunk(const std::byte* w, size_t blocks, const Act256* acts, siz
       continue;
     }
     const std::byte* p = w + i * T::kBytes;
+    prefetch<T::kBytes>(p);
     __m512i u[4];
     T::codes(p, u);
     const Scales scales = T::scales(p);

@@ -116,6 +116,7 @@ inline __m512i sum_blocks(const __m512i* p) {
 // 16 blocks (`blocks` of them exist) against kCols columns: acc[c] receives its 16 lanes.
 template <class T, int kCols, bool kFull>
 inline void add_chunk(const std::byte* w, size_t blocks, const Act32* acts, size_t b0, __m512* acc) {
+  prefetch<16 * T::kBytes>(w);
   __m512i p[kCols][4];
 #pragma GCC unroll 4
   for (size_t g = 0; g < 4; ++g) {

@@ -1,0 +1,46 @@
+"""`selm` and `selm chat`: which face the chat shows here."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from selm_edge import paths
+from selm_edge.chat.models import CatalogSource
+from selm_edge.chat.preferences import Preferences
+from selm_edge.chat.session import ChatSession
+from selm_edge.store.opening import open_store_or_memory
+
+
+def run_chat(model: str | None = None, plain: bool = False) -> None:
+    """Open the chat until the user leaves.
+
+    model: a name or the path of a GGUF file; plain: lines instead of a full screen. Without a
+    terminal that can move its cursor, the chat is plain by itself. Exits with 1 where the plain
+    chat was fed by a pipe and something in it failed.
+    """
+    preferences = Preferences()
+    session = ChatSession(
+        open_store_or_memory(paths.database_file()), CatalogSource(preferences), preferences
+    )
+    if plain or no_screen():
+        from selm_edge.chat.plain import run_plain
+
+        code = run_plain(session, model)
+        if code:
+            sys.exit(code)
+        return
+    from selm_edge.chat.tui import ChatApp
+
+    app = ChatApp(session, model)
+    try:
+        app.run()
+    finally:
+        app.shut_down()
+
+
+def no_screen() -> bool:
+    """Whether there is no terminal here, or one that can only write lines."""
+    if not (sys.stdin and sys.stdout and sys.stdin.isatty() and sys.stdout.isatty()):
+        return True
+    return os.name == "posix" and os.environ.get("TERM", "dumb") in ("", "dumb")

@@ -1,0 +1,86 @@
+"""Small pieces of wording and text that both faces of the chat share."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from selm_edge.clean import clean
+
+if TYPE_CHECKING:
+    from selm_edge.assistant import Overflow
+    from selm_edge.feedback.log import Kind
+    from selm_edge.store.conversations import Message
+
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.M | re.S)
+
+EXAMPLES = (
+    "What can you help me with?",
+    "Convert 72 °F to °C and show the steps",
+    "Write a short note to thank a neighbour",
+)
+ENDINGS = {
+    "cancelled": "stopped",
+    "length": "cut at the reply limit",
+    "context": "stopped: the context is full",
+    "deadline": "stopped: out of time",
+    "corrected": "your correction",
+    "error": "broke off",
+}
+MARKS: dict[Kind, str] = {"up": "▲ good", "down": "▼ bad", "correction": "✎ corrected"}
+
+
+def code_blocks(markdown: str) -> list[str]:
+    """The text of each fenced code block, an unfinished last one included."""
+    return [match.group(2).rstrip("\n") for match in _FENCE.finditer(markdown)]
+
+
+def figures(message: Message) -> str:
+    """One line about how a reply was made."""
+    facts = message.facts
+    parts = [clean(facts.model or "")]
+    if facts.finish_reason in ENDINGS:
+        parts.append(ENDINGS[facts.finish_reason])
+    if facts.finish_reason != "corrected" and facts.tokens:
+        parts.append(f"{facts.tokens} tokens")
+        if facts.tokens_per_second:
+            parts.append(f"{facts.tokens_per_second:.1f}/s")
+    return " · ".join(part for part in parts if part)
+
+
+def ago(milliseconds: int, now: float | None = None) -> str:
+    """How long ago, in the largest unit that says it."""
+    seconds = max(0.0, (time.time() if now is None else now) - milliseconds / 1000)
+    for size, unit in (
+        (86400 * 365, "y"),
+        (86400 * 30, "mo"),
+        (86400, "d"),
+        (3600, "h"),
+        (60, "m"),
+    ):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return "now"
+
+
+def amount(number: int, noun: str) -> str:
+    """``1 turn``, ``2 turns``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def overflow_words(overflow: Overflow) -> str:
+    """What no longer fits, in a sentence."""
+    text = (
+        f"With room for a reply this needs {overflow.needed:,} tokens;"
+        f" the model reads at most {overflow.context:,} at once."
+    )
+    if overflow.drop is None:
+        return text + " The question alone is too long."
+    return text + f" The oldest {amount(overflow.drop, 'turn')} would not fit."
+
+
+def meter(used: int, size: int, width: int = 10) -> str:
+    """A bar of ``width`` cells."""
+    full = 0 if size <= 0 else min(width, round(width * used / size))
+    return "▰" * full + "▱" * (width - full)

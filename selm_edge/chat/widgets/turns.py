@@ -1,0 +1,184 @@
+"""The turns of a conversation as they are shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from selm_edge.chat.commands import COMMANDS
+from selm_edge.chat.text import MARKS, figures
+from selm_edge.clean import clean
+
+if TYPE_CHECKING:
+    from textual.widgets import Markdown
+    from textual.widgets.markdown import MarkdownStream
+
+    from selm_edge.feedback.log import Kind
+    from selm_edge.store.conversations import Message
+
+_TURN_KEYS = [
+    Binding(command.keys, f"app.{command.name}", command.title, show=False)
+    for command in COMMANDS
+    if command.where == "turn"
+]
+
+
+class Turn(Widget, can_focus=True):
+    """One turn. ``message`` is None while it is being made."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *_TURN_KEYS,
+        Binding("up", "app.select_turn(-1)", show=False),
+        Binding("down", "app.select_turn(1)", show=False),
+        Binding("enter", "app.focus_prompt", show=False),
+    ]
+
+    def __init__(self, message: Message | None, versions: list[int] | None = None) -> None:
+        super().__init__()
+        self.message = message
+        self.versions = versions or []
+        self.marks: set[Kind] = set()
+
+    @property
+    def message_id(self) -> int | None:
+        return self.message.id if self.message else None
+
+    def meta(self) -> Content:
+        """The quiet line below the text."""
+        raise NotImplementedError
+
+    def version(self) -> str:
+        """``‹ 2/3 ›`` where there are versions."""
+        if self.message is None or len(self.versions) < 2:
+            return ""
+        return f"‹ {self.versions.index(self.message.id) + 1}/{len(self.versions)} ›"
+
+    def show(self, message: Message, versions: list[int], marks: set[Kind]) -> None:
+        """Bring it up to date where only what surrounds the text has changed."""
+        if (self.message, self.versions, self.marks) != (message, versions, marks):
+            self.message, self.versions, self.marks = message, versions, set(marks)
+            self.refresh_meta()
+
+    def refresh_meta(self) -> None:
+        if self.is_mounted:
+            line = self.query_one(".meta", Static)
+            content = self.meta()
+            line.update(content)
+            line.set_class(not content.plain, "none")
+
+
+class UserTurn(Turn):
+    """A question."""
+
+    def __init__(
+        self, message: Message | None, text: str, versions: list[int] | None = None
+    ) -> None:
+        super().__init__(message, versions)
+        self.text = clean(text)
+
+    def compose(self) -> ComposeResult:
+        yield Static(self.text, markup=False, classes="question")
+        content = self.meta()
+        yield Static(content, classes="meta" if content.plain else "meta none")
+
+    def meta(self) -> Content:
+        return Content.styled(self.version(), "$foreground 65%")
+
+
+class ReplyTurn(Turn):
+    """A reply: Markdown, streamed while it is made, and a line of figures."""
+
+    def __init__(self, message: Message | None, versions: list[int] | None = None) -> None:
+        super().__init__(message, versions)
+        self.waiting = "Thinking…"
+        self._markdown: Markdown | None = None
+        self._stream: MarkdownStream | None = None
+
+    @property
+    def text(self) -> str:
+        return self.message.text if self.message else ""
+
+    def compose(self) -> ComposeResult:
+        if self.message is None:
+            yield Static(self.waiting, classes="waiting", markup=False)
+        else:
+            self._markdown = _markdown(clean(self.message.text) or "*(no words)*")
+            yield self._markdown
+        yield Static(self.meta(), classes="meta")
+
+    def meta(self) -> Content:
+        if self.message is None:
+            return Content("")
+        parts: list[Any] = [figures(self.message)]
+        marks = [MARKS[kind] for kind in ("up", "down", "correction") if kind in self.marks]
+        if version := self.version():
+            parts.append(("   " + version, "$foreground 65%"))
+        for mark in marks:
+            parts.append(("   " + mark, "$text-accent"))
+        return Content.assemble(*parts)
+
+    def wait(self, words: str) -> None:
+        """What is being waited for, until the first piece comes."""
+        self.waiting = words
+        for line in self.query(".waiting").results(Static):
+            line.update(words)
+
+    async def write(self, piece: str) -> None:
+        """Append a piece of the reply."""
+        if self._stream is None:
+            from textual.widgets import Markdown
+
+            self._markdown = _markdown("")
+            await self.query(".waiting").remove()
+            await self.mount(self._markdown, before=0)
+            self._stream = Markdown.get_stream(self._markdown)
+        await self._stream.write(piece)
+
+    async def finish(self, message: Message, versions: list[int]) -> None:
+        """The reply is whole: lay it out once more from its whole text."""
+        if self._stream is not None:
+            await self._stream.stop()
+            self._stream = None
+        self.message, self.versions = message, versions
+        if self._markdown is None:
+            self._markdown = _markdown("")
+            await self.query(".waiting").remove()
+            await self.mount(self._markdown, before=0)
+        # Fences that were open while streaming are only right after a full parse.
+        await self._markdown.update(message.text or "*(no words)*")
+        self.refresh_meta()
+
+
+class ContextDivider(Static):
+    """Marks where the model's memory of the conversation begins."""
+
+    def __init__(self) -> None:
+        super().__init__("╌╌  turns above are no longer sent to the model  ╌╌", classes="divider")
+
+
+class Earlier(Static, can_focus=True):
+    """Stands for the turns of a long conversation that are not laid out yet."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "app.show_earlier", show=False),
+        Binding("up", "app.show_earlier", show=False),
+        Binding("down", "app.select_turn(1)", show=False),
+    ]
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"▲ {count} earlier turns · Enter shows them", classes="earlier")
+
+    async def on_click(self) -> None:
+        await self.run_action("app.show_earlier")
+
+
+def _markdown(text: str) -> Markdown:
+    # Imported with the first reply, not with the first frame. Links are shown, never opened.
+    from textual.widgets import Markdown
+
+    return Markdown(text or None, open_links=False)

@@ -1,0 +1,455 @@
+"""The window: its parts, the model that opens behind it, and a question on its way to a reply.
+
+`selm_edge.chat.tui` adds what the user can do besides asking.
+
+The first frame needs no model and no Markdown: the model opens in a thread, the other screens and
+the Markdown widget are imported when they are first shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.css.query import NoMatches
+from textual.widgets import Static
+
+from selm_edge.chat.commands import COMMANDS
+from selm_edge.chat.themes import DEFAULT, THEMES
+from selm_edge.chat.threads import in_thread, pieces_from_thread
+from selm_edge.chat.widgets.prompt import Prompt
+from selm_edge.chat.widgets.status import Hints, StatusLine
+from selm_edge.chat.widgets.transcript import Example, Transcript
+from selm_edge.chat.widgets.turns import ReplyTurn, Turn, UserTurn
+from selm_edge.clean import clean, clean_line
+from selm_edge.errors import SelmError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from textual.events import DescendantBlur, DescendantFocus, Resize
+    from textual.screen import Screen
+    from textual.widgets import Markdown
+
+    from selm_edge.assistant import Plan, Reply
+    from selm_edge.chat.session import ChatSession
+    from selm_edge.store.conversations import Message
+    from selm_edge.store.errors import StoreError
+
+    Decision = tuple[Plan, int]
+
+SMALLEST = (24, 8)
+"""Columns and rows below which there is no room to talk."""
+
+
+class ChatWindow(App[None]):
+    """One window over one `ChatSession`."""
+
+    TITLE = "SELM Edge"
+    CSS_PATH = "style.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(command.keys, command.name, command.title, show=False)
+        for command in COMMANDS
+        if command.where == "anywhere" and command.keys
+    ]
+    AUTO_FOCUS = "#prompt"
+
+    def __init__(self, session: ChatSession, model: str | None = None) -> None:
+        super().__init__()
+        self.session = session
+        self.session.on_problem = self.disk_refused
+        self._wanted_model = model
+        self._model_settled = asyncio.Event()
+        self._reply: Reply | None = None
+        self._thread_done = threading.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._quitting = False
+        for theme in THEMES:
+            self.register_theme(theme)
+        chosen = session.preferences.config.theme or DEFAULT
+        self.theme = chosen if chosen in self.available_themes else DEFAULT
+
+    # -- layout --------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="head"):
+            yield Static("", id="top", markup=False)
+            yield Static("", id="banner", markup=False)
+        yield Transcript()
+        with Vertical(id="bottom"):
+            yield Prompt(enter_sends=self.session.enter_sends)
+            yield StatusLine()
+            yield Hints()
+        yield Static("", id="tiny", markup=False)
+
+    @property
+    def main(self) -> Screen[None]:
+        """The screen with the conversation, whatever lies over it."""
+        return self.screen_stack[0]
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.main.query_one(Prompt)
+
+    @property
+    def transcript(self) -> Transcript:
+        return self.main.query_one(Transcript)
+
+    @property
+    def status_line(self) -> StatusLine:
+        return self.main.query_one(StatusLine)
+
+    async def on_mount(self) -> None:
+        self.theme_changed_signal.subscribe(self, lambda theme: self._keep_theme(theme.name))
+        await self.refresh_conversation()
+        if self.session.store.problem is not None:
+            self.disk_refused(self.session.store.problem)
+        self.call_after_refresh(self.load_model, self._wanted_model)
+
+    def on_resize(self, event: Resize) -> None:
+        width, height = event.size
+        tiny = width < SMALLEST[0] or height < SMALLEST[1]
+        self.main.set_class(tiny, "tiny")
+        self.main.set_class(not tiny and height < 14, "low")
+        self.main.set_class(height >= 32, "tall")
+        with suppress(NoMatches):
+            self.prompt.set_class(height < 12, "small")
+            self.main.query_one("#tiny", Static).update(
+                f"Too small to chat.\nMake it {SMALLEST[0]}×{SMALLEST[1]} or more."
+            )
+
+    async def refresh_conversation(self, *, whole: bool = False) -> None:
+        """Show the session's conversation as it is now."""
+        await self.transcript.show(self.session, whole=whole)
+        self.refresh_top()
+        self.measure_context()
+        self.show_hints()
+
+    def refresh_top(self) -> None:
+        conversation = self.session.conversation
+        title = clean_line(conversation.title) if conversation else "New conversation"
+        saved = "" if self.session.store.saving else "  ·  not saved"
+        self.main.query_one("#top", Static).update(f"selm  ·  {title}{saved}")
+
+    def banner(self, text: str, *, error: bool = False) -> None:
+        """A message that stays until Esc, or until the next one."""
+        banner = self.main.query_one("#banner", Static)
+        banner.update(clean(text))
+        banner.set_class(error, "error")
+        banner.add_class("shown")
+
+    def tell(self, text: str, *, warning: bool = False) -> None:
+        """A message that passes."""
+        self.notify(clean(text), severity="warning" if warning else "information", markup=False)
+
+    def disk_refused(self, problem: StoreError) -> None:
+        self.banner(f"From here on nothing is saved.\n{problem}", error=True)
+        self.refresh_top()
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        self.show_hints()
+
+    def on_descendant_blur(self, event: DescendantBlur) -> None:
+        self.show_hints()
+
+    def show_hints(self) -> None:
+        """The keys that matter now."""
+        focused = self.main.focused
+        if not self.idle:
+            hints = [("Esc", "stop"), ("PgUp", "read above"), ("F1", "help")]
+        elif isinstance(focused, Turn):
+            hints = self._turn_hints(focused)
+        else:
+            send, line = ("Enter", "Ctrl+J") if self.session.enter_sends else ("Ctrl+J", "Enter")
+            hints = [(send, "send"), ("F1", "help"), ("F2", "conversations")]
+            if self.session.path:
+                hints += [("↑", "turns"), ("Ctrl+N", "new")]
+            hints += [("Ctrl+P", "all actions"), (line, "new line"), ("F3", "model")]
+            hints += [("F4", "settings"), ("Ctrl+Q", "quit")]
+        with suppress(NoMatches):
+            self.main.query_one(Hints).show(*hints)
+
+    def _turn_hints(self, turn: Turn) -> list[tuple[str, str]]:
+        hints = [("c", "copy"), ("r", "again"), ("Esc", "back")]
+        if isinstance(turn, ReplyTurn):
+            hints = [("+", "good"), ("-", "bad"), ("x", "correct"), *hints]
+        else:
+            hints = [("e", "edit"), *hints]
+        if len(turn.versions) > 1:
+            hints.insert(0, ("← →", "versions"))
+        return [*hints, ("k", "copy code"), ("w", "to a file")]
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Every action, for the palette."""
+        for command in COMMANDS:
+            if command.palette:
+                title = f"{command.title}  ({command.shown})" if command.shown else command.title
+                yield SystemCommand(title, command.help, self._runner(command.name))
+
+    def _runner(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def run() -> None:
+            await self.run_action(name)
+
+        return run
+
+    # -- the model -----------------------------------------------------------------------------
+
+    def load_model(self, name_or_path: str | None, context: int | None = None) -> None:
+        """Open a model beside the one in use, and use it once it is open."""
+        self._model_settled.clear()
+        self._load_model(name_or_path, context)
+
+    @work(group="model")
+    async def _load_model(self, name_or_path: str | None, context: int | None) -> None:
+        before = self.session.model
+        self.set_status(state="loading", model=Path(name_or_path or "").stem)
+        try:
+            model = await in_thread(self.session.open_model, name_or_path, context)
+        except (SelmError, ValueError) as error:
+            kept = f"\nStill using {before.name}." if before else ""
+            self.banner(f"{error}{kept}", error=True)
+        else:
+            await self.finish_reply()
+            self.session.use_model(model)
+            if before is not None or name_or_path is not None:
+                self._remember(model.spec)
+            self._hash_model()
+        finally:
+            current = self.session.model
+            self.set_status(
+                state="ready" if current else "none",
+                model=current.name if current else "",
+                context=current.context if current else None,
+                speed=None,
+            )
+            self._model_settled.set()
+        self.measure_context()
+
+    def _remember(self, spec: str) -> None:
+        try:
+            self.session.preferences.change(model=spec)
+        except SelmError as error:
+            self.tell(str(error), warning=True)
+
+    @work(group="hash")
+    async def _hash_model(self) -> None:
+        with suppress(SelmError):
+            await in_thread(self.session.hash_model)
+
+    def set_status(self, **values: object) -> None:
+        for name, value in values.items():
+            setattr(self.status_line.status, name, value)
+        self.status_line.redraw()
+
+    @work(group="measure", exclusive=True)
+    async def measure_context(self) -> None:
+        """How much of the context the branch on show takes."""
+        if self.session.model is None or not self.idle:
+            return
+        used = 0
+        if self.session.path:
+            with suppress(SelmError, ValueError):
+                used = (await in_thread(self.session.plan, list(self.session.path))).tokens
+        self.set_status(used=used)
+
+    # -- asking and replying -------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """No question is on its way and no reply is being made."""
+        return self._idle.is_set()
+
+    def on_example_chosen(self, event: Example.Chosen) -> None:
+        if self.idle:
+            self.prompt.focus()
+            self.ask(event.text)
+
+    @work(group="ask")
+    async def ask(self, text: str) -> None:
+        """A question from the prompt to its reply."""
+        if not self.idle:
+            return
+        self._begin()
+        try:
+            decision = await self._planned(text)
+            if decision is None:
+                self._give_back(text)
+                return
+            plan, drop = decision
+            question = self.session.ask(text)
+            await self._reply_to(question, await self._without(question, drop) if drop else plan)
+        except (SelmError, ValueError) as error:
+            self._give_back(text)
+            self.banner(str(error), error=True)
+        finally:
+            await self._end()
+
+    @work(group="ask")
+    async def ask_again(self, question: Message) -> None:
+        """A reply to a question that is stored already: after an edit, or for another version."""
+        if not self.idle:
+            return
+        self._begin()
+        try:
+            await self.transcript.show(self.session)
+            if await self._model_is_ready():
+                decision = await self._resolve(None)
+                if decision is not None:
+                    plan, drop = decision
+                    plan = await self._without(question, drop) if drop else plan
+                    await self._reply_to(question, plan)
+        except (SelmError, ValueError) as error:
+            self.banner(str(error), error=True)
+        finally:
+            await self._end()
+
+    def _begin(self) -> None:
+        self._idle.clear()
+        self.main.query_one("#banner").remove_class("shown")
+        self.show_hints()
+
+    async def _end(self) -> None:
+        self._idle.set()
+        if not self._quitting and self.is_running:
+            self.set_status(state="ready" if self.session.model else "none")
+            await self.refresh_conversation()
+
+    def _give_back(self, text: str) -> None:
+        if not self.prompt.text:
+            self.prompt.load_text(text)
+            self.prompt.move_cursor(self.prompt.document.end)
+
+    async def _model_is_ready(self) -> bool:
+        if self.session.model is None:
+            await self._model_settled.wait()
+        return self.session.model is not None
+
+    async def _planned(self, text: str) -> Decision | None:
+        """What to send for a new question; None where it goes back to the prompt."""
+        if self.session.model is None:
+            question, waiting = UserTurn(None, text), ReplyTurn(None)
+            waiting.waiting = "Waiting for the model…"
+            await self.transcript.add(question)
+            await self.transcript.add(waiting)
+            ready = await self._model_is_ready()
+            await question.remove()
+            await waiting.remove()
+            if not ready:
+                return None
+        return await self._resolve(text)
+
+    async def _resolve(self, text: str | None) -> Decision | None:
+        """Plan what to send after the branch on show; ask the user where it does not fit.
+
+        ``text`` is the new question, None where the branch ends with it. The second value is how
+        many of the oldest turns the user lets go.
+        """
+        from selm_edge.chat.screens.overflow import OverflowScreen
+
+        while True:
+            plan = await in_thread(self.session.plan, list(self.session.path), text)
+            overflow, model = plan.overflow, self.session.model
+            if overflow is None or model is None:
+                return plan, 0
+            choice = await self.push_screen_wait(
+                OverflowScreen(overflow, model.trained_context, new=text is not None)
+            )
+            if choice == "drop":
+                return plan, overflow.drop or 0
+            if choice == "new":
+                self.session.new()
+                await self.transcript.show(self.session)
+            elif isinstance(choice, int):
+                self.load_model(model.spec, choice)
+                await self._model_settled.wait()
+            else:
+                return None
+
+    async def _without(self, question: Message, drop: int) -> Plan:
+        """Leave the oldest turns out from this question on, and plan again."""
+        self.session.leave_out(question, drop)
+        return await in_thread(self.session.plan, list(self.session.path))
+
+    async def _reply_to(self, question: Message, plan: Plan) -> None:
+        """Stream the reply to a stored question and keep what there is when it ends."""
+        for notice in plan.notices:
+            self.banner(notice.message)
+        await self.transcript.show(self.session)
+        turn = ReplyTurn(None)
+        await self.transcript.add(turn)
+        self.transcript.anchor()
+        self.refresh_top()
+        self._thread_done.clear()
+        reply = self._reply = self.session.reply(plan)
+        self.set_status(state="replying", used=plan.tokens, speed=None)
+        ticking = self.set_interval(0.25, self._tick)
+        failure: Exception | None = None
+        try:
+            async for piece in pieces_from_thread(reply, self._thread_done):
+                await turn.write(piece)
+        except Exception as error:  # the engine's: the text so far is kept whatever it was
+            failure = error
+        finally:
+            ticking.stop()
+        self._tick()
+        self._reply = None  # not where the window is closing: `shut_down` looks after it
+        if failure is not None:
+            self.banner(f"The reply broke off: {failure}", error=True)
+        if failure is not None and not reply.text:
+            await turn.remove()
+            return
+        message = self.session.keep(question, reply)
+        self.transcript.adopt(message)
+        await turn.finish(message, self.session.versions.get(message.id, []))
+
+    def _tick(self) -> None:
+        reply = self._reply
+        if reply is not None:
+            stats = reply.stats
+            self.set_status(
+                speed=stats.tokens_per_second or None, used=reply.plan.tokens + stats.tokens
+            )
+
+    async def finish_reply(self) -> None:
+        """Stop the reply, if any, and wait until its text is kept."""
+        if self._reply is not None:
+            self._reply.cancel()
+            await self._idle.wait()
+
+    # -- leaving -------------------------------------------------------------------------------
+
+    async def action_quit(self) -> None:
+        self._quitting = True
+        await self.finish_reply()
+        self.exit()
+
+    def shut_down(self) -> None:
+        """After the app has ended, in whatever way: the compute stops, the partial text is kept."""
+        reply = self._reply
+        if reply is not None:
+            reply.cancel()
+            self._thread_done.wait(10)
+            question = self.session.last_question
+            if reply.text and question is not None:
+                with suppress(SelmError):
+                    self.session.keep(question, reply)
+        self.session.close()
+
+    def _keep_theme(self, name: str) -> None:
+        if name != (self.session.preferences.config.theme or DEFAULT):
+            try:
+                self.session.preferences.change(theme=name)
+            except SelmError as error:
+                self.tell(str(error), warning=True)
+
+    def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
+        self.copy_to_clipboard(event.href)
+        self.tell(f"Copied the link: {event.href}")

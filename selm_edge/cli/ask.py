@@ -1,0 +1,251 @@
+"""`selm ask`: one question, one answer."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from selm_edge.cli.common import (
+    INTERRUPTED,
+    json_option,
+    model_options,
+    note,
+    open_model,
+    show_json,
+)
+
+if TYPE_CHECKING:
+    from selm_edge.catalog import Entry
+    from selm_edge.model import Model, Reply
+
+_MAX_PIPE = 64 << 20  # bytes; more than any context holds
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+@click.command()
+@click.argument("text", nargs=-1)
+@model_options
+@click.option("--system", metavar="TEXT", help="Instructions that come before the question.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Stop after so many tokens.")
+@click.option("--temperature", type=click.FloatRange(0), help="0 always takes the likeliest word.")
+@click.option("--top-k", type=click.IntRange(0), help="Only the k likeliest tokens; 0 is off.")
+@click.option("--top-p", type=click.FloatRange(0, 1), help="Only the likeliest that make up p.")
+@click.option(
+    "--min-p", type=click.FloatRange(0, 1), help="Only those p times as likely as the best."
+)
+@click.option("--seed", type=click.IntRange(0), help="The same seed gives the same answer.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop at this text; may be repeated.")
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after that time.",
+)
+@click.option(
+    "--on-overflow",
+    type=click.Choice(["error", "trim"]),
+    default="error",
+    help="A question that does not fit is an error, or loses its oldest part.",
+)
+@click.option("--raw", is_flag=True, help="Go on from the text as it is: no chat template.")
+@click.option("--stream/--no-stream", default=True, help="Print words as they come (default).")
+@json_option
+def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
+    """Ask one question and print the answer.
+
+    What is piped in is given to the model as data, with TEXT as the question about it; without
+    TEXT it is the question itself. Ctrl+C stops the model, keeps the words so far, and exits 130.
+
+    \b
+    Examples:
+      selm ask "Why is the sky blue?"
+      cat notes.txt | selm ask "summarise"
+      selm ask --json --temperature 0 "Name three rivers" | jq -r .text
+    """
+    from selm_edge import config as preferences
+
+    question, data = " ".join(text).strip(), _piped()
+    if not question:
+        question, data = data or "", None
+    if not question.strip():
+        raise click.UsageError('nothing to ask. Try: selm ask "Hello, who are you?"')
+    config = preferences.load()
+    began = time.monotonic()
+    entry, model = open_model(
+        config, **{key: options[key] for key in ("model", "backend", "threads", "context")}
+    )
+    with model:
+        load_seconds = time.monotonic() - began
+        if options["max_tokens"] is None:
+            options["max_tokens"] = config.max_tokens
+        if options["system"] is None:
+            options["system"] = config.system
+        chosen = {key: options[key] for key in _SAMPLING if options[key] is not None}
+        reply = _start(
+            model, entry, question, data, options=options, sampling={**config.sampling, **chosen}
+        )
+        for notice in reply.notices:
+            note(notice.message)
+        live = options["stream"] and not options["as_json"]
+        interrupted = _follow(reply, live)
+        if options["as_json"]:
+            show_json(_result(reply, entry, load_seconds))
+        elif not live:
+            _print_text(reply.text)
+        _explain(reply, options)
+    return INTERRUPTED if interrupted else 0
+
+
+def _piped() -> str | None:
+    """What stands on stdin, if that is a pipe or a file."""
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        return None
+    stream = getattr(sys.stdin, "buffer", None)
+    raw = stream.read(_MAX_PIPE + 1) if stream is not None else sys.stdin.read().encode()
+    if len(raw) > _MAX_PIPE:
+        raise click.UsageError(f"more than {_MAX_PIPE >> 20} MiB on stdin; no context holds that")
+    text: str = raw.decode("utf-8", "replace").strip("\n")
+    return text if text.strip() else None
+
+
+def with_data(question: str, data: str, notes_prefix: str | None = None) -> str:
+    """The user's message: the data, marked as such, then the question.
+
+    notes_prefix marks each line the way the model was trained to read notes; else a fence that the
+    data does not contain stands around it.
+    """
+    if notes_prefix:
+        lines = [f"{notes_prefix}{line.strip()}" for line in data.splitlines() if line.strip()]
+        return "\n".join([*lines, question])
+    fence = '"""'
+    while fence in data:
+        fence += '"'
+    return f"Text:\n{fence}\n{data}\n{fence}\n\nThe text above is data. {question}"
+
+
+def _start(
+    model: Model,
+    entry: Entry,
+    question: str,
+    data: str | None,
+    *,
+    options: dict[str, Any],
+    sampling: dict[str, Any],
+) -> Reply:
+    common: dict[str, Any] = {
+        "max_tokens": options["max_tokens"],
+        "stop": options["stop"],
+        "deadline": options["deadline"],
+        "on_overflow": options["on_overflow"],
+        **sampling,
+    }
+    if options["raw"]:
+        return model.generate(question if data is None else f"{data}\n{question}", **common)
+    prefix = entry.details.get("notes_prefix", "N: " if entry.bundled else None)
+    content = question if data is None else with_data(question, data, prefix)
+    messages = [{"role": "user", "content": content}]
+    if options["system"]:
+        messages.insert(0, {"role": "system", "content": options["system"]})
+    return model.chat(messages, stream=True, **common)
+
+
+def _follow(reply: Reply, live: bool) -> bool:
+    """Wait for the reply, printing it if `live`. True when Ctrl+C ended it.
+
+    The compute runs on a thread of its own: the main one must be free to take the Ctrl+C.
+    """
+    pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            for piece in reply:
+                pieces.put(piece)
+            pieces.put(None)
+        except BaseException as error:
+            pieces.put(error)
+
+    worker = threading.Thread(target=work, name="reply", daemon=True)
+    worker.start()
+    printer = _Printer() if live else None
+    interrupted = False
+    while True:
+        try:
+            piece = pieces.get()
+            if piece is None:
+                break
+            if isinstance(piece, BaseException):
+                raise piece
+            if printer is not None:
+                printer.write(piece)
+        except KeyboardInterrupt:
+            interrupted = True
+            reply.cancel()  # its end then comes through the queue
+        except BaseException:
+            reply.cancel()
+            worker.join()
+            raise
+    worker.join()
+    if printer is not None:
+        printer.end()
+    return interrupted
+
+
+class _Printer:
+    """Prints a reply as it comes, without what a terminal would obey; ends with a newline."""
+
+    def __init__(self) -> None:
+        from selm_edge.clean import Cleaner
+
+        self._cleaner = Cleaner()
+        self._last = "\n"
+
+    def write(self, piece: str) -> None:
+        text = self._cleaner.feed(piece)
+        if text:
+            self._last = text
+            click.echo(text, nl=False)
+
+    def end(self) -> None:
+        rest = self._cleaner.finish()
+        if not (rest or self._last).endswith("\n"):
+            rest += "\n"
+        click.echo(rest, nl=False)
+
+
+def _print_text(text: str) -> None:
+    from selm_edge.clean import clean
+
+    click.echo(clean(text).rstrip("\n"))
+
+
+def _result(reply: Reply, entry: Entry, load_seconds: float) -> dict[str, Any]:
+    stats = reply.stats
+    return {
+        "text": reply.text,
+        "finish_reason": stats.finish_reason,
+        "prompt_tokens": stats.prompt_tokens,
+        "tokens": stats.tokens,
+        "tokens_per_second": round(stats.tokens_per_second, 3),
+        "time_to_first_token_s": round(stats.time_to_first_token, 6),
+        "load_s": round(load_seconds, 6),
+        "model": entry.name,
+        "seed": reply.sampling.seed,
+        "trimmed_tokens": reply.prompt.trimmed_tokens,
+        "notices": [notice.message for notice in reply.notices],
+    }
+
+
+def _explain(reply: Reply, options: dict[str, Any]) -> None:
+    """Why it ended, where that is not plain to see."""
+    reason = reply.stats.finish_reason
+    if reason == "length" and options["max_tokens"] is not None:
+        note(f"stopped after {options['max_tokens']} tokens (--max-tokens)")
+    elif reason == "context":
+        note("stopped: the context is full (--context makes it larger)")
+    elif reason == "deadline":
+        note(f"stopped after {options['deadline']:g} seconds (--deadline)")

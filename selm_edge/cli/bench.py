@@ -1,0 +1,234 @@
+"""`selm bench`: how fast this machine runs a model, alone or against llama.cpp."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selm_edge.cli.common import human_bytes, json_option, note, plain, show_json
+from selm_edge.errors import SelmError
+
+_WORKER = Path(__file__).with_name("bench_worker.py")
+_BEST_BUILD = (
+    'CC=clang CXX=clang++ CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_OPENMP=OFF"'
+    " pip install --no-binary llama-cpp-python llama-cpp-python"
+)
+
+
+@click.command()
+@click.option("--model", "-m", metavar="NAME|PATH", help="Default: the preferred model.")
+@click.option("--against", type=click.Choice(["llama-cpp"]), help="Measure that engine too.")
+@click.option(
+    "--prompt", type=click.IntRange(1), default=256, show_default=True, help="Tokens read at once."
+)
+@click.option(
+    "--generate",
+    type=click.IntRange(1),
+    default=24,
+    show_default=True,
+    help="Tokens read one by one after them.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Each engine's turns; the medians count.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 4096), help="Default: the cores this process may use."
+)
+@click.option(
+    "--llama-python",
+    metavar="PATH",
+    envvar="SELM_LLAMA_PYTHON",
+    help="The Python that has llama-cpp-python, if it is another one.",
+)
+@json_option
+def bench(model: str | None, against: str | None, llama_python: str | None, **options: Any) -> None:
+    """Measure tokens a second, memory and the share of the machine's bandwidth used.
+
+    Each engine runs in a process of its own; their rounds alternate, after one that does not
+    count. The peer should be its best build:
+
+    \b
+      CC=clang CXX=clang++ CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_OPENMP=OFF" \\
+        pip install --no-binary llama-cpp-python llama-cpp-python
+
+    \b
+    Examples:
+      selm bench
+      selm bench --model qwen --against llama-cpp --json
+    """
+    from selm_edge import _core
+    from selm_edge import config as preferences
+    from selm_edge.backends.native import NativeEngine, allowed_cores
+    from selm_edge.catalog import Catalog
+
+    config = preferences.load()
+    entry = Catalog().resolve(model or config.model)
+    NativeEngine(str(entry.path), threads=None, context=16).close()  # says what is wrong with it
+    prompt, generate = options["prompt"], options["generate"]
+    cores = options["threads"] or config.threads or allowed_cores()
+    shape = [str(entry.path), str(cores), str(prompt), str(generate)]
+    with contextlib.ExitStack() as stack:
+        workers = {"native": stack.enter_context(_worker(sys.executable, "native", shape))}
+        if against:
+            python = llama_python or sys.executable
+            _require_llama(python)
+            workers["llama_cpp"] = stack.enter_context(_worker(python, "llama-cpp", shape))
+        timings = _alternate(workers, options["rounds"])
+        figures = {
+            name: _figures(worker, timings[name], prompt, generate, workers["native"].facts)
+            for name, worker in workers.items()
+        }
+    bandwidth = _core.measure_bandwidth(cores)  # alone, now that the engines are gone
+    result: dict[str, Any] = {
+        "model": entry.name,
+        "path": str(entry.path),
+        "file_bytes": entry.size,
+        "threads": cores,
+        "prompt": prompt,
+        "generate": generate,
+        **figures,
+        "stream_gb_per_s": round(bandwidth, 2),
+    }
+    if against:
+        ours, theirs = figures["native"], figures["llama_cpp"]
+        result["ratio"] = {
+            kind: round(ours[f"{kind}_tps"] / theirs[f"{kind}_tps"], 3)
+            for kind in ("prefill", "decode")
+        }
+    if options["as_json"]:
+        show_json(result)
+    else:
+        _report(result)
+
+
+class _Worker:
+    """A process with an open model."""
+
+    def __init__(self, process: subprocess.Popen[str], kind: str) -> None:
+        self._process = process
+        self._kind = kind
+        self.facts: dict[str, Any] = self._answer()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # then the answer says why
+            self._process.stdin.write(command + "\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None and self._process.stderr is not None
+        line = self._process.stdout.readline()
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        code = self._process.wait()
+        reason = self._process.stderr.read().strip().splitlines()
+        raise SelmError(
+            f"the {self._kind} engine ended with code {code}: {reason[-1] if reason else 'silent'}"
+        )
+
+
+@contextlib.contextmanager
+def _worker(python: str, kind: str, shape: list[str]) -> Iterator[_Worker]:
+    # The native one imports the package that is running here; the other needs its file alone.
+    start = ["-m", "selm_edge.cli.bench_worker"] if kind == "native" else [str(_WORKER)]
+    process = subprocess.Popen(
+        [python, *start, kind, *shape],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield _Worker(process, kind)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _require_llama(python: str) -> None:
+    probe = [python, "-c", "import llama_cpp"]
+    try:
+        found = subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    except OSError as error:
+        raise SelmError(f"{python}: {error.strerror or error}") from None
+    if not found:
+        raise SelmError(f"llama-cpp-python is not installed in {python}:\n{_BEST_BUILD}")
+
+
+def _alternate(workers: dict[str, _Worker], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """One round of each in turn; the first of each warms up and does not count."""
+    timings: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    for i in range(rounds + 1):
+        for name, worker in workers.items():
+            timing = worker.ask("run")
+            if i > 0:
+                timings[name].append(timing)
+    return timings
+
+
+def _figures(
+    worker: _Worker,
+    timings: list[dict[str, float]],
+    prompt: int,
+    generate: int,
+    native: dict[str, Any],
+) -> dict[str, Any]:
+    prefill = [prompt / timing["prefill_s"] for timing in timings]
+    decode = [generate / timing["decode_s"] for timing in timings]
+    decode_tps = statistics.median(decode)
+    peak = worker.ask("quit")["peak_rss_mb"]
+    return {
+        "prefill_tps": round(statistics.median(prefill), 2),
+        "decode_tps": round(decode_tps, 2),
+        "decode_gb_per_s": round(decode_tps * native["weight_bytes"] / 1e9, 2),
+        "load_s": round(worker.facts["load_s"], 4),
+        "peak_rss_mb": peak and round(peak, 1),
+        "threads": worker.facts["threads"],
+        "build": worker.facts["build"],
+        "rounds": [
+            {"prefill_tps": round(p, 2), "decode_tps": round(d, 2)}
+            for p, d in zip(prefill, decode, strict=True)
+        ],
+    }
+
+
+def _report(result: dict[str, Any]) -> None:
+    click.echo(
+        plain(
+            f"{result['model']} ({human_bytes(result['file_bytes'])}), {result['threads']} threads,"
+            f" prompt {result['prompt']}, generate {result['generate']}"
+        )
+    )
+    click.echo(f"{'':12}{'prefill':>12}{'decode':>12}{'GB/s':>8}{'load':>9}{'memory':>11}")
+    for name in ("native", "llama_cpp"):
+        if name not in result:
+            continue
+        row = result[name]
+        click.echo(
+            f"{name:12}{row['prefill_tps']:>8.1f} t/s{row['decode_tps']:>8.1f} t/s"
+            f"{row['decode_gb_per_s']:>8.1f}{row['load_s']:>7.2f} s"
+            f"{row['peak_rss_mb'] or 0:>8.0f} MB"
+        )
+    if "ratio" in result:
+        ratio = result["ratio"]
+        click.echo(f"{'ratio':12}{ratio['prefill']:>11.2f}x{ratio['decode']:>11.2f}x")
+    click.echo(f"read bandwidth of this machine: {result['stream_gb_per_s']:.1f} GB/s")
+    for name in ("native", "llama_cpp"):
+        if name in result:
+            click.echo(plain(f"{name}: {result[name]['build']}"))
+    if "ratio" in result and "OPENMP = 1" in result["llama_cpp"]["build"]:
+        note(f"the peer is not its best build (it uses OpenMP); that is: {_BEST_BUILD}")

@@ -1,0 +1,129 @@
+"""One engine in a process of its own, measured on request: `selm bench` starts it.
+
+    python bench_worker.py native|llama-cpp MODEL THREADS PROMPT GENERATE
+
+It prints a JSON line when the model is open, then one for each line it reads: ``run`` measures one
+round, ``quit`` ends. The file stands alone, so that the other engine may
+live in another Python environment.
+
+Both engines evaluate the same fixed tokens, the prompt at once and then one by one with the logits
+of each: what is timed is the forward pass, with no sampler and no text.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+
+class Native:
+    def __init__(self, path: str, threads: int, context: int) -> None:
+        from selm_edge import _core
+
+        model = _core.Model(path)
+        self.session = _core.Session(model, context=context, threads=threads)
+        self.vocab = model.info.n_vocab
+        self.facts = {
+            "build": f"selm {_core.version()}, {model.info.isa}",
+            "weight_bytes": model.info.weight_bytes,
+            "threads": self.session.threads,
+        }
+
+    def evaluate(self, tokens: Sequence[int]) -> object:
+        return self.session.eval(tokens, "last")
+
+    def restart(self) -> None:
+        self.session.truncate(0)
+
+
+class LlamaCpp:
+    def __init__(self, path: str, threads: int, context: int) -> None:
+        import llama_cpp as lib  # type: ignore[import-not-found, unused-ignore]
+
+        self.lib: Any = lib
+        self._quiet = lib.llama_log_callback(lambda *_: None)
+        lib.llama_log_set(self._quiet, None)
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        model = lib.llama_model_load_from_file(path.encode(), params)
+        if not model:
+            raise SystemExit(f"llama.cpp does not open {path}")
+        options = lib.llama_context_default_params()
+        options.n_ctx, options.n_batch = context, max(512, context)
+        options.n_threads = options.n_threads_batch = threads
+        options.no_perf = True
+        self.context = lib.llama_init_from_model(model, options)
+        if not self.context:
+            raise SystemExit("llama.cpp could not make a context")
+        self.vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
+        self.batch = lib.llama_batch_init(context, 0, 1)
+        self.position = 0
+        self.facts = {
+            "build": f"llama-cpp-python {lib.__version__}: "
+            + lib.llama_print_system_info().decode().strip(" |\n"),
+            "threads": threads,
+        }
+
+    def evaluate(self, tokens: Sequence[int]) -> object:
+        batch = self.batch
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i] = token, self.position + i
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            batch.logits[i] = i == len(tokens) - 1
+        if self.lib.llama_decode(self.context, batch) != 0:
+            raise SystemExit("llama_decode failed")
+        self.position += len(tokens)
+        return self.lib.llama_get_logits_ith(self.context, len(tokens) - 1)[0]
+
+    def restart(self) -> None:
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        self.position = 0
+
+
+def measure(engine: Native | LlamaCpp, prompt: int, generate: int) -> dict[str, float]:
+    """Seconds of one round."""
+    tokens = [(i * 7919 + 13) % engine.vocab for i in range(prompt + generate)]
+    engine.restart()
+    began = time.perf_counter()
+    engine.evaluate(tokens[:prompt])
+    middle = time.perf_counter()
+    for token in tokens[prompt:]:
+        engine.evaluate([token])
+    return {"prefill_s": middle - began, "decode_s": time.perf_counter() - middle}
+
+
+def peak_rss_mb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def say(value: object) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def main() -> None:
+    kind, path = sys.argv[1], sys.argv[2]
+    threads, prompt, generate = map(int, sys.argv[3:6])
+    began = time.perf_counter()
+    engine = (Native if kind == "native" else LlamaCpp)(path, threads, prompt + generate + 16)
+    say({"load_s": time.perf_counter() - began, **engine.facts})
+    for line in sys.stdin:
+        command = line.strip()
+        if command == "run":
+            say(measure(engine, prompt, generate))
+        elif command == "quit":
+            say({"peak_rss_mb": peak_rss_mb()})
+            return
+
+
+if __name__ == "__main__":
+    main()

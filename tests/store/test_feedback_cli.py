@@ -1,0 +1,72 @@
+"""`selm feedback` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from selm_edge.cli.feedback import feedback
+from selm_edge.feedback.log import ReplyRecord
+from selm_edge.store.opening import open_store
+
+TURNS = [{"role": "user", "content": "2+2?"}]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SELM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def run(*args: str) -> str:
+    result = CliRunner().invoke(feedback, args, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def filled(home: Path) -> None:
+    store = open_store(home / "selm.db")
+    store.feedback.add("up", ReplyRecord(TURNS, "4", message=1, model="tiny"))
+    store.feedback.add("correction", ReplyRecord(TURNS, "5", message=2), correction="4\x1b[2J")
+    store.close()
+
+
+def test_a_device_without_feedback(home: Path) -> None:
+    assert "no feedback yet" in run("list")
+    assert json.loads(run("list", "--json")) == []
+    assert json.loads(run("stats", "--json"))["total"] == 0
+    assert run("export") == ""
+    assert not home.exists()  # asking makes no files
+
+
+def test_list_and_stats(home: Path) -> None:
+    filled(home)
+    shown = run("list")
+    assert "up" in shown and "correction" in shown and "\x1b" not in shown
+    rows = json.loads(run("list", "--kind", "correction", "--json"))
+    assert [(row["kind"], row["reply"], row["messages"]) for row in rows] == [
+        ("correction", "5", TURNS)
+    ]
+    assert json.loads(run("list", "--since", "2999-01-01", "--json")) == []
+    assert len(json.loads(run("list", "--limit", "1", "--json"))) == 1
+    counts = json.loads(run("stats", "--json"))
+    assert (counts["total"], counts["by_model"]["tiny"]) == (2, {"up": 1})
+    assert "unknown: 1 correction" in run("stats")
+
+
+def test_export(home: Path, tmp_path: Path) -> None:
+    filled(home)
+    lines = [json.loads(line) for line in run("export", "--format", "kto").splitlines()]
+    assert [line["kto_tag"] for line in lines] == [True, False, True]
+    target = tmp_path / "dpo.jsonl"
+    said = json.loads(run("export", "--format", "dpo", "-o", str(target), "--json"))
+    assert said == {"file": str(target), "format": "dpo", "examples": 1}
+    assert json.loads(target.read_text())["rejected"]["content"] == "5"
+
+
+def test_a_wrong_date_is_said(home: Path) -> None:
+    result = CliRunner().invoke(feedback, ["list", "--since", "yesterday"])
+    assert result.exit_code == 2 and "2026-01-31" in result.output
