@@ -457,7 +457,7 @@ void tile(const Strip& strip, size_t rows, const Act256* acts, size_t n_cols, si
     for (size_t v = 0; v < kVectors && v * 16 < rows; ++v) {
       const __mmask16 mask = first_lanes(rows - v * 16);
       float* place = out + c * ldo + v * 16;
-      __m512 sum = sum_lanes(acc[c][v], 4);
+      __m512 sum = sum_lanes(acc[c][v], 4, 1);
       if (s0 != 0) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
       _mm512_mask_storeu_ps(place, mask, sum);
     }
