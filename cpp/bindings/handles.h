@@ -329,7 +329,8 @@ class Session {
       kind = SELM_LOGITS_LAST;
     else if (which != "all")
       fail(SELM_ERROR_INVALID_ARGUMENT, "logits is all, last or none");
-    const size_t rows = kind == SELM_LOGITS_ALL ? tokens.size() : kind == SELM_LOGITS_LAST ? 1 : 0;
+    size_t rows = 0;  // no tokens, no logits: not a row that the core did not write
+    if (!tokens.empty() && kind != SELM_LOGITS_NONE) rows = kind == SELM_LOGITS_ALL ? tokens.size() : 1;
     std::unique_ptr<Floats> logits;
     alone([&](SessionState& state) {
       logits = std::make_unique<Floats>(rows, state.n_vocab);

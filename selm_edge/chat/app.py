@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from selm_edge import paths
 from selm_edge.chat.models import CatalogSource
@@ -19,24 +20,28 @@ def run_chat(model: str | None = None, plain: bool = False) -> None:
     terminal that can move its cursor, the chat is plain by itself. Exits with 1 where the plain
     chat was fed by a pipe and something in it failed.
     """
-    preferences = Preferences()
-    session = ChatSession(
-        open_store_or_memory(paths.database_file()), CatalogSource(preferences), preferences
-    )
     if plain or no_screen():
         from selm_edge.chat.plain import run_plain
 
-        code = run_plain(session, model)
+        code = run_plain(_session(), model)
         if code:
             sys.exit(code)
         return
-    from selm_edge.chat.tui import ChatApp
-
-    app = ChatApp(session, model)
+    # The disk and the imports at the same time: both are waited for before the first frame.
+    with ThreadPoolExecutor(1) as opening:
+        session = opening.submit(_session)
+        from selm_edge.chat.tui import ChatApp
+    app = ChatApp(session.result(), model)
     try:
         app.run()
     finally:
         app.shut_down()
+
+
+def _session() -> ChatSession:
+    preferences = Preferences()
+    store = open_store_or_memory(paths.database_file())
+    return ChatSession(store, CatalogSource(preferences), preferences)
 
 
 def no_screen() -> bool:

@@ -53,7 +53,7 @@ class ChatWindow(App[None]):
     """One window over one `ChatSession`."""
 
     TITLE = "SELM Edge"
-    CSS_PATH = "style.tcss"
+    CSS_PATH = Path(__file__).with_name("style.tcss")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(command.keys, command.name, command.title, show=False)
         for command in COMMANDS
@@ -112,7 +112,10 @@ class ChatWindow(App[None]):
         await self.refresh_conversation()
         if self.session.store.problem is not None:
             self.disk_refused(self.session.store.problem)
-        self.call_after_refresh(self.load_model, self._wanted_model)
+
+    def on_ready(self) -> None:
+        """The first frame is on the screen."""
+        self.load_model(self._wanted_model)
 
     def on_resize(self, event: Resize) -> None:
         width, height = event.size
@@ -137,14 +140,15 @@ class ChatWindow(App[None]):
         conversation = self.session.conversation
         title = clean_line(conversation.title) if conversation else "New conversation"
         saved = "" if self.session.store.saving else "  ·  not saved"
-        self.main.query_one("#top", Static).update(f"selm  ·  {title}{saved}")
+        for top in self.main.query("#top").results(Static):
+            top.update(f"selm  ·  {title}{saved}")
 
     def banner(self, text: str, *, error: bool = False) -> None:
         """A message that stays until Esc, or until the next one."""
-        banner = self.main.query_one("#banner", Static)
-        banner.update(clean(text))
-        banner.set_class(error, "error")
-        banner.add_class("shown")
+        for banner in self.main.query("#banner").results(Static):  # none while closing
+            banner.update(clean(text))
+            banner.set_class(error, "error")
+            banner.add_class("shown")
 
     def tell(self, text: str, *, warning: bool = False) -> None:
         """A message that passes."""
@@ -213,7 +217,7 @@ class ChatWindow(App[None]):
         self.set_status(state="loading", model=Path(name_or_path or "").stem)
         try:
             model = await in_thread(self.session.open_model, name_or_path, context)
-        except (SelmError, ValueError) as error:
+        except Exception as error:  # whatever a backend or its library raises: the chat stays
             kept = f"\nStill using {before.name}." if before else ""
             self.banner(f"{error}{kept}", error=True)
         else:
@@ -245,9 +249,10 @@ class ChatWindow(App[None]):
             await in_thread(self.session.hash_model)
 
     def set_status(self, **values: object) -> None:
-        for name, value in values.items():
-            setattr(self.status_line.status, name, value)
-        self.status_line.redraw()
+        for line in self.main.query(StatusLine):  # none while closing
+            for name, value in values.items():
+                setattr(line.status, name, value)
+            line.redraw()
 
     @work(group="measure", exclusive=True)
     async def measure_context(self) -> None:

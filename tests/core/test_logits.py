@@ -262,3 +262,11 @@ def test_an_embedding_is_the_mean_of_the_normed_states(tmp_path: Path) -> None:
     got = np.array(memoryview(session.core.embed(TOKENS)))
     assert relative_error(got, mean / np.linalg.norm(mean)) <= F32_LIMIT
     assert session.core.position == 0
+
+
+@pytest.mark.parametrize("which", ["all", "last", "none"])
+def test_no_tokens_give_no_logits(which: str, tmp_path: Path) -> None:
+    session = Session(write_model(tmp_path / "m.gguf", CONFIGS["llama"]))
+    session.eval([1, 2])
+    assert memoryview(session.core.eval([], which)).nbytes == 0
+    assert session.core.position == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from textual.binding import Binding, BindingType
@@ -14,6 +15,7 @@ T = TypeVar("T")
 class Dialog(ModalScreen[T]):
     """A box over the conversation. Esc closes it with None."""
 
+    CSS_PATH = Path(__file__).with_name("dialog.tcss")
     AUTO_FOCUS = "*"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Back", show=False)]
 

@@ -31,6 +31,15 @@ _TURN_KEYS = [
 class Turn(Widget, can_focus=True):
     """One turn. ``message`` is None while it is being made."""
 
+    DEFAULT_CSS = """
+    Turn {
+        width: 100%; max-width: 104; height: auto; margin: 0 1 1 1; padding: 0 1;
+        border-left: blank;
+        & .meta { height: auto; color: $text-disabled; }
+        &:focus { border-left: outer $accent; background: $accent 5%; }
+        &:focus .meta { color: $text-muted; }
+    }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         *_TURN_KEYS,
         Binding("up", "app.select_turn(-1)", show=False),
@@ -75,6 +84,15 @@ class Turn(Widget, can_focus=True):
 class UserTurn(Turn):
     """A question."""
 
+    DEFAULT_CSS = """
+    UserTurn {
+        background: $surface; border-left: outer $primary 60%;
+        &:focus { border-left: outer $accent; background: $accent 12%; }
+        & .question { height: auto; }
+        & .meta.none { display: none; }
+    }
+    """
+
     def __init__(
         self, message: Message | None, text: str, versions: list[int] | None = None
     ) -> None:
@@ -92,6 +110,22 @@ class UserTurn(Turn):
 
 class ReplyTurn(Turn):
     """A reply: Markdown, streamed while it is made, and a line of figures."""
+
+    DEFAULT_CSS = """
+    ReplyTurn {
+        & .waiting { height: 1; color: $text-muted; }
+        & Markdown { padding: 0; background: transparent; }
+        & MarkdownH1, & MarkdownH2, & MarkdownH3 {
+            content-align: left middle; margin: 0 0 1 0; border: none;
+            text-style: bold; color: $primary; background: transparent;
+        }
+        & MarkdownH1 { text-style: bold underline; }
+        & MarkdownFence { margin: 0 0 1 0; background: $panel; color: $foreground; }
+        & MarkdownFence > Label { padding: 0 1; }
+        & MarkdownBulletList, & MarkdownOrderedList, & MarkdownTable { margin: 0 0 1 0; }
+        & MarkdownBlockQuote { margin: 0 0 1 0; background: transparent; }
+    }
+    """
 
     def __init__(self, message: Message | None, versions: list[int] | None = None) -> None:
         super().__init__(message, versions)
@@ -157,12 +191,27 @@ class ReplyTurn(Turn):
 class ContextDivider(Static):
     """Marks where the model's memory of the conversation begins."""
 
+    DEFAULT_CSS = """
+    ContextDivider {
+        width: 100%; max-width: 104; height: auto; margin: 0 1 1 1;
+        color: $text-warning; text-align: center;
+    }
+    """
+
     def __init__(self) -> None:
-        super().__init__("╌╌  turns above are no longer sent to the model  ╌╌", classes="divider")
+        super().__init__("╌╌ turns above are no longer sent to the model ╌╌", markup=False)
 
 
 class Earlier(Static, can_focus=True):
     """Stands for the turns of a long conversation that are not laid out yet."""
+
+    DEFAULT_CSS = """
+    Earlier {
+        width: 100%; max-width: 104; height: auto; margin: 0 1 1 1;
+        color: $text-muted; text-align: center;
+        &:focus, &:hover { color: $text; background: $surface; }
+    }
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "app.show_earlier", show=False),
@@ -171,7 +220,7 @@ class Earlier(Static, can_focus=True):
     ]
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"▲ {count} earlier turns · Enter shows them", classes="earlier")
+        super().__init__(f"▲ {count} earlier turns · Enter shows them", markup=False)
 
     async def on_click(self) -> None:
         await self.run_action("app.show_earlier")

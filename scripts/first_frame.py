@@ -1,0 +1,97 @@
+"""How long until the chat can be seen: from the start of the process to its first frame.
+
+    python scripts/first_frame.py [--runs 9]
+
+Runs the chat and an empty Textual app in turn, each in a fresh process on a pseudo-terminal of
+80 x 24 with a home of its own, and prints the best of each and their ratio as JSON. The best, not
+the mean: what other programs took from the machine meanwhile says nothing about ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+
+EMPTY = """
+from textual.app import App
+class Empty(App[None]):
+    def on_ready(self): report(self)
+Empty().run()
+"""
+CHAT = """
+from selm_edge.chat import tui
+class Chat(tui.ChatApp):
+    def on_ready(self): report(self)
+tui.ChatApp = Chat
+from selm_edge.chat.app import run_chat
+run_chat()
+"""
+REPORT = """
+import os, time
+def report(app):
+    with open(os.environ["FIRST_FRAME_OUT"], "w") as out:
+        out.write(str(time.monotonic() - float(os.environ["FIRST_FRAME_START"])))
+    app.exit()
+"""
+
+
+def first_frame(program: str) -> float:
+    """Seconds of one run."""
+    terminal, child_side = pty.openpty()
+    fcntl.ioctl(child_side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with tempfile.TemporaryDirectory() as home:
+        out = os.path.join(home, "seconds")  # noqa: PTH118
+        environment = {
+            **os.environ,
+            "TERM": "xterm-256color",
+            "SELM_HOME": home,
+            "FIRST_FRAME_OUT": out,
+            "FIRST_FRAME_START": str(time.monotonic()),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", REPORT + program],
+            stdin=child_side,
+            stdout=child_side,
+            stderr=child_side,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(child_side)
+        threading.Thread(target=_drain, args=(terminal,), daemon=True).start()
+        process.wait(60)
+        with open(out) as seconds:  # noqa: PTH123
+            return float(seconds.read())
+
+
+def _drain(terminal: int) -> None:
+    try:
+        while os.read(terminal, 65536):
+            pass
+    except OSError:
+        os.close(terminal)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=9)
+    runs = parser.parse_args().runs
+    times: dict[str, list[float]] = {"empty": [], "chat": []}
+    for _ in range(runs):
+        times["empty"].append(first_frame(EMPTY))
+        times["chat"].append(first_frame(CHAT))
+    best = {name: round(min(values), 3) for name, values in times.items()}
+    print(json.dumps({**best, "ratio": round(best["chat"] / best["empty"], 2), "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()
