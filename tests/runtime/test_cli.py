@@ -21,6 +21,7 @@ from support.processes import child_environment
 
 import selm_edge
 from selm_edge import backends
+from selm_edge.cli import main
 from selm_edge.cli.app import selm
 from selm_edge.cli.ask import with_data
 
@@ -105,14 +106,38 @@ def test_plain_selm_opens_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     module = type(sys)("selm_edge.chat.app")
     module.run_chat = lambda **options: seen.append(options)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "selm_edge.chat.app", module)
+    monkeypatch.setattr(sys, "argv", ["selm"])
+    main()
     assert run().exit_code == 0
     assert run("--model", "m", "--plain").exit_code == 0
     assert run("chat", "-m", "m").exit_code == 0
     assert seen == [
         {"model": None, "plain": False},
+        {"model": None, "plain": False},
         {"model": "m", "plain": True},
         {"model": "m", "plain": False},
     ]
+
+
+def test_the_chat_opens_without_click_and_reports_its_errors(tmp_path: Path) -> None:
+    script = (
+        "import sys, types\n"
+        "from selm_edge.errors import SelmError\n"
+        "app = types.ModuleType('selm_edge.chat.app')\n"
+        "def run_chat(model, plain):\n"
+        "    print('click' in sys.modules)\n"
+        "    raise SelmError('no chat today')\n"
+        "app.run_chat = run_chat\n"
+        "sys.modules['selm_edge.chat.app'] = app\n"
+        "sys.argv = ['selm']\n"
+        "from selm_edge.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False,
+        env=child_environment(), cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "False\n")
+    assert done.stderr == "error: no chat today\n"
 
 
 # ---- ask ---------------------------------------------------------------------------------------
