@@ -32,6 +32,7 @@ from jinja2 import Template, Undefined, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import do_round
 from jinja2.parser import Parser
 from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -56,7 +57,7 @@ _DICT_METHODS = frozenset({"get", "items", "keys", "values", "copy"})
 _LIST_METHODS = frozenset({"index", "count", "copy"})
 _FILTERS = str.split(
     "abs capitalize count d default dictsort first float items last length list lower map max min"
-    " reject rejectattr reverse round select selectattr sort sum title trim unique upper"
+    " reject rejectattr reverse select selectattr sort sum title trim unique upper"
 )
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _PERCENT = re.compile(r"(?:[^%]|%[sdr%])*", re.S)
@@ -178,6 +179,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             indent=self._indent,
             string=self._text,
             int=_int,
+            round=_round,
             safe=self._text,
             e=lambda value: self._make(html.escape(self._text(value))),
             escape=lambda value: self._make(html.escape(self._text(value))),
@@ -361,15 +363,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if separators is not None and any(len(part) > 8 for part in separators):
             raise TemplateRefused("separators over 8 characters")
         self.checked(value)
-        text = json.dumps(
-            value,
+        encoder = json.JSONEncoder(
             ensure_ascii=bool(ensure_ascii),
             indent=indent,
             separators=separators,
             sort_keys=bool(sort_keys),
         )
-        self.budget.charge(len(text))
-        return text
+        return self.concat(encoder.iterencode(value))  # piece by piece: an indent can grow it much
 
     def _join(self, value: Any, d: str = "", attribute: str | int | None = None) -> str:
         parts: list[str] = []
@@ -419,6 +419,12 @@ def _int(value: Any, default: int = 0, base: int = 10) -> int:
         return int(value)
     except (TypeError, ValueError, OverflowError):
         return default
+
+
+def _round(value: float, precision: int = 0, method: str = "common") -> float:
+    if not -30 <= precision <= 30:
+        raise TemplateRefused("a precision over 30")
+    return do_round(value, precision, cast("Any", method))
 
 
 @contextmanager

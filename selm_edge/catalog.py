@@ -8,7 +8,6 @@ or a killed one cannot tear it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -161,8 +160,8 @@ class Catalog:
                         size=size,
                         sha256=row.pop("sha256", None),
                         bundled=True,
-                        licence=row.pop("licence", None),
-                        description=row.pop("description", None),
+                        licence=row.pop("license", None),
+                        description=row.pop("title", None),
                         details=row,
                     )
                 )
@@ -267,6 +266,8 @@ class Catalog:
 
 
 def sha256_of(path: Path) -> str:
+    import hashlib
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

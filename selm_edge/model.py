@@ -8,7 +8,6 @@ with Model.load("model.gguf") as model:
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -328,29 +327,38 @@ class Model:
                 )
             return prompt
         room = self.context - self._reserve(max_tokens)
-        full, turns = len(prompt), 0
-        while len(prompt) > room:
-            shorter = _without_oldest_turn(clean)
-            if shorter is None:
-                if len(prompt) < self.context:
-                    break  # a short reply is better than none
-                raise ContextError(
-                    len(prompt),
-                    self.context - 1,
-                    "The last message alone does not fit: shorten it.",
-                )
-            clean = shorter
-            turns += 1
-            prompt = self._encode_chat(clean, variables)
-        if turns:
-            prompt.trimmed_turns, prompt.trimmed_tokens = turns, full - len(prompt)
-            prompt.notices += (
-                Notice(
-                    "trimmed",
-                    f"The conversation no longer fits: the oldest {_count(turns, 'turn')}"
-                    f" ({prompt.trimmed_tokens} tokens) were left out.",
-                ),
+        return prompt if len(prompt) <= room else self._trimmed(clean, prompt, room, variables)
+
+    def _trimmed(
+        self, messages: list[Message], full: Prompt, room: int, variables: Mapping[str, Any]
+    ) -> Prompt:
+        """The prompt without as few of the oldest turns as make it fit `room`."""
+        head = 1 if messages[0]["role"] == "system" else 0
+        cuts = [i for i in range(head + 1, len(messages)) if messages[i]["role"] == "user"]
+        prompts: dict[int, Prompt] = {0: full}
+
+        def without(turns: int) -> Prompt:
+            if turns not in prompts:
+                rest = [*messages[:head], *messages[cuts[turns - 1] :]]
+                prompts[turns] = self._encode_chat(rest, variables)
+            return prompts[turns]
+
+        fewest, most = 0, len(cuts)  # fewest do not fit; most may, or nothing does
+        while most - fewest > 1:
+            middle = (fewest + most) // 2
+            fewest, most = (middle, most) if len(without(middle)) > room else (fewest, middle)
+        prompt = without(most)
+        if len(prompt) >= self.context:
+            hint = "The last message alone does not fit: shorten it."
+            raise ContextError(len(prompt), self.context - 1, hint)
+        if most:
+            gone = len(full) - len(prompt)
+            prompt.trimmed_turns, prompt.trimmed_tokens = most, gone
+            text = (
+                f"The conversation no longer fits: the oldest {_count(most, 'turn')}"
+                f" ({gone} tokens) were left out."
             )
+            prompt.notices += (Notice("trimmed", text),)
         return prompt
 
     def _encode_chat(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> Prompt:
@@ -418,7 +426,7 @@ class Model:
             prompt = self.text_prompt(prompt, on_overflow=on_overflow, max_tokens=max_tokens)
         chosen = replace(sampling or Sampling(), **options)
         if chosen.seed is None:
-            chosen = replace(chosen, seed=secrets.randbits(32))
+            chosen = replace(chosen, seed=int.from_bytes(os.urandom(4), "little"))
         lent = session.engine if session is not None else self._take()
         try:
             stream = lent.generate(
@@ -516,15 +524,6 @@ def _defused(message: Message, control: Mapping[str, int]) -> Message:
     if message.get("role") == "assistant" or not isinstance(content, str):
         return message
     return {**message, "content": defuse(content, control)}
-
-
-def _without_oldest_turn(messages: Sequence[Message]) -> list[Message] | None:
-    """Without the oldest turn: a user's message and the replies to it. None if one is left."""
-    head = 1 if messages[0]["role"] == "system" else 0
-    for i in range(head + 1, len(messages)):
-        if messages[i]["role"] == "user":
-            return [*messages[:head], *messages[i:]]
-    return None
 
 
 def _count(n: int, noun: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +74,8 @@ def bundled_dir() -> Path:
 
 def ensure_dir(path: Path) -> str | None:
     """Make a private directory (0700); the reason if it cannot be made or written, else None."""
+    import tempfile
+
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.name == "posix" and path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
@@ -88,6 +89,8 @@ def ensure_dir(path: Path) -> str | None:
 
 def check(path: Path) -> str | None:
     """Like `ensure_dir`, but leaves no new directory behind."""
+    import tempfile
+
     at = path
     while not at.exists() and at.parent != at:
         at = at.parent
@@ -112,6 +115,8 @@ def write_atomically(path: Path, text: str) -> None:
 
     OSError where it cannot be written; the old one is untouched then.
     """
+    import tempfile
+
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 // Speed of the products on one thread: decode (one column, GB/s of weights read from memory) and
 // prefill (many columns, giga-operations a second, two per multiply-add), per type and table.
-//   bench_kernels [table] [type] [columns]     e.g. bench_kernels avx512 Q4_0 128
+//   bench_kernels [table] [type] [columns] [megabytes]     e.g. bench_kernels avx512 Q4_0 128 192
 // The best of a few passes is shown; other work on the machine makes it less.
 #include <time.h>
 
@@ -19,8 +19,7 @@ using namespace selm;
 using kernels::Table;
 using quant::Type;
 
-constexpr size_t kN = 2048;                         // elements of a row
-constexpr size_t kDecodeBytes = size_t{192} << 20;  // beyond the caches
+constexpr size_t kN = 2048;  // elements of a row
 constexpr size_t kPrefillRows = 512;
 constexpr double kSeconds = 0.25;  // for each number
 
@@ -50,10 +49,10 @@ struct Bytes {
       : data(static_cast<std::byte*>(std::aligned_alloc(64, (n + 63) / 64 * 64)), std::free) {}
 };
 
-void measure(const Table& t, Type type, size_t n_cols) {
+void measure(const Table& t, Type type, size_t n_cols, size_t megabytes) {
   std::mt19937 source(1);
   const size_t row_bytes = quant::row_bytes(type, kN);
-  const size_t decode_rows = kDecodeBytes / row_bytes;
+  const size_t decode_rows = std::max(kPrefillRows, (megabytes << 20) / row_bytes);
   Bytes weights(decode_rows * row_bytes);
   const std::vector<std::byte> some = test::random_row(type, 16 * kN, source);
   for (size_t r = 0; r < decode_rows; ++r) {
@@ -86,6 +85,7 @@ void measure(const Table& t, Type type, size_t n_cols) {
 int main(int argc, char** argv) {
   const std::string_view table_name = argc > 1 ? argv[1] : "", type_name = argc > 2 ? argv[2] : "";
   const size_t n_cols = argc > 3 ? std::strtoul(argv[3], nullptr, 10) : 128;
+  const size_t megabytes = argc > 4 ? std::strtoul(argv[4], nullptr, 10) : 192;  // beyond the caches
   const Table* only = table_name.empty() ? nullptr : kernels::by_name(table_name);
   if (!table_name.empty() && only == nullptr) {
     std::fprintf(stderr, "no table '%s' on this processor\n", argv[1]);
@@ -96,7 +96,7 @@ int main(int argc, char** argv) {
     if (t == nullptr) continue;
     for (const Type type : test::kAllTypes) {
       if (type_name.empty() || type_name == quant::info(type).name)
-        measure(*t, type, n_cols == 0 ? 1 : n_cols);
+        measure(*t, type, std::max<size_t>(n_cols, 1), megabytes);
     }
     if (only != nullptr) break;
   }

@@ -104,10 +104,18 @@ class Tokenizer {
   Tokens encode(const py::bytes& utf8, bool add_special, bool parse_special) const {
     const auto text = static_cast<std::string_view>(utf8);
     const py::gil_scoped_release release;
-    Tokens tokens(text.size() + 2);  // always enough, says the header
+    Tokens tokens(text.size() + 2);
     size_t count = 0;
-    check(selm_tokenize(handle_.get(), text.data(), text.size(), add_special, parse_special, tokens.data(),
-                        tokens.size(), &count));
+    const auto run = [&] {
+      return selm_tokenize(handle_.get(), text.data(), text.size(), add_special, parse_special, tokens.data(),
+                           tokens.size(), &count);
+    };
+    selm_status status = run();
+    if (status == SELM_ERROR_INVALID_ARGUMENT && count > tokens.size()) {
+      tokens.resize(count);
+      status = run();
+    }
+    check(status);
     tokens.resize(count);
     return tokens;
   }
@@ -321,7 +329,8 @@ class Session {
       kind = SELM_LOGITS_LAST;
     else if (which != "all")
       fail(SELM_ERROR_INVALID_ARGUMENT, "logits is all, last or none");
-    const size_t rows = kind == SELM_LOGITS_ALL ? tokens.size() : kind == SELM_LOGITS_LAST ? 1 : 0;
+    size_t rows = 0;  // no tokens, no logits: not a row that the core did not write
+    if (!tokens.empty() && kind != SELM_LOGITS_NONE) rows = kind == SELM_LOGITS_ALL ? tokens.size() : 1;
     std::unique_ptr<Floats> logits;
     alone([&](SessionState& state) {
       logits = std::make_unique<Floats>(rows, state.n_vocab);

@@ -15,11 +15,11 @@ static selm_token* read_question(const selm_tokenizer* tokenizer, const char* qu
   const char* form = "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n";
   const size_t room = strlen(form) + strlen(question) + 1;
   char* prompt = malloc(room);
-  selm_token* tokens = malloc((room + 2) * sizeof *tokens); /* never more than length + 2 */
+  selm_token* tokens = malloc(2 * room * sizeof *tokens); /* more than any vocabulary makes of it */
   selm_status status = SELM_ERROR_OUT_OF_MEMORY;
   if (prompt != NULL && tokens != NULL) {
     const size_t length = (size_t)snprintf(prompt, room, form, question);
-    status = selm_tokenize(tokenizer, prompt, length, true, true, tokens, room + 2, n_tokens);
+    status = selm_tokenize(tokenizer, prompt, length, true, true, tokens, 2 * room, n_tokens);
   }
   free(prompt);
   if (status == SELM_OK) return tokens;

@@ -78,6 +78,19 @@ TEST("whole words need no merges where the pre-tokenizer says so") {
   }
 }
 
+TEST("merges never end in a special token") {
+  Vocab v = bytes_vocab();
+  v.merges = {"\u0120 a", "b c", "bc d"};
+  v.add(encoded(" a"), kControl), v.add("bc", kUser);
+  const Token bcd = v.add("bcd");
+  auto loaded = load(v);
+  REQUIRE(loaded.ok());
+  CHECK_IDS(loaded.value().encode("x a", false, false), {'x', ' ', 'a'});
+  CHECK_IDS(loaded.value().encode("\u0120a", false, false), {0xC4, 0xA0, 'a'});
+  CHECK_IDS(loaded.value().encode("bcd", false, false), {257, 'd'});  // cut out before any merge
+  CHECK(loaded.value().type(bcd) == TokenType::normal);
+}
+
 TEST("merges through texts that are no tokens") {
   Vocab v = bytes_vocab();
   v.merges = {"a b", "ab c", "x y"};

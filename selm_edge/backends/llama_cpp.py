@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import ctypes.util
-import secrets
+import os
 import sys
 import threading
 import time
@@ -117,6 +117,8 @@ class LlamaCppTokenizer:
         return list(ids[:count])
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        if ids and ids[0] == self.bos and not special:
+            ids = ids[1:]  # else the space that SPM puts before the text stays
         if not ids:
             return ""
         tokens = (self._lib.llama_token * len(ids))(*ids)
@@ -546,6 +548,6 @@ def _sampler(lib: Any, sampling: Sampling, n_vocab: int) -> Any:
     if sampling.min_p > 0:
         add(lib.llama_sampler_init_min_p(sampling.min_p, 1))
     add(lib.llama_sampler_init_temp(sampling.temperature))
-    seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+    seed = int.from_bytes(os.urandom(4), "little") if sampling.seed is None else sampling.seed
     add(lib.llama_sampler_init_dist(seed & 0xFFFFFFFF))
     return chain

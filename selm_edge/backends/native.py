@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -39,8 +38,6 @@ _AT_BYTE = re.compile(r"\bat byte (\d+)(: )?")
 _HINTS = {
     "io": "Check the path, and that you may read the file.",
     "format": "The file is damaged or is no GGUF model: fetch or export it again.",
-    "unsupported": "The llama-cpp backend may run it: pip install 'selm-edge[llama]',"
-    " then choose --backend llama-cpp.",
     "out_of_memory": "Choose a smaller context, or a smaller model.",
 }
 
@@ -52,7 +49,17 @@ def file_error(path: str, error: Exception) -> SelmError:
     offset = int(found[1]) if found else None
     cause = message[found.end() :] if found and found.start() == 0 else message
     kind = UnsupportedModelError if status == "unsupported" else ModelError
-    return kind(path, cause, offset=offset, hint=_HINTS.get(status))
+    hint = _other_backend() if status == "unsupported" else _HINTS.get(status)
+    return kind(path, cause, offset=offset, hint=hint)
+
+
+def _other_backend() -> str:
+    """What may run a file that the core does not."""
+    from selm_edge.backends.llama_cpp import INSTALL, LlamaCppBackend
+
+    if LlamaCppBackend().available() is None:
+        return "The llama-cpp backend may run it: --backend llama-cpp (backend='llama-cpp')."
+    return f"The llama-cpp backend may run it: {INSTALL}, then --backend llama-cpp."
 
 
 def _call_error(error: Exception) -> Exception:
@@ -286,7 +293,7 @@ def _core_sampling(sampling: Sampling) -> _core.Sampling:
         "penalty_last_n",
     ):
         setattr(out, name, getattr(sampling, name))
-    out.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+    out.seed = int.from_bytes(os.urandom(4), "little") if sampling.seed is None else sampling.seed
     return out
 
 
@@ -311,12 +318,13 @@ class NativeEngine:
         trained = self.info.n_ctx_train
         self.context = min(context, trained) if trained else context
         self._threads = threads or 0
+        self._core_threads = 0  # what the core chose, once it has (it also knows of quotas)
         self._embedder: _core.Session | None = None
         self._embed_lock = threading.Lock()
 
     @property
     def threads(self) -> int:
-        return self._threads or allowed_cores()
+        return self._threads or self._core_threads or allowed_cores()
 
     def session(self) -> NativeSession:
         return NativeSession(self._session(self.context))
@@ -325,11 +333,13 @@ class NativeEngine:
         from selm_edge import _core
 
         try:
-            return _core.Session(self._model, context=context, threads=self._threads)
+            session = _core.Session(self._model, context=context, threads=self._threads)
         except _core.CoreError as error:
             if error.args[0] == "out_of_memory":
                 raise SelmError(f"{error.args[1]}\n{_HINTS['out_of_memory']}") from None
             raise _call_error(error) from None
+        self._core_threads = session.threads
+        return session
 
     def embed(self, ids: Sequence[int]) -> list[float]:
         """The mean of the final hidden states, of length 1: [n_embd]."""

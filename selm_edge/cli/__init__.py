@@ -6,12 +6,37 @@ import sys
 
 
 def main() -> None:
-    """The `selm` program. ``--version`` is answered without importing anything more."""
-    if sys.argv[1:] == ["--version"]:
+    """The `selm` program.
+
+    ``--version`` is answered without importing anything more, and the chat opens without the
+    command line's own machinery: both should be there at once.
+    """
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
         from selm_edge import __version__
 
         print(f"selm {__version__}")
-        return
-    from selm_edge.cli.app import run
+    elif not arguments and not _completing():
+        _open_chat()
+    else:
+        from selm_edge.cli.app import run
 
-    run()
+        run()
+
+
+def _open_chat() -> None:
+    try:
+        from selm_edge.chat.app import run_chat
+
+        run_chat(model=None, plain=False)
+    except BaseException as error:
+        from selm_edge.cli.common import leave
+
+        leave(error)
+
+
+def _completing() -> bool:
+    """Whether the shell asks for completions rather than for the program."""
+    import os
+
+    return "_SELM_COMPLETE" in os.environ

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -70,21 +71,25 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     """
     from selm_edge import _core
     from selm_edge import config as preferences
-    from selm_edge.backends.native import NativeEngine, allowed_cores
+    from selm_edge.backends.native import NativeEngine
     from selm_edge.catalog import Catalog
 
     config = preferences.load()
     entry = Catalog().resolve(model or config.model)
     NativeEngine(str(entry.path), threads=None, context=16).close()  # says what is wrong with it
     prompt, generate = options["prompt"], options["generate"]
-    cores = options["threads"] or config.threads or allowed_cores()
-    shape = [str(entry.path), str(cores), str(prompt), str(generate)]
+    path, shape = str(entry.path), [str(prompt), str(generate)]
+    cores = options["threads"] or config.threads or 0  # 0: the core looks what it may use
+    load = _load_average()
     with contextlib.ExitStack() as stack:
-        workers = {"native": stack.enter_context(_worker(sys.executable, "native", shape))}
+        own = _worker(sys.executable, "native", [path, str(cores), *shape])
+        workers = {"native": stack.enter_context(own)}
+        cores = workers["native"].facts["threads"]
         if against:
             python = llama_python or sys.executable
             _require_llama(python)
-            workers["llama_cpp"] = stack.enter_context(_worker(python, "llama-cpp", shape))
+            peer = _worker(python, "llama-cpp", [path, str(cores), *shape])
+            workers["llama_cpp"] = stack.enter_context(peer)
         timings = _alternate(workers, options["rounds"])
         figures = {
             name: _figures(worker, timings[name], prompt, generate, workers["native"].facts)
@@ -93,9 +98,10 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     bandwidth = _core.measure_bandwidth(cores)  # alone, now that the engines are gone
     result: dict[str, Any] = {
         "model": entry.name,
-        "path": str(entry.path),
+        "path": path,
         "file_bytes": entry.size,
         "threads": cores,
+        "load_average": load,
         "prompt": prompt,
         "generate": generate,
         **figures,
@@ -107,10 +113,20 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
             kind: round(ours[f"{kind}_tps"] / theirs[f"{kind}_tps"], 3)
             for kind in ("prefill", "decode")
         }
+    if load is not None and load > 0.5:
+        note(f"other work was running (load average {load:.1f}): the figures are lower for it")
     if options["as_json"]:
         show_json(result)
     else:
         _report(result)
+
+
+def _load_average() -> float | None:
+    """Processes that wanted a core in the last minute, where the system says so."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
 
 
 class _Worker:

@@ -6,9 +6,7 @@ import click
 
 
 @click.command()
-@click.option(
-    "--model", "-m", metavar="NAME|PATH", help="A name from `selm models list` or a path."
-)
+@click.option("--model", "-m", metavar="NAME|PATH", help="One of `selm models list`, or a path.")
 @click.option("--plain", is_flag=True, help="No full screen: for screen readers and TERM=dumb.")
 def chat(model: str | None, plain: bool) -> None:
     """Open the terminal chat.

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -30,25 +30,30 @@ def exit_codes() -> Iterator[None]:
     """Turn what a command raises into a message on stderr and an exit code."""
     try:
         yield
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except BaseException as error:
+        leave(error)
+
+
+def leave(error: BaseException) -> NoReturn:
+    """End the program as that error asks for; an error nobody foresaw is raised again."""
+    from selm_edge.errors import SelmError
+
+    if isinstance(error, click.exceptions.Exit):
+        sys.exit(error.exit_code)
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("\nstopped", err=True)
         sys.exit(INTERRUPTED)
-    except click.ClickException as error:
+    if isinstance(error, click.ClickException):
         error.show()
         sys.exit(error.exit_code)
-    except (NoReader, BrokenPipeError):
+    if isinstance(error, (NoReader, BrokenPipeError)):
         # What is still in stdout's buffer has no reader; do not try again while exiting.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(NO_READER)
-    except Exception as error:
-        from selm_edge.errors import SelmError
-
-        if not isinstance(error, (SelmError, OSError)):
-            raise
+    if isinstance(error, (SelmError, OSError)):
         click.echo(f"error: {plain(str(error))}", err=True)
         sys.exit(FAILED)
+    raise error
 
 
 def plain(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,18 @@ def test_what_is_truncated_leaves_no_trace(model: Path) -> None:
     assert again.tobytes() == first[20:].tobytes()
 
 
+def test_sessions_of_one_model_do_not_disturb_each_other(model: Path) -> None:
+    shared = _core.Model(str(model))
+    expected = Session(model).eval(TOKENS).tobytes()
+
+    def work(_: int) -> bytes:
+        session = _core.Session(shared, context=64, threads=2, kv_type="f32")
+        return bytes(memoryview(session.eval(TOKENS)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(work, range(8))) == {expected}
+
+
 def test_last_logits_are_the_last_row_of_all(model: Path) -> None:
     every = Session(model).eval_in_pieces(TOKENS[:16], [16])
     last = Session(model).core.eval(TOKENS[:16], "last")
@@ -262,3 +275,11 @@ def test_an_embedding_is_the_mean_of_the_normed_states(tmp_path: Path) -> None:
     got = np.array(memoryview(session.core.embed(TOKENS)))
     assert relative_error(got, mean / np.linalg.norm(mean)) <= F32_LIMIT
     assert session.core.position == 0
+
+
+@pytest.mark.parametrize("which", ["all", "last", "none"])
+def test_no_tokens_give_no_logits(which: str, tmp_path: Path) -> None:
+    session = Session(write_model(tmp_path / "m.gguf", CONFIGS["llama"]))
+    session.eval([1, 2])
+    assert memoryview(session.core.eval([], which)).nbytes == 0
+    assert session.core.position == 2

@@ -28,8 +28,9 @@ from selm_edge.errors import ContextError, ModelError
 
 Script = Sequence[str] | Callable[[str], str]
 
-_WORDS = re.compile(r"<\|[a-z_]+\|>|</?s>|\s*\w+|\s*[^\w\s]|\s+")
 _SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
+_CUTS = re.compile("(" + "|".join(map(re.escape, _SPECIAL)) + ")")
+_WORDS = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 BOS, EOS, EOT = 0, 1, 3
 
 
@@ -56,11 +57,9 @@ class FakeTokenizer:
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
         ids = [BOS] if add_special and self.add_bos else []
-        for word in _WORDS.findall(text):
-            if word in _SPECIAL and not parse_special:
-                ids += [self._id(character) for character in word]
-            else:
-                ids.append(self._id(word))
+        for part in _CUTS.split(text) if parse_special else [text]:
+            words = [part] if part in _SPECIAL else _WORDS.findall(part)
+            ids += [self._id(word) for word in words]
         return ids
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:

@@ -117,7 +117,7 @@ SELM_API selm_status selm_tokenizer_open(const char* path, selm_tokenizer** toke
 SELM_API void selm_tokenizer_free(selm_tokenizer* tokenizer);
 
 /* Writes at most `capacity` ids; *n_tokens is always the full count. If it exceeds capacity the
- * status is SELM_ERROR_INVALID_ARGUMENT: call again with room (n_tokens <= length + 2). */
+ * status is SELM_ERROR_INVALID_ARGUMENT: call again with that room. */
 SELM_API selm_status selm_tokenize(const selm_tokenizer* tokenizer, const char* text, size_t length,
                                    bool add_special, bool parse_special, selm_token* tokens, size_t capacity,
                                    size_t* n_tokens);

@@ -11,7 +11,7 @@ namespace {
 
 void floats_of(Type type, const std::byte* source, float* out, size_t n) {
   if (type == Type::f32) {
-    std::memcpy(out, source, n * sizeof(float));
+    if (n != 0) std::memcpy(out, source, n * sizeof(float));
   } else if (type == Type::f16) {
     for (size_t i = 0; i < n; ++i) out[i] = load_f16(source + 2 * i);
   } else {

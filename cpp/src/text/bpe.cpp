@@ -40,6 +40,16 @@ std::string bytes_of_text(std::string_view text) {
   return bytes;
 }
 
+namespace {
+
+// What merging may end in. Special tokens are cut out beforehand; text never merges into one.
+Token find_mergeable(const Vocabulary& vocabulary, std::string_view text) {
+  const Token id = vocabulary.find_plain(text);
+  return id == kNoToken || vocabulary.type(id) == TokenType::user_defined ? kNoToken : id;
+}
+
+}  // namespace
+
 Result<Bpe> Bpe::load(const gguf::File& file, const Vocabulary& vocabulary, const PreTokenizer& rules) {
   const gguf::Entry* merges = file.find("tokenizer.ggml.merges");
   if (merges == nullptr)
@@ -54,7 +64,7 @@ Result<Bpe> Bpe::load(const gguf::File& file, const Vocabulary& vocabulary, cons
 
   std::unordered_map<std::string, Token> others;
   const auto symbol_of = [&](std::string_view text) {
-    if (const Token id = vocabulary.find(text); id != kNoToken) return id;
+    if (const Token id = find_mergeable(vocabulary, text); id != kNoToken) return id;
     const auto next = static_cast<Token>(vocabulary.size() + bpe.others_.size());
     const auto [found, added] = others.try_emplace(std::string(text), next);
     if (added) bpe.others_.emplace_back(text);
@@ -112,7 +122,7 @@ bool Bpe::whole_word(const Vocabulary& vocabulary, std::string_view word, Scratc
   if (word.size() > vocabulary.longest()) return false;
   scratch.text.clear();
   for (const char byte : word) append_utf8(code_of_byte(static_cast<uint8_t>(byte)), scratch.text);
-  const Token id = vocabulary.find_plain(scratch.text);
+  const Token id = find_mergeable(vocabulary, scratch.text);
   if (id != kNoToken) out.push_back(id);
   return id != kNoToken;
 }

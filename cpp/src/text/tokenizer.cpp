@@ -42,7 +42,9 @@ Result<bool> is_phi3(const gguf::File& file) {
   return name.find("phi-3") != name.npos || name.find("phi3") != name.npos;
 }
 
-constexpr size_t kStretch = size_t{1} << 30;  // so that offsets fit 32 bits, U+2581 for each space included
+// Longer texts are taken in stretches, so that memory stays bounded (a character takes 12 bytes while
+// it is cut into words) and offsets fit 32 bits; a word across such a cut is two.
+constexpr size_t kStretch = size_t{16} << 20;
 
 }  // namespace
 
@@ -131,7 +133,7 @@ std::string Tokenizer::piece(Token id, bool special) const {
     case TokenType::unknown:
       return special ? std::string(text) : "";
     case TokenType::user_defined:
-      return std::string(text);
+      return impl_->spm ? unescape_spaces(text) : std::string(text);
     case TokenType::byte:
       return std::string(1, static_cast<char>(byte_of_text(text)));
     case TokenType::normal:

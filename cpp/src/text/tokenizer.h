@@ -49,7 +49,9 @@ class Tokenizer {
   // add_special: BOS/EOS as the file asks. parse_special: control tokens written in the text
   // ("<|im_start|>") become their ids; otherwise they are plain text (user-defined tokens always match).
   // Invalid UTF-8 bytes are read as U+FFFD in BPE's pre-tokenizer sense but keep their bytes
-  // where the vocabulary can express them.
+  // where the vocabulary can express them. Text is not normalised (no NFC), except that SPM writes
+  // a space before it and after each special token, and Phi-3 drops white space after those.
+  // Of a special text inside another the leftmost counts, then the longest.
   std::vector<Token> encode(std::string_view text, bool add_special, bool parse_special) const;
 
   // The bytes of one token, raw (may be part of a UTF-8 sequence). Control tokens give "" unless
@@ -60,10 +62,13 @@ class Tokenizer {
 
   size_t size() const;
   std::string_view text(Token id) const;  // as the file writes it ("Ġhello", "▁hello")
+  // As the file gives it, except that unmistakable end tokens (<|im_end|>) are always control.
   TokenType type(Token id) const;
   bool is_end(Token id) const;  // end of generation: eos, eot, eom and their well-known spellings
   const SpecialTokens& special() const;
   std::string_view model() const;  // "llama" or "gpt2"
+  // What the file says. "" in a gpt2 file: it names no pre-tokenizer, and text is cut by
+  // llama.cpp's default, which may not be what the model learned; worth a warning.
   std::string_view pre() const;
 
  private:

@@ -1,0 +1,420 @@
+// Products of the 256-element types, AVX2. The plan and the order of sums are those of avx512_k.cpp,
+// with 8 rows a strip; bytes are multiplied in pairs into 16 bits, then times the scale into 32.
+#include "kernels/avx2.h"
+
+#if defined(__x86_64__)
+
+namespace selm::kernels::avx2 {
+namespace {
+
+constexpr size_t kPieceBlocks = kPiece / 256;
+
+// Scales of the 16 groups of 16: int16 x 16, the even groups' in the low 128-bit lane, the odd ones'
+// in the high lane. Minima (or zero point times scale): int16 x 16 in order.
+struct Scales {
+  __m256i scale, min;
+};
+
+inline __m256i bits(__m256i x, int mask) {
+  return _mm256_and_si256(x, _mm256_set1_epi8(static_cast<char>(mask)));
+}
+template <int kCount>
+inline __m256i shift_right(__m256i x) {
+  if constexpr (kCount >= 0) return _mm256_srli_epi16(x, kCount);
+  return _mm256_slli_epi16(x, -kCount);
+}
+
+// 16 bytes in the order of groups: even ones first.
+inline __m128i evens_first(__m128i x) {
+  return _mm_shuffle_epi8(x, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+}
+
+// The 12 bytes of Q4_K and Q5_K: 8 scales and 8 minima of 6 bits, each for two groups of 16.
+inline Scales six_bit_scales(const std::byte* p) {
+  const uint32_t a = load_u32(p), b = load_u32(p + 4), c = load_u32(p + 8);
+  const uint64_t scale_low = a & 0x3f3f3f3fu, scale_high = (c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u);
+  const uint64_t min_low = b & 0x3f3f3f3fu, min_high = (c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u);
+  const __m128i scale = _mm_cvtsi64_si128(static_cast<long long>(scale_low | scale_high << 32));
+  const __m128i min = _mm_cvtsi64_si128(static_cast<long long>(min_low | min_high << 32));
+  return {_mm256_cvtepu8_epi16(_mm_unpacklo_epi64(scale, scale)),
+          _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(min, min))};
+}
+
+// A type: bytes of a block; kGroup elements share a scale; kMin: dmin follows d, else the minimum
+// is the zero point's; kSigned: signed codes, no zero point; kRun: pairs that add up in 16 bits;
+// d is the half at kScale. codes<g>: the 32-element group g.
+struct Q2K {  // scales[16] qs[64] d dmin
+  static constexpr size_t kBytes = 84, kScale = 80, kGroup = 16, kRun = 4;
+  static constexpr bool kMin = true, kSigned = false;
+  template <int g>
+  static __m256i codes(const std::byte* p) {
+    return bits(shift_right<2 * (g % 4)>(load32(p + 16 + g / 4 * 32)), 3);
+  }
+  static Scales scales(const std::byte* p) {
+    const __m128i x = load16(p), mask = _mm_set1_epi8(15);
+    return {_mm256_cvtepu8_epi16(evens_first(_mm_and_si128(x, mask))),
+            _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(x, 4), mask))};
+  }
+};
+
+struct Q3K {  // hmask[32] qs[64] scales[12] d
+  static constexpr size_t kBytes = 110, kScale = 108, kGroup = 16, kRun = 4;
+  static constexpr bool kMin = false, kSigned = false;
+  template <int g>
+  static __m256i codes(const std::byte* p) {
+    const __m256i low = bits(shift_right<2 * (g % 4)>(load32(p + 32 + g / 4 * 32)), 3);
+    return _mm256_or_si256(low, bits(shift_right<g - 2>(load32(p)), 4));
+  }
+  static Scales scales(const std::byte* p) {
+    const uint32_t a = load_u32(p + 96), b = load_u32(p + 100), c = load_u32(p + 104);
+    const uint32_t s0 = (a & 0x0f0f0f0fu) | (c << 4 & 0x30303030u);
+    const uint32_t s1 = (b & 0x0f0f0f0fu) | (c << 2 & 0x30303030u);
+    const uint32_t s2 = (a >> 4 & 0x0f0f0f0fu) | (c & 0x30303030u);
+    const uint32_t s3 = (b >> 4 & 0x0f0f0f0fu) | (c >> 2 & 0x30303030u);
+    const __m128i scale = _mm_sub_epi8(_mm_setr_epi32(static_cast<int>(s0), static_cast<int>(s1),
+                                                      static_cast<int>(s2), static_cast<int>(s3)),
+                                       _mm_set1_epi8(32));
+    return {_mm256_cvtepi8_epi16(evens_first(scale)), _mm256_slli_epi16(_mm256_cvtepi8_epi16(scale), 2)};
+  }
+};
+
+struct Q4K {  // d dmin scales[12] qs[128]
+  static constexpr size_t kBytes = 144, kScale = 0, kGroup = 32, kRun = 8;
+  static constexpr bool kMin = true, kSigned = false;
+  template <int g>
+  static __m256i codes(const std::byte* p) {
+    return bits(shift_right<4 * (g % 2)>(load32(p + 16 + g / 2 * 32)), 15);
+  }
+  static Scales scales(const std::byte* p) { return six_bit_scales(p + 4); }
+};
+
+struct Q5K {  // d dmin scales[12] qh[32] qs[128]
+  static constexpr size_t kBytes = 176, kScale = 0, kGroup = 32, kRun = 4;
+  static constexpr bool kMin = true, kSigned = false;
+  template <int g>
+  static __m256i codes(const std::byte* p) {
+    const __m256i low = bits(shift_right<4 * (g % 2)>(load32(p + 48 + g / 2 * 32)), 15);
+    return _mm256_or_si256(low, bits(shift_right<g - 4>(load32(p + 16)), 16));
+  }
+  static Scales scales(const std::byte* p) { return six_bit_scales(p + 4); }
+};
+
+struct Q6K {  // ql[128] qh[64] scales[16] d
+  static constexpr size_t kBytes = 210, kScale = 208, kGroup = 16, kRun = 2;
+  static constexpr bool kMin = false, kSigned = false;
+  template <int g>
+  static __m256i codes(const std::byte* p) {
+    const __m256i low = bits(shift_right<g % 4 / 2 * 4>(load32(p + g / 4 * 64 + g % 2 * 32)), 15);
+    return _mm256_or_si256(low, bits(shift_right<2 * (g % 4) - 4>(load32(p + 128 + g / 4 * 32)), 48));
+  }
+  static Scales scales(const std::byte* p) {
+    const __m128i scale = load16(p + 192);
+    return {_mm256_cvtepi8_epi16(evens_first(scale)), _mm256_slli_epi16(_mm256_cvtepi8_epi16(scale), 5)};
+  }
+};
+
+struct Iq4Xs {  // d scales_h scales_l[4] qs[128]
+  static constexpr size_t kBytes = 136, kScale = 0, kGroup = 32, kRun = 1;
+  static constexpr bool kMin = false, kSigned = true;
+  template <int g>
+  static __m256i codes(const std::byte* p) {
+    const __m128i x = load16(p + 8 + 16 * g);
+    const __m256i nibbles = bits(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), 15);
+    const __m256i values = _mm256_broadcastsi128_si256(  // quant::kIq4Values
+        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
+    return _mm256_shuffle_epi8(values, nibbles);
+  }
+  static Scales scales(const std::byte* p) {
+    const __m128i packed = _mm_cvtsi32_si128(load_i32(p + 4)), mask = _mm_set1_epi8(15);
+    const __m128i low = _mm_cvtepu8_epi16(
+        _mm_unpacklo_epi8(_mm_and_si128(packed, mask), _mm_and_si128(_mm_srli_epi16(packed, 4), mask)));
+    // Two bits of group i at bit 2i: moved up to bits 14-15 by a product, then down to 4-5.
+    const __m128i up =
+        _mm_mullo_epi16(_mm_set1_epi16(static_cast<short>(load_u16(p + 2))),
+                        _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(up, 10), _mm_set1_epi16(48));
+    const __m128i scale = _mm_sub_epi16(_mm_or_si128(low, high), _mm_set1_epi16(32));
+    return {_mm256_set_m128i(scale, scale), _mm256_setzero_si256()};
+  }
+};
+
+template <class T>
+inline __m256i pairs(__m256i w, __m256i a) {
+  if constexpr (T::kSigned) return pairs_signed(w, a);
+  return _mm256_maddubs_epi16(w, a);
+}
+
+template <class T>
+inline void all_codes(const std::byte* p, __m256i* u) {
+  u[0] = T::template codes<0>(p);
+  u[1] = T::template codes<1>(p);
+  u[2] = T::template codes<2>(p);
+  u[3] = T::template codes<3>(p);
+  u[4] = T::template codes<4>(p);
+  u[5] = T::template codes<5>(p);
+  u[6] = T::template codes<6>(p);
+  u[7] = T::template codes<7>(p);
+}
+
+// ---- Few columns: lanes run along the row --------------------------------------------------------
+
+// One super-block times one column: partial sums of codes and of minima, 8 int32 each.
+struct Partial {
+  __m256i dot, min;
+};
+template <class T>
+inline Partial block_partial(const __m256i* u, const Scales& scales, const Act256& act, size_t s) {
+  const int8_t* q = act.q + 256 * s;
+  __m256i dot = _mm256_setzero_si256();
+  // The scale of groups 2g (low lane) and 2g + 1 (high lane), eight times each.
+  __m256i pick = _mm256_set1_epi16(0x0100);
+#pragma GCC unroll 8
+  for (size_t g = 0; g < 8; ++g) {
+    const __m256i scale = _mm256_shuffle_epi8(scales.scale, pick);
+    dot = _mm256_add_epi32(dot, _mm256_madd_epi16(pairs<T>(u[g], load32(q + 32 * g)), scale));
+    pick = _mm256_add_epi8(pick, _mm256_set1_epi8(2));
+  }
+  if constexpr (T::kSigned) return {dot, _mm256_setzero_si256()};
+  const __m256i min = _mm256_madd_epi16(scales.min, load32(act.sum + 16 * s));
+  if constexpr (T::kMin) return {dot, min};
+  return {_mm256_sub_epi32(dot, min), _mm256_setzero_si256()};
+}
+
+// Lane i: the sum of the 8 lanes of x[i].
+inline __m128i sum_4(__m256i x0, __m256i x1, __m256i x2, __m256i x3) {
+  const __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(x0, x1), _mm256_unpackhi_epi32(x0, x1));
+  const __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(x2, x3), _mm256_unpackhi_epi32(x2, x3));
+  const __m256i c = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+  return _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
+}
+
+// 4 super-blocks (`blocks` of them exist) against kCols columns.
+template <class T, int kCols>
+inline void add_chunk(const std::byte* w, size_t blocks, const Act256* acts, size_t s0, __m128* acc) {
+  Partial part[kCols][4];
+  for (size_t i = 0; i < 4; ++i) {
+    if (i >= blocks) {
+      for (int c = 0; c < kCols; ++c) part[c][i] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+      continue;
+    }
+    const std::byte* p = w + i * T::kBytes;
+    prefetch<T::kBytes>(p);
+    __m256i u[8];
+    all_codes<T>(p, u);
+    const Scales scales = T::scales(p);
+    for (int c = 0; c < kCols; ++c) part[c][i] = block_partial<T>(u, scales, acts[c], s0 + i);
+  }
+  const __m128 d = load_halves(w + T::kScale, T::kBytes, blocks);
+  for (int c = 0; c < kCols; ++c) {
+    const Partial* x = part[c];
+    const __m128 scale = _mm_loadu_ps(acts[c].scale + s0);
+    const __m128i dot = sum_4(x[0].dot, x[1].dot, x[2].dot, x[3].dot);
+    acc[c] = _mm_fmadd_ps(_mm_cvtepi32_ps(dot), _mm_mul_ps(d, scale), acc[c]);
+    if constexpr (T::kMin) {
+      const __m128 dmin = load_halves(w + T::kScale + 2, T::kBytes, blocks);
+      const __m128i min = sum_4(x[0].min, x[1].min, x[2].min, x[3].min);
+      acc[c] = _mm_fnmadd_ps(_mm_cvtepi32_ps(min), _mm_mul_ps(dmin, scale), acc[c]);
+    }
+  }
+}
+
+template <class T, int kCols>
+void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act256* acts, float* out,
+                 size_t ldo) {
+  const size_t n_blocks = n / 256;
+  for (size_t r = 0; r < n_rows; ++r) {
+    const std::byte* row = weights + r * n_blocks * T::kBytes;
+    for (size_t s0 = 0; s0 < n_blocks; s0 += kPieceBlocks) {
+      const size_t end = n_blocks - s0 < kPieceBlocks ? n_blocks : s0 + kPieceBlocks;
+      __m128 acc[kCols];
+      for (int c = 0; c < kCols; ++c) acc[c] = _mm_setzero_ps();
+      for (size_t s = s0; s < end; s += 4) {
+        add_chunk<T, kCols>(row + s * T::kBytes, end - s < 4 ? end - s : 4, acts, s, acc);
+      }
+      for (size_t c = 0; c < kCols; ++c) {
+        float* place = out + c * ldo + r;
+        *place = s0 == 0 ? sum_lanes(acc[c]) : *place + sum_lanes(acc[c]);
+      }
+    }
+  }
+}
+
+// ---- Many columns: lanes are rows ---------------------------------------------------------------
+
+constexpr size_t kStripRows = 8;
+constexpr size_t kTileColumns = 8;
+
+// One piece of 8 rows, unpacked: 4 codes of each row make a vector.
+struct Strip {
+  alignas(32) uint8_t codes[kPieceBlocks][8][8][32];  // [s, group of 32, k / 4, row * 4 + k % 4]
+  alignas(32) int16_t scale[kPieceBlocks][16][16];    // [s, group of 16, row * 2]: each scale twice
+  alignas(32) int16_t min[kPieceBlocks][8][16];       // [s, pair of groups, row * 2 + which]
+  alignas(32) float d[kPieceBlocks][8];
+  alignas(32) float dmin[kPieceBlocks][8];
+};
+
+// Super-block s of 8 rows.
+template <class T>
+void unpack_block(const std::byte* const* row, size_t s, Strip& strip) {
+  __m256i codes[8][8], even[8], odd[8], min[8];
+  for (size_t i = 0; i < 8; ++i) {
+    const std::byte* p = row[i] + s * T::kBytes;
+    __m256i u[8];
+    all_codes<T>(p, u);
+    for (size_t g = 0; g < 8; ++g) codes[g][i] = u[g];
+    const Scales scales = T::scales(p);
+    even[i] = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(scales.scale));
+    odd[i] = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(scales.scale, 1));
+    min[i] = scales.min;
+  }
+  transpose8(even);
+  transpose8(odd);
+  transpose8(min);
+  const __m256i low = _mm256_set1_epi32(0xffff);
+  for (size_t g = 0; g < 8; ++g) {
+    transpose8(codes[g]);
+    for (size_t k = 0; k < 8; ++k) store32_aligned(strip.codes[s][g][k], codes[g][k]);
+    store32_aligned(strip.scale[s][2 * g],
+                    _mm256_or_si256(_mm256_and_si256(even[g], low), _mm256_slli_epi32(even[g], 16)));
+    store32_aligned(strip.scale[s][2 * g + 1],
+                    _mm256_or_si256(_mm256_and_si256(odd[g], low), _mm256_slli_epi32(odd[g], 16)));
+    store32_aligned(strip.min[s][g], min[g]);
+  }
+}
+
+// Super-blocks s0 .. s0 + count. Rows past the last repeat it: their results are not kept.
+template <class T>
+void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t s0, size_t count,
+                 Strip& strip) {
+  const std::byte* row[8];
+  for (size_t i = 0; i < 8; ++i) row[i] = weights + (i < rows ? i : rows - 1) * row_bytes + s0 * T::kBytes;
+  for (size_t s = 0; s < count; ++s) {
+    unpack_block<T>(row, s, strip);
+    uint64_t d[2] = {}, dmin[2] = {};
+    for (size_t i = 0; i < 8; ++i) {
+      const std::byte* p = row[i] + s * T::kBytes + T::kScale;
+      d[i / 4] |= static_cast<uint64_t>(load_u16(p)) << (16 * (i % 4));
+      if constexpr (T::kMin) dmin[i / 4] |= static_cast<uint64_t>(load_u16(p + 2)) << (16 * (i % 4));
+    }
+    _mm256_store_ps(strip.d[s], _mm256_cvtph_ps(load16(d)));
+    _mm256_store_ps(strip.dmin[s], _mm256_cvtph_ps(load16(dmin)));
+  }
+}
+
+// The scaled sum of group g (32 elements) for one column.
+template <class T>
+inline __m256i group_dot(const Strip& strip, const int8_t* q, size_t s, size_t g) {
+  __m256i total = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (size_t k0 = 0; k0 < 8; k0 += T::kRun) {
+    __m256i run = pairs<T>(load32_aligned(strip.codes[s][g][k0]), _mm256_set1_epi32(load_i32(q + 4 * k0)));
+#pragma GCC unroll 8
+    for (size_t k = k0 + 1; k < k0 + T::kRun; ++k) {
+      const __m256i a = _mm256_set1_epi32(load_i32(q + 4 * k));
+      run = _mm256_add_epi16(run, pairs<T>(load32_aligned(strip.codes[s][g][k]), a));
+    }
+    const __m256i scale = load32_aligned(strip.scale[s][2 * g + (T::kGroup == 16 ? k0 / 4 : 0)]);
+    total = _mm256_add_epi32(total, _mm256_madd_epi16(run, scale));
+  }
+  return total;
+}
+
+template <class T>
+inline void add_block(const Strip& strip, const Act256* acts, size_t n_cols, size_t s0, size_t s,
+                      __m256 (*acc)[4]) {
+  __m256i total[kTileColumns];
+  for (size_t c = 0; c < n_cols; ++c) total[c] = _mm256_setzero_si256();
+  for (size_t g = 0; g < 8; ++g) {
+    for (size_t c = 0; c < n_cols; ++c) {
+      total[c] = _mm256_add_epi32(total[c], group_dot<T>(strip, acts[c].q + 256 * (s0 + s) + 32 * g, s, g));
+    }
+  }
+  for (size_t c = 0; c < n_cols; ++c) {
+    __m256i min = _mm256_setzero_si256();
+    if constexpr (!T::kSigned) {
+      const int16_t* sums = acts[c].sum + 16 * (s0 + s);
+      for (size_t g = 0; g < 8; ++g) {
+        const __m256i pair = _mm256_set1_epi32(load_i32(sums + 2 * g));
+        min = _mm256_add_epi32(min, _mm256_madd_epi16(load32_aligned(strip.min[s][g]), pair));
+      }
+    }
+    const __m256i dot = T::kMin ? total[c] : _mm256_sub_epi32(total[c], min);
+    const __m256 scale = _mm256_set1_ps(acts[c].scale[s0 + s]);
+    __m256 x = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(_mm256_load_ps(strip.d[s]), scale),
+                               acc[c][s % 4]);
+    if constexpr (T::kMin) {
+      x = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(min), _mm256_mul_ps(_mm256_load_ps(strip.dmin[s]), scale), x);
+    }
+    acc[c][s % 4] = x;
+  }
+}
+
+template <class T>
+void many_columns(const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts, size_t n_cols,
+                  float* out, size_t ldo) {
+  const size_t n_blocks = n / 256, row_bytes = n_blocks * T::kBytes, act_bytes = act256_bytes(n);
+  Strip strip;
+  for (size_t r = 0; r < n_rows; r += kStripRows) {
+    const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
+    for (size_t s0 = 0; s0 < n_blocks; s0 += kPieceBlocks) {
+      const size_t count = n_blocks - s0 < kPieceBlocks ? n_blocks - s0 : kPieceBlocks;
+      unpack_rows<T>(weights + r * row_bytes, rows, row_bytes, s0, count, strip);
+      for (size_t c = 0; c < n_cols; c += kTileColumns) {
+        const size_t cols = n_cols - c < kTileColumns ? n_cols - c : kTileColumns;
+        Act256 act[kTileColumns];
+        __m256 acc[kTileColumns][4];
+        for (size_t i = 0; i < cols; ++i) {
+          act[i] = act256(acts + (c + i) * act_bytes, n);
+          for (size_t l = 0; l < 4; ++l) acc[i][l] = _mm256_setzero_ps();
+        }
+        for (size_t s = 0; s < count; ++s) add_block<T>(strip, act, cols, s0, s, acc);
+        for (size_t i = 0; i < cols; ++i)
+          put_sums(out + (c + i) * ldo + r, rows, sum_lanes(acc[i], 4), s0 == 0);
+      }
+    }
+  }
+}
+
+template <class T>
+void matmul(const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts, size_t n_cols,
+            float* out, size_t ldo) {
+  if (n_cols >= kManyColumns) {
+    many_columns<T>(weights, n_rows, n, acts, n_cols, out, ldo);
+    return;
+  }
+  const size_t act_bytes = act256_bytes(n);
+  for (size_t c = 0; c < n_cols; c += 2) {
+    const Act256 act[2] = {act256(acts + c * act_bytes, n),
+                           act256(acts + (c + 1 < n_cols ? c + 1 : c) * act_bytes, n)};
+    if (c + 1 < n_cols) {
+      few_columns<T, 2>(weights, n_rows, n, act, out + c * ldo, ldo);
+    } else {
+      few_columns<T, 1>(weights, n_rows, n, act, out + c * ldo, ldo);
+    }
+  }
+}
+
+}  // namespace
+
+Matmul matmul_256(quant::Type type) {
+  switch (type) {
+    case quant::Type::q2_k:
+      return matmul<Q2K>;
+    case quant::Type::q3_k:
+      return matmul<Q3K>;
+    case quant::Type::q4_k:
+      return matmul<Q4K>;
+    case quant::Type::q5_k:
+      return matmul<Q5K>;
+    case quant::Type::q6_k:
+      return matmul<Q6K>;
+    case quant::Type::iq4_xs:
+      return matmul<Iq4Xs>;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace selm::kernels::avx2
+
+#endif
