@@ -25,6 +25,7 @@ inline constexpr size_t kManyColumns = 6;
 
 using Matmul = void (*)(const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts,
                         size_t n_cols, float* out, size_t ldo);
+// nullptr for other types.
 Matmul matmul_32(quant::Type type);     // avx512_q32.cpp
 Matmul matmul_256(quant::Type type);    // avx512_k.cpp
 Matmul matmul_float(quant::Type type);  // avx512_float.cpp
@@ -97,6 +98,13 @@ template <size_t kSize>
     for (size_t l = 0; l < half; ++l) x[l * stride] = _mm512_add_ps(x[l * stride], x[(l + half) * stride]);
   }
   return x[0];
+}
+
+// A strip's results for one column: stored, or added where earlier pieces left theirs.
+[[maybe_unused]] inline void put_sums(float* place, size_t rows, __m512 sum, bool first) {
+  const __mmask16 mask = first_lanes(rows);
+  if (!first) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
+  _mm512_mask_storeu_ps(place, mask, sum);
 }
 
 // Row r of 16 dwords becomes column r.

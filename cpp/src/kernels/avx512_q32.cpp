@@ -311,11 +311,8 @@ void tile(const Strip& strip, size_t rows, const Act32* acts, size_t n_cols, siz
   for (size_t b = 0; b < count; ++b) add_block<T>(strip, fix, acts, n_cols, b0, b, acc);
   for (size_t c = 0; c < n_cols; ++c) {
     for (size_t v = 0; v < kVectors && v * 16 < rows; ++v) {
-      const __mmask16 mask = first_lanes(rows - v * 16);
-      float* place = out + c * ldo + v * 16;
-      __m512 sum = sum_lanes(&acc[0][c][v], 16, kTileColumns * kVectors);
-      if (b0 != 0) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
-      _mm512_mask_storeu_ps(place, mask, sum);
+      const __m512 sum = sum_lanes(&acc[0][c][v], 16, kTileColumns * kVectors);
+      put_sums(out + c * ldo + v * 16, rows - v * 16, sum, b0 == 0);
     }
   }
 }
