@@ -86,11 +86,6 @@ inline __m128i sum_4(__m256i x0, __m256i x1, __m256i x2, __m256i x3) {
   return _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
 }
 
-inline float sum_lanes4(__m128 x) {
-  const __m128 c = _mm_add_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
-}
-
 // The half at `offset` of each of 4 blocks (`blocks` of them exist).
 template <class T>
 inline __m128 load_halves(const std::byte* p, size_t blocks, size_t offset) {
@@ -157,7 +152,7 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act256
       }
       for (size_t c = 0; c < kCols; ++c) {
         float* place = out + c * ldo + r;
-        *place = s0 == 0 ? sum_lanes4(acc[c]) : *place + sum_lanes4(acc[c]);
+        *place = s0 == 0 ? sum_lanes(acc[c]) : *place + sum_lanes(acc[c]);
       }
     }
   }
