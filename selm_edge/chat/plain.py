@@ -135,6 +135,7 @@ class PlainChat:
             self.say(f"Error: {error}" + (f"\nStill using {kept.name}." if kept else ""))
             return
         self.session.use_model(model)
+        threading.Thread(target=self.session.hash_model, daemon=True, name="hash").start()
         if self.interactive:
             self.say(f"Model: {clean_line(model.name)}, {model.context:,} tokens of context.")
 

@@ -7,6 +7,7 @@ and iterating a `Reply`; both may run in a thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -280,7 +281,9 @@ class ChatSession:
         turns = [{"role": turn.role, "content": turn.text} for turn in sent]
         prompt: str | None = None
         facts = message.facts
+        sha256 = facts.model_sha256
         if self.model is not None and self.model.name == facts.model:
+            sha256 = sha256 or self.model.sha256  # it may have been found after the reply
             plan = self.model.assistant.plan(turns, self.system)
             turns, prompt = [dict(turn) for turn in plan.turns], self.model.assistant.text_of(plan)
         elif self.system:
@@ -294,7 +297,7 @@ class ChatSession:
             sampling=facts.sampling,
             seed=facts.seed,
             model=facts.model,
-            model_sha256=facts.model_sha256,
+            model_sha256=sha256,
             template_id=facts.template_id,
             tokens_per_second=facts.tokens_per_second,
         )
@@ -386,7 +389,8 @@ class ChatSession:
         """Find the hash of the model's file (slow the first time: for a worker)."""
         model = self.model
         if model is not None and model.sha256 is None:
-            model.sha256 = self._saving(lambda: file_sha256(model.path, self.store.settings))
+            with suppress(StoreError):  # nothing is lost without it
+                model.sha256 = file_sha256(model.path, self.store.settings)
 
     def _model_facts(self) -> dict[str, str | None]:
         if self.model is None:

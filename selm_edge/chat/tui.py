@@ -59,7 +59,8 @@ class ChatApp(ChatWindow):
         elif not isinstance(self.main.focused, Prompt):
             self.prompt.focus()
         else:
-            self.main.query_one("#banner").remove_class("shown")
+            self.main.query("#banner").remove_class("shown")
+            self.show_hints()
 
     def action_focus_prompt(self) -> None:
         self.prompt.focus()

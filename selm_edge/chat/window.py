@@ -149,6 +149,7 @@ class ChatWindow(App[None]):
             banner.update(clean(text))
             banner.set_class(error, "error")
             banner.add_class("shown")
+        self.show_hints()
 
     def tell(self, text: str, *, warning: bool = False) -> None:
         """A message that passes."""
@@ -173,10 +174,12 @@ class ChatWindow(App[None]):
             hints = self._turn_hints(focused)
         else:
             send, line = ("Enter", "Ctrl+J") if self.session.enter_sends else ("Ctrl+J", "Enter")
-            hints = [(send, "send"), ("F1", "help"), ("F2", "conversations")]
+            hints = [(send, "send"), ("F1", "help"), ("F2", "chats")]
+            if self.main.query("#banner.shown"):
+                hints.insert(0, ("Esc", "puts the message away"))
             if self.session.path:
                 hints += [("↑", "turns"), ("Ctrl+N", "new")]
-            hints += [("Ctrl+P", "all actions"), (line, "new line"), ("F3", "model")]
+            hints += [("Ctrl+P", "actions"), (line, "new line"), ("F3", "model")]
             hints += [("F4", "settings"), ("Ctrl+Q", "quit")]
         with suppress(NoMatches):
             self.main.query_one(Hints).show(*hints)
@@ -318,7 +321,7 @@ class ChatWindow(App[None]):
 
     def _begin(self) -> None:
         self._idle.clear()
-        self.main.query_one("#banner").remove_class("shown")
+        self.main.query("#banner").remove_class("shown")
         self.show_hints()
 
     async def _end(self) -> None:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "chat": ("chat", "Open the terminal chat (what plain `selm` does)."),
     "completion": ("completion", "Print the shell completion script."),
     "doctor": ("doctor", "Check the installation."),
+    "feedback": ("feedback", "List, count and export your feedback."),
     "models": ("models", "List, add, remove, inspect and verify models."),
 }
 

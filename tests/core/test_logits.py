@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,18 @@ def test_what_is_truncated_leaves_no_trace(model: Path) -> None:
     assert session.core.position == 20
     again = session.eval_in_pieces(TOKENS[20:], [8])
     assert again.tobytes() == first[20:].tobytes()
+
+
+def test_sessions_of_one_model_do_not_disturb_each_other(model: Path) -> None:
+    shared = _core.Model(str(model))
+    expected = Session(model).eval(TOKENS).tobytes()
+
+    def work(_: int) -> bytes:
+        session = _core.Session(shared, context=64, threads=2, kv_type="f32")
+        return bytes(memoryview(session.eval(TOKENS)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(work, range(8))) == {expected}
 
 
 def test_last_logits_are_the_last_row_of_all(model: Path) -> None:

@@ -58,7 +58,8 @@ constexpr size_t kAhead = 4096;
 template <size_t kSize>
 [[maybe_unused]] inline void prefetch(const std::byte* p) {
 #pragma GCC unroll 16
-  for (size_t i = 0; i < kSize; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p) + kAhead + i, _MM_HINT_T0);
+  for (size_t i = 0; i < kSize; i += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(p) + kAhead + i, _MM_HINT_T0);
 }
 [[maybe_unused]] inline int32_t load_i32(const void* p) {
   int32_t x;
@@ -90,10 +91,10 @@ template <size_t kSize>
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
 
-// The same order where lane l of every number is in x[l].
-[[maybe_unused]] inline __m512 sum_lanes(__m512* x, size_t lanes) {
+// The same order where lane l of 16 numbers is in x[l * stride].
+[[maybe_unused]] inline __m512 sum_lanes(__m512* x, size_t lanes, size_t stride) {
   for (size_t half = lanes / 2; half > 0; half /= 2) {
-    for (size_t l = 0; l < half; ++l) x[l] = _mm512_add_ps(x[l], x[l + half]);
+    for (size_t l = 0; l < half; ++l) x[l * stride] = _mm512_add_ps(x[l * stride], x[(l + half) * stride]);
   }
   return x[0];
 }

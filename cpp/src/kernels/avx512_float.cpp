@@ -29,31 +29,39 @@ struct Bf16 {
   static __m512 load(const std::byte* p, __mmask16 mask) { return widen(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
+// 16 elements (the first of them, by `mask`, in the last step of a row) into every accumulator.
+template <class T, size_t kRows, size_t kCols, bool kWhole>
+inline void step(const std::byte* weights, size_t row_bytes, size_t k, __mmask16 mask, const std::byte* acts,
+                 size_t act_bytes, __m512 (&acc)[kRows][kCols]) {
+  __m512 w[kRows];
+#pragma GCC unroll 4
+  for (size_t r = 0; r < kRows; ++r) {
+    const std::byte* p = weights + r * row_bytes + k * T::kBytes;
+    w[r] = kWhole ? T::load(p) : T::load(p, mask);
+  }
+#pragma GCC unroll 4
+  for (size_t c = 0; c < kCols; ++c) {
+    const __m512 a = _mm512_load_ps(reinterpret_cast<const float*>(acts + c * act_bytes) + k);  // zero-padded
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) acc[r][c] = _mm512_fmadd_ps(w[r], a, acc[r][c]);
+  }
+}
+
 template <class T, size_t kRows, size_t kCols>
 inline void tile(const std::byte* weights, size_t row_bytes, size_t n, const std::byte* acts,
                  size_t act_bytes, float* out, size_t ldo) {
   __m512 acc[kRows][kCols];
+#pragma GCC unroll 4
   for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (size_t c = 0; c < kCols; ++c) acc[r][c] = _mm512_setzero_ps();
   }
-  for (size_t k = 0; k < n; k += 16) {
-    const bool whole = n - k >= 16;
-    const __mmask16 mask = first_lanes(n - k);
-    __m512 w[kRows];
+  size_t k = 0;
+  for (; k + 16 <= n; k += 16) step<T, kRows, kCols, true>(weights, row_bytes, k, 0, acts, act_bytes, acc);
+  if (k < n) step<T, kRows, kCols, false>(weights, row_bytes, k, first_lanes(n - k), acts, act_bytes, acc);
 #pragma GCC unroll 4
-    for (size_t r = 0; r < kRows; ++r) {
-      const std::byte* p = weights + r * row_bytes + k * T::kBytes;
-      w[r] = whole ? T::load(p) : T::load(p, mask);
-    }
-#pragma GCC unroll 4
-    for (size_t c = 0; c < kCols; ++c) {
-      const __m512 a =
-          _mm512_load_ps(reinterpret_cast<const float*>(acts + c * act_bytes) + k);  // zero-padded
-#pragma GCC unroll 4
-      for (size_t r = 0; r < kRows; ++r) acc[r][c] = _mm512_fmadd_ps(w[r], a, acc[r][c]);
-    }
-  }
   for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (size_t c = 0; c < kCols; ++c) out[c * ldo + r] = sum_lanes(acc[r][c]);
   }
 }

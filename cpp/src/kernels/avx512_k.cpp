@@ -257,12 +257,12 @@ inline __m128 load_halves(const std::byte* p, size_t blocks, size_t offset) {
 }
 
 // 4 super-blocks (`blocks` of them exist) against kCols columns.
-template <class T, int kCols>
+template <class T, int kCols, bool kFull>
 inline void add_chunk(const std::byte* w, size_t blocks, const Act256* acts, size_t s0, __m128* acc) {
   Partial part[kCols][4];
 #pragma GCC unroll 4
   for (size_t i = 0; i < 4; ++i) {
-    if (i >= blocks) {
+    if (!kFull && i >= blocks) {
       for (int c = 0; c < kCols; ++c) part[c][i] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
       continue;
     }
@@ -276,6 +276,7 @@ inline void add_chunk(const std::byte* w, size_t blocks, const Act256* acts, siz
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) part[c][i] = block_partial<T>(u, scale, scales.min, acts[c], s0 + i);
   }
+  if (kFull) blocks = 4;
   const __m128 d = load_halves<T>(w, blocks, T::kScale);
 #pragma GCC unroll 4
   for (int c = 0; c < kCols; ++c) {
@@ -303,9 +304,9 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act256
       for (int c = 0; c < kCols; ++c) acc[c] = _mm_setzero_ps();
       for (size_t s = s0; s < end; s += 4) {
         if (end - s >= 4) {
-          add_chunk<T, kCols>(row + s * T::kBytes, 4, acts, s, acc);
+          add_chunk<T, kCols, true>(row + s * T::kBytes, 4, acts, s, acc);
         } else {
-          add_chunk<T, kCols>(row + s * T::kBytes, end - s, acts, s, acc);
+          add_chunk<T, kCols, false>(row + s * T::kBytes, end - s, acts, s, acc);
         }
       }
       for (size_t c = 0; c < kCols; ++c) {
@@ -382,41 +383,58 @@ void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t
   }
 }
 
-// Adds group g of super-block s: its 16 weight vectors stay in registers for all columns.
+using Totals = __m512i[kTileColumns][kVectors];
+
+// Adds group g of super-block s to columns c0 .. c0 + kCols. Four columns make 8 chains of sums,
+// enough to keep the multipliers busy.
+template <class T, size_t kCols>
+inline void add_columns(const Strip& strip, const __m512i (*w)[8], const Act256* acts, size_t s0, size_t s,
+                        size_t g, size_t c0, Totals& total) {
+  constexpr size_t kSteps = T::kGroup / 4;
+#pragma GCC unroll 2
+  for (size_t k0 = 0; k0 < 8; k0 += kSteps) {
+    __m512i dot[kCols][kVectors];
+#pragma GCC unroll 4
+    for (size_t c = 0; c < kCols; ++c) dot[c][0] = dot[c][1] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (size_t k = k0; k < k0 + kSteps; ++k) {
+#pragma GCC unroll 4
+      for (size_t c = 0; c < kCols; ++c) {
+        const __m512i a = _mm512_set1_epi32(load_i32(acts[c0 + c].q + 256 * (s0 + s) + 32 * g + 4 * k));
+        dot[c][0] = _mm512_dpbusd_epi32(dot[c][0], w[0][k], a);
+        dot[c][1] = _mm512_dpbusd_epi32(dot[c][1], w[1][k], a);
+      }
+    }
+#pragma GCC unroll 4
+    for (size_t c = 0; c < kCols; ++c) {
+#pragma GCC unroll 2
+      for (size_t v = 0; v < kVectors; ++v) {
+        const __m512i scale = _mm512_load_si512(strip.scale[s][2 * g + k0 / 4][v]);
+        total[c0 + c][v] = _mm512_add_epi32(total[c0 + c][v], _mm512_mullo_epi32(dot[c][v], scale));
+      }
+    }
+  }
+}
+
+// One group: its 16 weight vectors stay in registers for all columns.
 template <class T>
 inline void add_group(const Strip& strip, const Act256* acts, size_t n_cols, size_t s0, size_t s, size_t g,
-                      __m512i (*total)[kVectors]) {
+                      Totals& total) {
   __m512i w[kVectors][8];
 #pragma GCC unroll 2
   for (size_t v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 8
     for (size_t k = 0; k < 8; ++k) w[v][k] = _mm512_load_si512(strip.codes[s][g][v][k]);
   }
-  constexpr size_t kSteps = T::kGroup / 4;
-  for (size_t c = 0; c < n_cols; ++c) {
-    const int8_t* q = acts[c].q + 256 * (s0 + s) + 32 * g;
-#pragma GCC unroll 2
-    for (size_t k0 = 0; k0 < 8; k0 += kSteps) {
-      __m512i dot[kVectors] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-#pragma GCC unroll 8
-      for (size_t k = k0; k < k0 + kSteps; ++k) {
-        const __m512i a = _mm512_set1_epi32(load_i32(q + 4 * k));
-        dot[0] = _mm512_dpbusd_epi32(dot[0], w[0][k], a);
-        dot[1] = _mm512_dpbusd_epi32(dot[1], w[1][k], a);
-      }
-#pragma GCC unroll 2
-      for (size_t v = 0; v < kVectors; ++v) {
-        const __m512i scale = _mm512_load_si512(strip.scale[s][2 * g + k0 / 4][v]);
-        total[c][v] = _mm512_add_epi32(total[c][v], _mm512_mullo_epi32(dot[v], scale));
-      }
-    }
-  }
+  size_t c = 0;
+  for (; c + 4 <= n_cols; c += 4) add_columns<T, 4>(strip, w, acts, s0, s, g, c, total);
+  for (; c < n_cols; ++c) add_columns<T, 1>(strip, w, acts, s0, s, g, c, total);
 }
 
 // Minima and scales of super-block s: the integer totals become floats.
 template <class T>
 inline void finish_block(const Strip& strip, const Act256* acts, size_t n_cols, size_t s0, size_t s,
-                         const __m512i (*total)[kVectors], __m512 (*acc)[kVectors][4]) {
+                         const Totals& total, __m512 (*acc)[kVectors][4]) {
   for (size_t c = 0; c < n_cols; ++c) {
     const int16_t* sums = acts[c].sum + 16 * (s0 + s);
     const __m512 scale = _mm512_set1_ps(acts[c].scale[s0 + s]);
@@ -448,7 +466,7 @@ void tile(const Strip& strip, size_t rows, const Act256* acts, size_t n_cols, si
     for (size_t l = 0; l < kVectors * 4; ++l) acc[c][l / 4][l % 4] = _mm512_setzero_ps();
   }
   for (size_t s = 0; s < count; ++s) {
-    __m512i total[kTileColumns][kVectors];
+    Totals total;
     for (size_t c = 0; c < n_cols; ++c) total[c][0] = total[c][1] = _mm512_setzero_si512();
     for (size_t g = 0; g < 8; ++g) add_group<T>(strip, acts, n_cols, s0, s, g, total);
     finish_block<T>(strip, acts, n_cols, s0, s, total, acc);
@@ -457,7 +475,7 @@ void tile(const Strip& strip, size_t rows, const Act256* acts, size_t n_cols, si
     for (size_t v = 0; v < kVectors && v * 16 < rows; ++v) {
       const __mmask16 mask = first_lanes(rows - v * 16);
       float* place = out + c * ldo + v * 16;
-      __m512 sum = sum_lanes(acc[c][v], 4);
+      __m512 sum = sum_lanes(acc[c][v], 4, 1);
       if (s0 != 0) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
       _mm512_mask_storeu_ps(place, mask, sum);
     }

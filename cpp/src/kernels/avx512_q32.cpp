@@ -246,38 +246,59 @@ void correct(const Act32* acts, size_t n_cols, size_t b0, size_t count, Correcti
   }
 }
 
-// acc[c][v][b % 16] of one block: its 16 weight vectors stay in registers for all columns.
+// Lanes first: what one block touches lies together. (Columns a multiple of 4096 bytes apart would
+// make loads wait for stores that only look like theirs.)
+using Lanes = __m512[16][kTileColumns][kVectors];
+
+// acc[b % 16][c][v] of columns c .. c + kCols of one block. Four columns make 8 chains of sums, enough
+// to keep the multipliers busy.
+template <class T, size_t kCols>
+inline void add_columns(const Strip& strip, const __m512i (*w)[8], const Corrections& fix, const Act32* acts,
+                        size_t b0, size_t b, size_t c0, Lanes& acc) {
+  __m512i dot[kCols][kVectors];
+#pragma GCC unroll 4
+  for (size_t c = 0; c < kCols; ++c) {
+    dot[c][0] = T::kZero >= 0 ? _mm512_set1_epi32(fix.zero[c0 + c][b]) : _mm512_setzero_si512();
+    dot[c][1] = dot[c][0];
+  }
+#pragma GCC unroll 8
+  for (size_t k = 0; k < 8; ++k) {
+#pragma GCC unroll 4
+    for (size_t c = 0; c < kCols; ++c) {
+      const __m512i a = _mm512_set1_epi32(load_i32(acts[c0 + c].q + 32 * (b0 + b) + 4 * k));
+      dot[c][0] = _mm512_dpbusd_epi32(dot[c][0], w[0][k], a);
+      dot[c][1] = _mm512_dpbusd_epi32(dot[c][1], w[1][k], a);
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t c = 0; c < kCols; ++c) {
+    const __m512 scale = _mm512_set1_ps(acts[c0 + c].scale[b0 + b]);
+#pragma GCC unroll 2
+    for (size_t v = 0; v < kVectors; ++v) {
+      __m512& lane = acc[b % 16][c0 + c][v];
+      const __m512 d = _mm512_mul_ps(_mm512_load_ps(strip.d[b][v]), scale);
+      __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[c][v]), d, lane);
+      if constexpr (T::kMin) {
+        x = _mm512_fmadd_ps(_mm512_load_ps(strip.m[b][v]), _mm512_set1_ps(fix.sum[c0 + c][b]), x);
+      }
+      lane = x;
+    }
+  }
+}
+
+// One block: its 16 weight vectors stay in registers for all columns.
 template <class T>
 inline void add_block(const Strip& strip, const Corrections& fix, const Act32* acts, size_t n_cols, size_t b0,
-                      size_t b, __m512 (*acc)[kVectors][16]) {
+                      size_t b, Lanes& acc) {
   __m512i w[kVectors][8];
 #pragma GCC unroll 2
   for (size_t v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 8
     for (size_t k = 0; k < 8; ++k) w[v][k] = _mm512_load_si512(strip.codes[b][v][k]);
   }
-  for (size_t c = 0; c < n_cols; ++c) {
-    const int8_t* q = acts[c].q + 32 * (b0 + b);
-    __m512i dot[kVectors];
-    dot[0] = T::kZero >= 0 ? _mm512_set1_epi32(fix.zero[c][b]) : _mm512_setzero_si512();
-    dot[1] = dot[0];
-#pragma GCC unroll 8
-    for (size_t k = 0; k < 8; ++k) {
-      const __m512i a = _mm512_set1_epi32(load_i32(q + 4 * k));
-      dot[0] = _mm512_dpbusd_epi32(dot[0], w[0][k], a);
-      dot[1] = _mm512_dpbusd_epi32(dot[1], w[1][k], a);
-    }
-    const __m512 scale = _mm512_set1_ps(acts[c].scale[b0 + b]);
-#pragma GCC unroll 2
-    for (size_t v = 0; v < kVectors; ++v) {
-      __m512& lane = acc[c][v][b % 16];
-      __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[v]),
-                                 _mm512_mul_ps(_mm512_load_ps(strip.d[b][v]), scale), lane);
-      if constexpr (T::kMin)
-        x = _mm512_fmadd_ps(_mm512_load_ps(strip.m[b][v]), _mm512_set1_ps(fix.sum[c][b]), x);
-      lane = x;
-    }
-  }
+  size_t c = 0;
+  for (; c + 4 <= n_cols; c += 4) add_columns<T, 4>(strip, w, fix, acts, b0, b, c, acc);
+  for (; c < n_cols; ++c) add_columns<T, 1>(strip, w, fix, acts, b0, b, c, acc);
 }
 
 template <class T>
@@ -285,16 +306,14 @@ void tile(const Strip& strip, size_t rows, const Act32* acts, size_t n_cols, siz
           float* out, size_t ldo) {
   Corrections fix;
   correct<T>(acts, n_cols, b0, count, fix);
-  __m512 acc[kTileColumns][kVectors][16];
-  for (size_t c = 0; c < n_cols; ++c) {
-    for (size_t l = 0; l < kVectors * 16; ++l) acc[c][l / 16][l % 16] = _mm512_setzero_ps();
-  }
+  Lanes acc;
+  __builtin_memset(acc, 0, sizeof acc);
   for (size_t b = 0; b < count; ++b) add_block<T>(strip, fix, acts, n_cols, b0, b, acc);
   for (size_t c = 0; c < n_cols; ++c) {
     for (size_t v = 0; v < kVectors && v * 16 < rows; ++v) {
       const __mmask16 mask = first_lanes(rows - v * 16);
       float* place = out + c * ldo + v * 16;
-      __m512 sum = sum_lanes(acc[c][v], 16);
+      __m512 sum = sum_lanes(&acc[0][c][v], 16, kTileColumns * kVectors);
       if (b0 != 0) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
       _mm512_mask_storeu_ps(place, mask, sum);
     }

@@ -145,5 +145,4 @@ def _row(hit: Hit) -> Content:
         (clean_line(conversation.title), "bold"),
         "\n",
         (clean_line(second), "$foreground 60%"),
-        "\n",
     )

@@ -35,7 +35,7 @@ class ModelScreen(Dialog[str]):
         with Box("Choose a model", "Enter opens it · F3 browses files · Esc back"):
             yield OptionList(*(self._option(choice) for choice in self._choices))
             yield Static(
-                "Or the path of a GGUF file. It is read where it lies, never copied.",
+                "\nOr the path of a GGUF file. It is read where it lies, never copied.",
                 classes="note",
                 markup=False,
             )
@@ -48,9 +48,9 @@ class ModelScreen(Dialog[str]):
         note = choice.problem or f"{'bundled · ' if choice.bundled else ''}{_size(choice.size)}"
         words = Content.assemble(
             ("● " if here else "  ", "$text-success"),
-            clean_line(choice.name),
+            (clean_line(choice.name), "bold"),
             (f"   {clean_line(note)}", "$text-error" if choice.problem else "$foreground 65%"),
-            (f"\n  {clean_line(choice.path)}\n", "$foreground 40%"),
+            (f"\n  {clean_line(choice.path)}", "$foreground 40%"),
         )
         return Option(words, id=choice.name)
 

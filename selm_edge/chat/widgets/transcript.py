@@ -72,8 +72,11 @@ class Transcript(VerticalScroll, can_focus=False):
 
     def __init__(self) -> None:
         super().__init__(id="transcript")
-        self._shown: list[Key] = []
+        self._shown: list[Key] = [("empty", 0)]
         self._first: int | None = None  # the oldest turn that is laid out
+
+    def compose(self) -> ComposeResult:
+        yield EmptyPage()  # part of the first frame: mounting it later costs another pass
 
     def on_mount(self) -> None:
         self.anchor()
@@ -105,7 +108,8 @@ class Transcript(VerticalScroll, can_focus=False):
                 if isinstance(child, Turn) and child.message_id in messages:
                     message = messages[child.message_id]
                     child.show(message, *_around(session, message))
-            await self.mount_all(_widget(session, key, messages) for key in wanted[same:])
+            if wanted[same:]:
+                await self.mount_all(_widget(session, key, messages) for key in wanted[same:])
         self._shown = wanted
 
     def _hidden(self, path: Sequence[Message]) -> int:

@@ -74,9 +74,8 @@ class Turn(Widget, can_focus=True):
             self.refresh_meta()
 
     def refresh_meta(self) -> None:
-        if self.is_mounted:
-            line = self.query_one(".meta", Static)
-            content = self.meta()
+        content = self.meta()
+        for line in self.query(".meta").results(Static):  # none before it is composed
             line.update(content)
             line.set_class(not content.plain, "none")
 

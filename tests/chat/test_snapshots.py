@@ -1,0 +1,246 @@
+"""Pictures of the chat's main states; look at them before accepting a new one.
+
+``pytest tests/chat/test_snapshots.py --snapshot-update`` accepts them. Nothing in them depends on
+time: figures are fixed, cursors do not blink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.chatting import FakeSource, make_session, talk
+from support.fake_engine import FakeStream
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import Input, TextArea
+
+from selm_edge.backends.base import GenerationStats
+from selm_edge.chat.tui import ChatApp
+
+SIZES = [(80, 24), (140, 40)]
+KETTLE = """To descale a kettle, use **white vinegar** or citric acid:
+
+1. Fill it half with water and half with vinegar.
+2. Boil it, then let it stand for *twenty minutes*.
+3. Rinse it twice.
+
+To know how much water that is:
+
+```python
+def litres(cups: float) -> float:
+    \"\"\"US cups to litres.\"\"\"
+    return round(cups * 0.2366, 2)
+```
+
+| Acid | Spoons | Minutes |
+|---|---|---|
+| citric | 2 | 15 |
+| vinegar | 10 | 20 |
+
+> Never mix acids with bleach."""
+MONTH = "Once a month is enough. With hard water, every two weeks."
+
+Steps = Callable[[ChatApp, Pilot[None]], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No blinking, no measured speed, the same day for ever."""
+    monkeypatch.setattr(GenerationStats, "tokens_per_second", property(lambda _: 21.3))
+    monkeypatch.setattr(TextArea, "cursor_blink", False)
+    monkeypatch.setattr(Input, "cursor_blink", False)
+    monkeypatch.setattr("selm_edge.chat.screens.conversations.ago", lambda *_: "2h")
+    monkeypatch.setattr("pathlib.Path.cwd", lambda: Path("/home/ada"))
+
+
+@pytest.fixture
+def picture(tmp_path: Path, snap_compare: Any) -> Iterator[Callable[..., None]]:
+    """Run an app over some stored talk, take its steps, compare the picture."""
+    apps: list[ChatApp] = []
+
+    def take(size: tuple[int, int], steps: Steps, *questions: str, model: str = "") -> None:
+        source = FakeSource([KETTLE, MONTH, MONTH])
+        session = make_session(tmp_path, source)
+        session.use_model(session.open_model(None))
+        for question in questions:
+            talk(session, question)
+        app = ChatApp(session, model or None)
+        apps.append(app)
+
+        async def run_before(pilot: Pilot[None]) -> None:
+            await until(pilot, lambda: app.status_line.status.state != "loading" and app.idle)
+            await until(pilot, lambda: app.status_line.status.used is not None)
+            await until(pilot, lambda: len(app.transcript.turns) == len(session.path))
+            await steps(app, pilot)
+            await settle(pilot)
+
+        assert snap_compare(app, terminal_size=size, run_before=run_before)
+
+    yield take
+    for app in apps:
+        app.shut_down()
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], Any]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await pilot.pause(0.01)
+    raise AssertionError("did not come true")
+
+
+async def settle(pilot: Pilot[None]) -> None:
+    """Until two looks at the screen are the same: Markdown is laid out in steps."""
+    last, same = "", 0
+    for _ in range(400):
+        await pilot.pause(0.02)
+        now = app_text(pilot.app)
+        same = same + 1 if now == last else 0
+        if same >= 5:
+            return
+        last = now
+    raise AssertionError("the screen does not come to rest")
+
+
+def app_text(app: App[Any]) -> str:
+    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+
+def keys(*names: str) -> Steps:
+    async def steps(app: ChatApp, pilot: Pilot[None]) -> None:
+        for name in names:
+            await pilot.press(name)
+            await settle(pilot)
+
+    return steps
+
+
+@pytest.fixture(params=SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def size(request: pytest.FixtureRequest) -> tuple[int, int]:
+    return tuple(request.param)  # type: ignore[return-value]
+
+
+def test_empty(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, keys())
+
+
+def test_a_conversation_with_code(picture: Any, size: tuple[int, int]) -> None:
+    async def top(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.transcript.scroll_home(animate=False)
+        await settle(pilot)
+
+    picture(size, top, "How do I descale a kettle?")
+
+
+def test_a_selected_turn(picture: Any, size: tuple[int, int]) -> None:
+    talk_ = ("How do I descale a kettle?", "And how often?\nThe water is hard here.")
+    picture(size, keys("up", "plus"), *talk_)
+
+
+def test_streaming(picture: Any, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = FakeStream.__next__
+
+    def stops_half_way(stream: FakeStream) -> str:
+        if stream.stats.tokens == 40:
+            stream._session.cancelled.wait(60)
+        return whole(stream)
+
+    monkeypatch.setattr(FakeStream, "__next__", stops_half_way)
+
+    async def ask(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.prompt.load_text("How do I descale a kettle?")
+        await pilot.press("enter")
+        await until(pilot, lambda: app._reply and app._reply.stats.tokens == 40)
+        app._tick()
+        await settle(pilot)
+
+    picture(size, ask)
+
+
+def test_versions_and_a_correction(picture: Any, size: tuple[int, int]) -> None:
+    async def correct(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.session.correct(app.session.path[3], "Every two weeks: your water is hard.")
+        await app.refresh_conversation()
+        await pilot.press("up")
+        await settle(pilot)
+
+    picture(size, correct, "How do I descale a kettle?", "And how often?")
+
+
+def test_the_correction_editor(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, keys("up", "x"), "How do I descale a kettle?", "And how often?")
+
+
+def test_settings(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, keys("f4"))
+
+
+def test_conversations(picture: Any, size: tuple[int, int]) -> None:
+    async def several(app: ChatApp, pilot: Pilot[None]) -> None:
+        for title in ("Tulips in autumn", "17 + 25 in steps", "A note for the neighbour"):
+            app.session.new()
+            talk(app.session, title)
+        await pilot.press("f2")
+        await settle(pilot)
+
+    picture(size, several, "How do I descale a kettle?")
+
+
+def test_a_search(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, keys("ctrl+f", *"vineg"), "How do I descale a kettle?")
+
+
+def test_delete(picture: Any, size: tuple[int, int]) -> None:
+    async def delete(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.session.rate(app.session.path[1], "up")
+        await app.run_action("delete")
+        await until(pilot, lambda: app.screen is not app.main)
+        await settle(pilot)
+
+    picture(size, delete, "How do I descale a kettle?")
+
+
+def test_the_model_picker(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, keys("f3"))
+
+
+def test_what_no_longer_fits(picture: Any, size: tuple[int, int]) -> None:
+    async def too_much(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.prompt.load_text("lime " * 4000)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen is not app.main)
+        app.prompt.clear()
+        await settle(pilot)
+
+    picture(size, too_much, "How do I descale a kettle?")
+
+
+def test_an_error(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, keys(), "How do I descale a kettle?", model="/home/ada/broken.gguf")
+
+
+def test_help(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, keys("f1"))
+
+
+def test_the_palette(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, keys("ctrl+p"))
+
+
+def test_light(picture: Any) -> None:
+    async def light(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.theme = "selm-light"
+        await settle(pilot)
+
+    picture((80, 24), light, "How do I descale a kettle?")
+
+
+def test_too_small(picture: Any) -> None:
+    picture((20, 6), keys())
+
+
+def test_small(picture: Any) -> None:
+    picture((40, 11), keys(), "How do I descale a kettle?")
