@@ -10,7 +10,7 @@
 
 namespace selm::kernels::avx2 {
 
-// As in avx512.h.
+// As in avx512.h; with 8 rows a strip, a longer piece is as small.
 inline constexpr size_t kPiece = 2048;
 inline constexpr size_t kManyColumns = 6;
 

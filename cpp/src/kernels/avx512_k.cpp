@@ -162,7 +162,7 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act256
 
 constexpr size_t kVectors = 2;  // of 16 rows
 constexpr size_t kStripRows = 16 * kVectors;
-constexpr size_t kTileColumns = 8;
+constexpr size_t kTileColumns = 16;
 
 // One piece of a strip of rows, unpacked: 4 codes of each of 16 rows make a vector.
 struct Strip {

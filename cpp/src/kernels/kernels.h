@@ -3,7 +3,7 @@
 //
 // Bits: the value of one output depends on its row, its column and n alone, never on how many
 // rows or columns share the call, nor on threads. So a prompt in pieces gives the same bits as
-// one token at a time. No function allocates, and none has state.
+// one token at a time. No function allocates (they use up to 80 KB of stack), and none has state.
 #pragma once
 
 #include <cstddef>
