@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from selm_edge import paths
-from selm_edge.chat.models import CatalogSource
 from selm_edge.chat.preferences import Preferences
-from selm_edge.chat.session import ChatSession
-from selm_edge.store.opening import open_store_or_memory
+
+if TYPE_CHECKING:
+    from selm_edge.chat.session import ChatSession
 
 
 def run_chat(model: str | None = None, plain: bool = False) -> None:
@@ -23,23 +23,26 @@ def run_chat(model: str | None = None, plain: bool = False) -> None:
     if plain or no_screen():
         from selm_edge.chat.plain import run_plain
 
-        code = run_plain(_session(), model)
+        code = run_plain(_session(Preferences()), model)
         if code:
             sys.exit(code)
         return
-    # The disk and the imports at the same time: both are waited for before the first frame.
-    with ThreadPoolExecutor(1) as opening:
-        session = opening.submit(_session)
-        from selm_edge.chat.tui import ChatApp
-    app = ChatApp(session.result(), model)
+    from selm_edge.chat.tui import ChatApp
+
+    preferences = Preferences()
+    app = ChatApp(lambda: _session(preferences), model, preferences.config.theme)
     try:
         app.run()
     finally:
         app.shut_down()
 
 
-def _session() -> ChatSession:
-    preferences = Preferences()
+def _session(preferences: Preferences) -> ChatSession:
+    # Imported when it is opened, after the first frame.
+    from selm_edge.chat.models import CatalogSource
+    from selm_edge.chat.session import ChatSession
+    from selm_edge.store.opening import open_store_or_memory
+
     store = open_store_or_memory(paths.database_file())
     return ChatSession(store, CatalogSource(preferences), preferences)
 

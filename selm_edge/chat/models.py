@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-
-from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
     from selm_edge.assistant import Assistant
@@ -122,11 +119,3 @@ def file_sha256(path: str, settings: Settings) -> str | None:
         return None
     settings.set(f"sha256:{path}", {"mark": mark, "sha256": digest})
     return digest
-
-
-def spoken_path(text: str) -> Path:
-    """A path as a person types it: ``~``, quotes and spaces around it are understood."""
-    path = text.strip().strip("'\"")
-    if not path:
-        raise SelmError("give the path of a file")
-    return Path(os.path.expandvars(path)).expanduser()

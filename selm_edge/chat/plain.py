@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from selm_edge.chat.commands import BY_NAME, COMMANDS, Command, parse_slash, unknown_slash
-from selm_edge.chat.models import spoken_path
-from selm_edge.chat.session import RATING_EXPLAINED, ChatSession
-from selm_edge.chat.text import ENDINGS, ago, amount, overflow_words
+from selm_edge.chat.session import ChatSession
+from selm_edge.chat.text import (
+    ENDINGS,
+    RATING_EXPLAINED,
+    ago,
+    amount,
+    overflow_words,
+    spoken_path,
+)
 from selm_edge.clean import clean, clean_line
 from selm_edge.errors import SelmError
 

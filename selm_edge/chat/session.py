@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT_MAX_TOKENS = 1024
 """A small model that cannot find an end should not write for minutes."""
-RATING_EXPLAINED = (
-    "Kept only on this device. It becomes training data when you run `selm feedback export`."
-)
 
 
 class NoModel(SelmError):

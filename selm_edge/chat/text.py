@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selm_edge.clean import clean
+from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
     from selm_edge.assistant import Overflow
@@ -28,7 +31,18 @@ ENDINGS = {
     "corrected": "your correction",
     "error": "broke off",
 }
+RATING_EXPLAINED = (
+    "Kept only on this device. It becomes training data when you run `selm feedback export`."
+)
 MARKS: dict[Kind, str] = {"up": "▲ good", "down": "▼ bad", "correction": "✎ corrected"}
+
+
+def spoken_path(text: str) -> Path:
+    """A path as a person types it: ``~``, quotes and spaces around it are understood."""
+    path = text.strip().strip("'\"")
+    if not path:
+        raise SelmError("give the path of a file")
+    return Path(os.path.expandvars(path)).expanduser()
 
 
 def code_blocks(markdown: str) -> list[str]:

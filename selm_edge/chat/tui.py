@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from selm_edge.chat.commands import Command, parse_slash, unknown_slash
-from selm_edge.chat.models import spoken_path
-from selm_edge.chat.session import RATING_EXPLAINED
-from selm_edge.chat.text import code_blocks
+from selm_edge.chat.text import RATING_EXPLAINED, code_blocks, spoken_path
 from selm_edge.chat.widgets.prompt import Prompt
 from selm_edge.chat.widgets.transcript import Example
 from selm_edge.chat.widgets.turns import Earlier, Turn
@@ -432,6 +430,11 @@ class ChatApp(ChatWindow):
     async def slash_system(self, text: str) -> None:
         self.session.set_system(text)
         self.tell("The system prompt holds from the next question on.")
+
+    def action_command_palette(self) -> None:
+        from selm_edge.chat.screens.palette import Palette
+
+        self.push_screen(Palette())
 
     def action_theme(self) -> None:
         self.search_themes()

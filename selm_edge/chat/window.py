@@ -61,10 +61,18 @@ class ChatWindow(App[None]):
     ]
     AUTO_FOCUS = "#prompt"
 
-    def __init__(self, session: ChatSession, model: str | None = None) -> None:
+    def __init__(
+        self,
+        session: ChatSession | Callable[[], ChatSession],
+        model: str | None = None,
+        theme: str | None = None,
+    ) -> None:
+        """``session`` may be what opens one: then the first frame does not wait for the disk."""
         super().__init__()
-        self.session = session
-        self.session.on_problem = self.disk_refused
+        self._session = session
+        if not callable(session):
+            session.on_problem = self.disk_refused
+            theme = theme or session.preferences.config.theme
         self._wanted_model = model
         self._model_settled = asyncio.Event()
         self._reply: Reply | None = None
@@ -72,23 +80,33 @@ class ChatWindow(App[None]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._quitting = False
-        for theme in THEMES:
-            self.register_theme(theme)
-        chosen = session.preferences.config.theme or DEFAULT
-        self.theme = chosen if chosen in self.available_themes else DEFAULT
+        for ours in THEMES:
+            self.register_theme(ours)
+        self.theme = theme if theme in self.available_themes else DEFAULT
+
+    @property
+    def session(self) -> ChatSession:
+        """The talk; opened when it is first asked for."""
+        if callable(self._session):
+            self._session = self._session()
+            self._session.on_problem = self.disk_refused
+        return self._session
+
+    @property
+    def _opened(self) -> bool:
+        return not callable(self._session)
 
     # -- layout --------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
         with Vertical(id="head"):
-            yield Static("", id="top", markup=False)
+            yield Static("selm  ·  New conversation", id="top", markup=False)
             yield Static("", id="banner", markup=False)
         yield Transcript()
         with Vertical(id="bottom"):
-            yield Prompt(enter_sends=self.session.enter_sends)
+            yield Prompt()
             yield StatusLine()
             yield Hints()
-        yield Static("", id="tiny", markup=False)
 
     @property
     def main(self) -> Screen[None]:
@@ -107,15 +125,16 @@ class ChatWindow(App[None]):
     def status_line(self) -> StatusLine:
         return self.main.query_one(StatusLine)
 
-    async def on_mount(self) -> None:
+    async def on_ready(self) -> None:
+        """The first frame is on the screen: now the disk, then the model."""
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep_theme(theme.name))
-        await self.refresh_conversation()
+        self.prompt.enter_sends = self.session.enter_sends
         if self.session.store.problem is not None:
             self.disk_refused(self.session.store.problem)
-
-    def on_ready(self) -> None:
-        """The first frame is on the screen."""
+        elif self.session.preferences.config.problems:
+            self.banner("\n".join(self.session.preferences.config.problems))
         self.load_model(self._wanted_model)
+        await self.refresh_conversation()
 
     def on_resize(self, event: Resize) -> None:
         width, height = event.size
@@ -123,11 +142,10 @@ class ChatWindow(App[None]):
         self.main.set_class(tiny, "tiny")
         self.main.set_class(not tiny and height < 14, "low")
         self.main.set_class(height >= 32, "tall")
-        with suppress(NoMatches):
-            self.prompt.set_class(height < 12, "small")
-            self.main.query_one("#tiny", Static).update(
-                f"Too small to chat.\nMake it {SMALLEST[0]}×{SMALLEST[1]} or more."
-            )
+        self.main.query(Prompt).set_class(height < 12, "small")
+        if tiny and not self.main.query("#tiny"):
+            words = f"Too small to chat.\nMake it {SMALLEST[0]}×{SMALLEST[1]} or more."
+            self.main.mount(Static(words, id="tiny", markup=False))
 
     async def refresh_conversation(self, *, whole: bool = False) -> None:
         """Show the session's conversation as it is now."""
@@ -173,11 +191,11 @@ class ChatWindow(App[None]):
         elif isinstance(focused, Turn):
             hints = self._turn_hints(focused)
         else:
-            send, line = ("Enter", "Ctrl+J") if self.session.enter_sends else ("Ctrl+J", "Enter")
+            send, line = ("Enter", "Ctrl+J") if self.prompt.enter_sends else ("Ctrl+J", "Enter")
             hints = [(send, "send"), ("F1", "help"), ("F2", "chats")]
             if self.main.query("#banner.shown"):
                 hints.insert(0, ("Esc", "puts the message away"))
-            if self.session.path:
+            if self._opened and self.session.path:
                 hints += [("↑", "turns"), ("Ctrl+N", "new")]
             hints += [("Ctrl+P", "actions"), (line, "new line"), ("F3", "model")]
             hints += [("F4", "settings"), ("Ctrl+Q", "quit")]
@@ -441,6 +459,8 @@ class ChatWindow(App[None]):
 
     def shut_down(self) -> None:
         """After the app has ended, in whatever way: the compute stops, the partial text is kept."""
+        if not self._opened:
+            return
         reply = self._reply
         if reply is not None:
             reply.cancel()

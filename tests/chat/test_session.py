@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support.chatting import FakeSource, make_session, talk, wait_for
 
-from selm_edge.chat.models import spoken_path
 from selm_edge.chat.session import ChatSession, sampling_from
+from selm_edge.chat.text import spoken_path
 from selm_edge.errors import ContextError, ModelError, SelmError
 from selm_edge.store.errors import NotFound, StoreError
 

@@ -12,10 +12,9 @@ from textual.content import Content
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from selm_edge.chat.models import spoken_path
 from selm_edge.chat.screens.ask import DeleteScreen, TextScreen
 from selm_edge.chat.screens.dialog import Box, Dialog
-from selm_edge.chat.text import ago, amount
+from selm_edge.chat.text import ago, amount, spoken_path
 from selm_edge.clean import clean_line
 from selm_edge.errors import SelmError
 

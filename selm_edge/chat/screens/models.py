@@ -13,11 +13,12 @@ from textual.content import Content
 from textual.widgets import DirectoryTree, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from selm_edge.chat.models import ModelChoice, spoken_path
 from selm_edge.chat.screens.dialog import Box, Dialog
+from selm_edge.chat.text import spoken_path
 from selm_edge.clean import clean_line
 
 if TYPE_CHECKING:
+    from selm_edge.chat.models import ModelChoice
     from selm_edge.chat.session import ChatSession
 
 
