@@ -1,6 +1,7 @@
 // Speed of the products on one thread: decode (one column, GB/s of weights read from memory) and
 // prefill (many columns, giga-operations a second, two per multiply-add), per type and table.
-//   bench_kernels [table] [type] [columns] [megabytes]     e.g. bench_kernels avx512 Q4_0 128 192
+//   bench_kernels [table] [type] [columns] [megabytes] [elements of a row]
+//   e.g. bench_kernels avx512 Q4_0 128 192 2048
 // The best of a few passes is shown; other work on the machine makes it less.
 #include <time.h>
 
@@ -19,7 +20,6 @@ using namespace selm;
 using kernels::Table;
 using quant::Type;
 
-constexpr size_t kN = 2048;  // elements of a row
 constexpr size_t kPrefillRows = 512;
 constexpr double kSeconds = 0.25;  // for each number
 
@@ -49,34 +49,34 @@ struct Bytes {
       : data(static_cast<std::byte*>(std::aligned_alloc(64, (n + 63) / 64 * 64)), std::free) {}
 };
 
-void measure(const Table& t, Type type, size_t n_cols, size_t megabytes) {
+void measure(const Table& t, Type type, size_t n_cols, size_t megabytes, size_t n) {
   std::mt19937 source(1);
-  const size_t row_bytes = quant::row_bytes(type, kN);
+  const size_t row_bytes = quant::row_bytes(type, n);
   const size_t decode_rows = std::max(kPrefillRows, (megabytes << 20) / row_bytes);
   Bytes weights(decode_rows * row_bytes);
-  const std::vector<std::byte> some = test::random_row(type, 16 * kN, source);
+  const std::vector<std::byte> some = test::random_row(type, 16 * n, source);
   for (size_t r = 0; r < decode_rows; ++r) {
     std::memcpy(weights.data.get() + r * row_bytes, some.data() + r % 16 * row_bytes, row_bytes);
   }
   const kernels::ActFormat format = kernels::act_format(type);
-  const size_t act_bytes = kernels::act_row_bytes(format, kN);
+  const size_t act_bytes = kernels::act_row_bytes(format, n);
   Bytes acts(act_bytes * n_cols);
   std::normal_distribution<float> normal;
   for (size_t c = 0; c < n_cols; ++c) {
-    std::vector<float> x(kN);
+    std::vector<float> x(n);
     for (float& v : x) v = normal(source);
-    t.quantize_row(format, x.data(), kN, acts.data.get() + c * act_bytes);
+    t.quantize_row(format, x.data(), n, acts.data.get() + c * act_bytes);
   }
   std::vector<float> out(std::max(decode_rows, kPrefillRows * n_cols));
   const double decode = best_seconds([&] {
-    t.matmul(type, weights.data.get(), decode_rows, kN, acts.data.get(), 1, out.data(), decode_rows);
+    t.matmul(type, weights.data.get(), decode_rows, n, acts.data.get(), 1, out.data(), decode_rows);
   });
   const double prefill = best_seconds([&] {
-    t.matmul(type, weights.data.get(), kPrefillRows, kN, acts.data.get(), n_cols, out.data(), kPrefillRows);
+    t.matmul(type, weights.data.get(), kPrefillRows, n, acts.data.get(), n_cols, out.data(), kPrefillRows);
   });
   std::printf("%-7s %-7s decode %6.2f GB/s   prefill %7.1f GOPS (%zu columns)\n", t.name,
               quant::info(type).name, static_cast<double>(decode_rows * row_bytes) / decode * 1e-9,
-              2e-9 * static_cast<double>(kPrefillRows * kN * n_cols) / prefill, n_cols);
+              2e-9 * static_cast<double>(kPrefillRows * n * n_cols) / prefill, n_cols);
   std::fflush(stdout);
 }
 
@@ -86,6 +86,7 @@ int main(int argc, char** argv) {
   const std::string_view table_name = argc > 1 ? argv[1] : "", type_name = argc > 2 ? argv[2] : "";
   const size_t n_cols = argc > 3 ? std::strtoul(argv[3], nullptr, 10) : 128;
   const size_t megabytes = argc > 4 ? std::strtoul(argv[4], nullptr, 10) : 192;  // beyond the caches
+  const size_t n = argc > 5 ? std::strtoul(argv[5], nullptr, 10) : 2048;
   const Table* only = table_name.empty() ? nullptr : kernels::by_name(table_name);
   if (!table_name.empty() && only == nullptr) {
     std::fprintf(stderr, "no table '%s' on this processor\n", argv[1]);
@@ -95,8 +96,9 @@ int main(int argc, char** argv) {
     const Table* t = only != nullptr ? only : kernels::table(isa);
     if (t == nullptr) continue;
     for (const Type type : test::kAllTypes) {
+      if (n % quant::info(type).block_size != 0) continue;
       if (type_name.empty() || type_name == quant::info(type).name)
-        measure(*t, type, std::max<size_t>(n_cols, 1), megabytes);
+        measure(*t, type, std::max<size_t>(n_cols, 1), megabytes, n);
     }
     if (only != nullptr) break;
   }

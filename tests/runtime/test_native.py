@@ -285,6 +285,19 @@ def test_chat_uses_the_files_template_and_defuses(qwen: Path) -> None:
         assert reply.stats.prompt_tokens == len(plain)
 
 
+def test_a_file_with_a_hostile_template_still_chats(tmp_path: Path) -> None:
+    bomb = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}"
+    path = write_model(
+        tmp_path / "hostile.gguf",
+        CONFIGS["qwen2"],
+        edit=lambda writer, _: writer.add_chat_template(bomb + "{% endfor %}{{ ns.x }}"),
+    )
+    with Model.load(path, threads=1) as model:
+        reply = model.chat([{"role": "user", "content": "hi"}], max_tokens=3)
+        assert [notice.code for notice in reply.notices] == ["template-failed"]
+        assert reply.stats.prompt_tokens < 100
+
+
 def test_a_tokenizer_alone(stories: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(stories)
     assert len(tokenizer) == 512 and tokenizer.bos == 1

@@ -8,6 +8,8 @@ import threading
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from support.chat_templates import CHATML, CONVERSATION, FORMATS, GEMMA, QWEN3, Format
@@ -86,6 +88,27 @@ def test_known_formats_agree_with_jinja2(name: str, prompt: bool) -> None:
     )
     template = ChatTemplate(form.source, bos_token=form.bos, eos_token=form.eos)
     assert template.render(messages, add_generation_prompt=prompt).text == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(FORMATS)),
+    contents=st.lists(st.text(max_size=80), min_size=3, max_size=3),
+)
+def test_any_text_renders_as_jinja2_would(name: str, contents: list[str]) -> None:
+    form: Format = FORMATS[name]
+    roles = ("user", "assistant", "user")
+    messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
+    expected = (
+        transformers_environment()
+        .from_string(form.source)
+        .render(
+            messages=messages, bos_token=form.bos, eos_token=form.eos, add_generation_prompt=True
+        )
+    )
+    template = ChatTemplate(form.source, bos_token=form.bos, eos_token=form.eos)
+    rendered = template.render(messages)
+    assert rendered.text == expected and rendered.notices == ()
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -10,7 +10,7 @@
 
 namespace selm::kernels::avx2 {
 
-// As in avx512.h.
+// As in avx512.h; with 8 rows a strip, a longer piece is as small.
 inline constexpr size_t kPiece = 2048;
 inline constexpr size_t kManyColumns = 6;
 
@@ -54,7 +54,8 @@ constexpr size_t kAhead = 4096;
 template <size_t kSize>
 [[maybe_unused]] inline void prefetch(const std::byte* p) {
 #pragma GCC unroll 16
-  for (size_t i = 0; i < kSize; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p) + kAhead + i, _MM_HINT_T0);
+  for (size_t i = 0; i < kSize; i += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(p) + kAhead + i, _MM_HINT_T0);
 }
 [[maybe_unused]] inline int32_t load_i32(const void* p) {
   int32_t x;

@@ -7,6 +7,7 @@
 // (below 2^29); a zero point z is a minimum of z * scale_g taken off inside the first sum.
 // `few_columns` runs lanes along a row, `many_columns` across 16 rows. Same bits.
 #include "kernels/avx512.h"
+#include "kernels/avx512_k_types.h"
 
 #if defined(__x86_64__)
 
@@ -14,161 +15,6 @@ namespace selm::kernels::avx512 {
 namespace {
 
 constexpr size_t kPieceBlocks = kPiece / 256;
-
-// Per group of 16: the scale, and the minimum or the zero point times the scale.
-struct Scales {
-  __m256i scale, min;  // int16 x 16
-};
-
-inline __m512i twice(__m256i x) { return _mm512_broadcast_i64x4(x); }
-// The two halves shifted right by different counts.
-inline __m512i shift_halves(__m512i x, int low, int high) {
-  const __m512i counts = _mm512_inserti64x4(_mm512_set1_epi16(static_cast<short>(low)),
-                                            _mm256_set1_epi16(static_cast<short>(high)), 1);
-  return _mm512_srlv_epi16(x, counts);
-}
-inline __m512i bits(__m512i x, int mask) {
-  return _mm512_and_si512(x, _mm512_set1_epi8(static_cast<char>(mask)));
-}
-
-// Eight bytes, each for a group of 32, as 16 int16.
-inline __m256i widen_pairs(uint64_t bytes) {
-  const __m128i x = _mm_cvtsi64_si128(static_cast<long long>(bytes));
-  return _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, x));
-}
-
-// The 12 bytes of Q4_K and Q5_K: 8 scales and 8 minima of 6 bits.
-inline Scales six_bit_scales(const std::byte* p) {
-  const uint32_t a = load_u32(p), b = load_u32(p + 4), c = load_u32(p + 8);
-  const uint64_t scale_low = a & 0x3f3f3f3fu, scale_high = (c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u);
-  const uint64_t min_low = b & 0x3f3f3f3fu, min_high = (c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u);
-  return {widen_pairs(scale_low | scale_high << 32), widen_pairs(min_low | min_high << 32)};
-}
-
-// A type: bytes of a block; kGroup elements share a scale; kMin: dmin follows d, else the minimum
-// is the zero point's; kWide: codes above 127, whose pairs of products do not fit in 16 bits;
-// d is the half at kScale; vector j of the codes holds the 32-element groups kOrder[j].
-struct Q2K {  // scales[16] qs[64] d dmin
-  static constexpr size_t kBytes = 84, kScale = 80, kGroup = 16;
-  static constexpr bool kMin = true, kWide = false;
-  static constexpr int kOrder[4][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}};
-  static void codes(const std::byte* p, __m512i* u) {
-    const __m512i x = load64(p + 16);
-    u[0] = bits(x, 3);
-    u[1] = bits(_mm512_srli_epi16(x, 2), 3);
-    u[2] = bits(_mm512_srli_epi16(x, 4), 3);
-    u[3] = bits(_mm512_srli_epi16(x, 6), 3);
-  }
-  static Scales scales(const std::byte* p) {
-    const __m128i x = load16(p), mask = _mm_set1_epi8(15);
-    return {_mm256_cvtepu8_epi16(_mm_and_si128(x, mask)),
-            _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(x, 4), mask))};
-  }
-};
-
-struct Q3K {  // hmask[32] qs[64] scales[12] d
-  static constexpr size_t kBytes = 110, kScale = 108, kGroup = 16;
-  static constexpr bool kMin = false, kWide = false;
-  static constexpr int kOrder[4][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}};
-  static void codes(const std::byte* p, __m512i* u) {
-    const __m512i x = load64(p + 32), high = shift_halves(twice(load32(p)), 0, 4);
-    u[0] = _mm512_or_si512(bits(x, 3), bits(_mm512_slli_epi16(high, 2), 4));
-    u[1] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 2), 3), bits(_mm512_slli_epi16(high, 1), 4));
-    u[2] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 4), 3), bits(high, 4));
-    u[3] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 6), 3), bits(_mm512_srli_epi16(high, 1), 4));
-  }
-  static Scales scales(const std::byte* p) {
-    const uint32_t a = load_u32(p + 96), b = load_u32(p + 100), c = load_u32(p + 104);
-    const uint32_t s0 = (a & 0x0f0f0f0fu) | (c << 4 & 0x30303030u);
-    const uint32_t s1 = (b & 0x0f0f0f0fu) | (c << 2 & 0x30303030u);
-    const uint32_t s2 = (a >> 4 & 0x0f0f0f0fu) | (c & 0x30303030u);
-    const uint32_t s3 = (b >> 4 & 0x0f0f0f0fu) | (c >> 2 & 0x30303030u);
-    const __m128i bytes = _mm_setr_epi32(static_cast<int>(s0), static_cast<int>(s1), static_cast<int>(s2),
-                                         static_cast<int>(s3));
-    const __m256i scale = _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(32));
-    return {scale, _mm256_slli_epi16(scale, 2)};
-  }
-};
-
-struct Q4K {  // d dmin scales[12] qs[128]
-  static constexpr size_t kBytes = 144, kScale = 0, kGroup = 32;
-  static constexpr bool kMin = true, kWide = false;
-  static constexpr int kOrder[4][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}};
-  static void codes(const std::byte* p, __m512i* u) {
-    const __m512i x = load64(p + 16), y = load64(p + 80);
-    u[0] = bits(x, 15);
-    u[1] = bits(_mm512_srli_epi16(x, 4), 15);
-    u[2] = bits(y, 15);
-    u[3] = bits(_mm512_srli_epi16(y, 4), 15);
-  }
-  static Scales scales(const std::byte* p) { return six_bit_scales(p + 4); }
-};
-
-struct Q5K {  // d dmin scales[12] qh[32] qs[128]
-  static constexpr size_t kBytes = 176, kScale = 0, kGroup = 32;
-  static constexpr bool kMin = true, kWide = false;
-  static constexpr int kOrder[4][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}};
-  static void codes(const std::byte* p, __m512i* u) {
-    const __m512i x = load64(p + 48), y = load64(p + 112);
-    const __m512i high = shift_halves(twice(load32(p + 16)), 0, 2);  // bit g of byte i: group g
-    u[0] = _mm512_or_si512(bits(x, 15), bits(_mm512_slli_epi16(high, 4), 16));
-    u[1] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 4), 15), bits(_mm512_slli_epi16(high, 3), 16));
-    u[2] = _mm512_or_si512(bits(y, 15), bits(high, 16));
-    u[3] = _mm512_or_si512(bits(_mm512_srli_epi16(y, 4), 15), bits(_mm512_srli_epi16(high, 1), 16));
-  }
-  static Scales scales(const std::byte* p) { return six_bit_scales(p + 4); }
-};
-
-struct Q6K {  // ql[128] qh[64] scales[16] d
-  static constexpr size_t kBytes = 210, kScale = 208, kGroup = 16;
-  static constexpr bool kMin = false, kWide = false;
-  static constexpr int kOrder[4][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}};
-  static void half(const std::byte* ql, const std::byte* qh, __m512i* u) {
-    const __m512i x = load64(ql), high = shift_halves(twice(load32(qh)), 0, 2);
-    u[0] = _mm512_or_si512(bits(x, 15), bits(_mm512_slli_epi16(high, 4), 48));
-    u[1] = _mm512_or_si512(bits(_mm512_srli_epi16(x, 4), 15), bits(high, 48));
-  }
-  static void codes(const std::byte* p, __m512i* u) {
-    half(p, p + 128, u);
-    half(p + 64, p + 160, u + 2);
-  }
-  static Scales scales(const std::byte* p) {
-    const __m256i scale = _mm256_cvtepi8_epi16(load16(p + 192));
-    return {scale, _mm256_slli_epi16(scale, 5)};
-  }
-};
-
-struct Iq4Xs {  // d scales_h scales_l[4] qs[128]
-  static constexpr size_t kBytes = 136, kScale = 0, kGroup = 32;
-  static constexpr bool kMin = false, kWide = true;
-  static constexpr int kOrder[4][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}};
-  static void half(const std::byte* p, __m512i* u) {
-    const __m512i values = _mm512_broadcast_i32x4(  // quant::kIq4Values + 128
-        _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15));
-    const __m512i x = load64(p);  // 128-bit lane i: group i, low nibbles first
-    const __m512i low = _mm512_shuffle_epi8(values, bits(x, 15));
-    const __m512i high = _mm512_shuffle_epi8(values, bits(_mm512_srli_epi16(x, 4), 15));
-    u[0] = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high);
-    u[1] = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high);
-  }
-  static void codes(const std::byte* p, __m512i* u) {
-    half(p + 8, u);
-    half(p + 72, u + 2);
-  }
-  static Scales scales(const std::byte* p) {
-    const __m128i packed = _mm_cvtsi32_si128(load_i32(p + 4)), mask = _mm_set1_epi8(15);
-    const __m128i low =
-        _mm_unpacklo_epi8(_mm_and_si128(packed, mask), _mm_and_si128(_mm_srli_epi16(packed, 4), mask));
-    const __m128i high = _mm_srlv_epi16(_mm_set1_epi16(static_cast<short>(load_u16(p + 2))),
-                                        _mm_setr_epi16(0, 2, 4, 6, 8, 10, 12, 14));
-    const __m128i scale = _mm_sub_epi16(
-        _mm_or_si128(_mm_cvtepu8_epi16(low), _mm_slli_epi16(_mm_and_si128(high, _mm_set1_epi16(3)), 4)),
-        _mm_set1_epi16(32));
-    const __m256i pairs =
-        _mm256_set_m128i(_mm_unpackhi_epi16(scale, scale), _mm_unpacklo_epi16(scale, scale));
-    return {pairs, _mm256_slli_epi16(pairs, 7)};
-  }
-};
 
 // ---- Few columns: lanes run along the row --------------------------------------------------------
 
@@ -240,11 +86,6 @@ inline __m128i sum_4(__m256i x0, __m256i x1, __m256i x2, __m256i x3) {
   return _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
 }
 
-inline float sum_lanes4(__m128 x) {
-  const __m128 c = _mm_add_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
-}
-
 // The half at `offset` of each of 4 blocks (`blocks` of them exist).
 template <class T>
 inline __m128 load_halves(const std::byte* p, size_t blocks, size_t offset) {
@@ -311,7 +152,7 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act256
       }
       for (size_t c = 0; c < kCols; ++c) {
         float* place = out + c * ldo + r;
-        *place = s0 == 0 ? sum_lanes4(acc[c]) : *place + sum_lanes4(acc[c]);
+        *place = s0 == 0 ? sum_lanes(acc[c]) : *place + sum_lanes(acc[c]);
       }
     }
   }
@@ -321,7 +162,7 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act256
 
 constexpr size_t kVectors = 2;  // of 16 rows
 constexpr size_t kStripRows = 16 * kVectors;
-constexpr size_t kTileColumns = 8;
+constexpr size_t kTileColumns = 16;
 
 // One piece of a strip of rows, unpacked: 4 codes of each of 16 rows make a vector.
 struct Strip {
@@ -431,53 +272,45 @@ inline void add_group(const Strip& strip, const Act256* acts, size_t n_cols, siz
   for (; c < n_cols; ++c) add_columns<T, 1>(strip, w, acts, s0, s, g, c, total);
 }
 
-// Minima and scales of super-block s: the integer totals become floats.
+// Minima and scales of super-block s of one column: the integer total goes to its lane.
 template <class T>
-inline void finish_block(const Strip& strip, const Act256* acts, size_t n_cols, size_t s0, size_t s,
-                         const Totals& total, __m512 (*acc)[kVectors][4]) {
-  for (size_t c = 0; c < n_cols; ++c) {
-    const int16_t* sums = acts[c].sum + 16 * (s0 + s);
-    const __m512 scale = _mm512_set1_ps(acts[c].scale[s0 + s]);
-#pragma GCC unroll 2
-    for (size_t v = 0; v < kVectors; ++v) {
-      __m512i min = _mm512_setzero_si512();
+inline void finish_block(const Strip& strip, const Act256& act, size_t s0, size_t s, size_t v, __m512i total,
+                         __m512& lane) {
+  const int16_t* sums = act.sum + 16 * (s0 + s);
+  const __m512 scale = _mm512_set1_ps(act.scale[s0 + s]);
+  __m512i min = _mm512_setzero_si512();
 #pragma GCC unroll 8
-      for (size_t g = 0; g < 8; ++g) {
-        min = _mm512_dpwssd_epi32(min, _mm512_load_si512(strip.min[s][g][v]),
-                                  _mm512_set1_epi32(load_i32(sums + 2 * g)));
-      }
-      const __m512i dot = T::kMin ? total[c][v] : _mm512_sub_epi32(total[c][v], min);
-      const __m512 d = _mm512_mul_ps(_mm512_load_ps(strip.d[s][v]), scale);
-      __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), d, acc[c][v][s % 4]);
-      if constexpr (T::kMin) {
-        const __m512 dmin = _mm512_mul_ps(_mm512_load_ps(strip.dmin[s][v]), scale);
-        x = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(min), dmin, x);
-      }
-      acc[c][v][s % 4] = x;
-    }
+  for (size_t g = 0; g < 8; ++g) {
+    min = _mm512_dpwssd_epi32(min, _mm512_load_si512(strip.min[s][g][v]),
+                              _mm512_set1_epi32(load_i32(sums + 2 * g)));
   }
+  const __m512i dot = T::kMin ? total : _mm512_sub_epi32(total, min);
+  const __m512 d = _mm512_mul_ps(_mm512_load_ps(strip.d[s][v]), scale);
+  __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), d, lane);
+  if constexpr (T::kMin) {
+    const __m512 dmin = _mm512_mul_ps(_mm512_load_ps(strip.dmin[s][v]), scale);
+    x = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(min), dmin, x);
+  }
+  lane = x;
 }
 
 template <class T>
 void tile(const Strip& strip, size_t rows, const Act256* acts, size_t n_cols, size_t s0, size_t count,
           float* out, size_t ldo) {
   __m512 acc[kTileColumns][kVectors][4];
-  for (size_t c = 0; c < n_cols; ++c) {
-    for (size_t l = 0; l < kVectors * 4; ++l) acc[c][l / 4][l % 4] = _mm512_setzero_ps();
-  }
+  __builtin_memset(acc, 0, sizeof acc);
   for (size_t s = 0; s < count; ++s) {
     Totals total;
-    for (size_t c = 0; c < n_cols; ++c) total[c][0] = total[c][1] = _mm512_setzero_si512();
+    __builtin_memset(total, 0, sizeof total);
     for (size_t g = 0; g < 8; ++g) add_group<T>(strip, acts, n_cols, s0, s, g, total);
-    finish_block<T>(strip, acts, n_cols, s0, s, total, acc);
+    for (size_t c = 0; c < n_cols; ++c) {
+      finish_block<T>(strip, acts[c], s0, s, 0, total[c][0], acc[c][0][s % 4]);
+      finish_block<T>(strip, acts[c], s0, s, 1, total[c][1], acc[c][1][s % 4]);
+    }
   }
   for (size_t c = 0; c < n_cols; ++c) {
     for (size_t v = 0; v < kVectors && v * 16 < rows; ++v) {
-      const __mmask16 mask = first_lanes(rows - v * 16);
-      float* place = out + c * ldo + v * 16;
-      __m512 sum = sum_lanes(acc[c][v], 4, 1);
-      if (s0 != 0) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
-      _mm512_mask_storeu_ps(place, mask, sum);
+      put_sums(out + c * ldo + v * 16, rows - v * 16, sum_lanes(acc[c][v], 4, 1), s0 == 0);
     }
   }
 }

@@ -26,9 +26,7 @@ inline __m512 exp16(__m512 x) {
 }
 
 inline __m512d low_doubles(__m512 x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
-inline __m512d high_doubles(__m512 x) {
-  return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
-}
+inline __m512d high_doubles(__m512 x) { return _mm512_cvtps_pd(high_half(x)); }
 
 // Cached elements as floats.
 inline __m512 load(const float* p) { return _mm512_loadu_ps(p); }
@@ -43,8 +41,7 @@ inline __m128 sum_lanes_4(const __m512* x) {
   __m128 y[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x[i]), 1));
-    const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x[i]), high);
+    const __m256 a = _mm256_add_ps(low_half(x[i]), high_half(x[i]));
     y[i] = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   }
   const __m128 a = _mm_add_ps(_mm_unpacklo_ps(y[0], y[1]), _mm_unpackhi_ps(y[0], y[1]));

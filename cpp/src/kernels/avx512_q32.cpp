@@ -1,6 +1,6 @@
 // Products of the 32-element types, AVX-512 VNNI.
 //
-// One output: blocks b of a piece (kPiece elements) go to 16 lanes, l = b mod 16:
+// One output: blocks b of a piece (kPiece elements) go to 8 lanes, l = b mod 8:
 //   lane += float(sum_i w_i a_i) * (d_w * d_a)   [and += m_w * (d_a * sum_i a_i)]
 // then the lanes are summed (sum_lanes) and added to the output, piece after piece. The integer sum
 // is exact: codes are taken unsigned, and the zero point comes off by the sum of the activations.
@@ -13,6 +13,7 @@ namespace selm::kernels::avx512 {
 namespace {
 
 constexpr size_t kPieceBlocks = kPiece / 32;
+constexpr size_t kLanes = 8;
 
 // Codes of 4 blocks: 128-bit lane i holds elements 0-15 (low) and 16-31 (high) of block i.
 struct Codes {
@@ -113,9 +114,9 @@ inline __m512i sum_blocks(const __m512i* p) {
                                   sum);
 }
 
-// 16 blocks (`blocks` of them exist) against kCols columns: acc[c] receives its 16 lanes.
+// 16 blocks (`blocks` of them exist) against kCols columns: acc[c] receives blocks 0-7, then 8-15.
 template <class T, int kCols, bool kFull>
-inline void add_chunk(const std::byte* w, size_t blocks, const Act32* acts, size_t b0, __m512* acc) {
+inline void add_chunk(const std::byte* w, size_t blocks, const Act32* acts, size_t b0, __m256* acc) {
   prefetch<16 * T::kBytes>(w);
   __m512i p[kCols][4];
 #pragma GCC unroll 4
@@ -148,9 +149,15 @@ inline void add_chunk(const std::byte* w, size_t blocks, const Act32* acts, size
     const __m512 scale = _mm512_loadu_ps(acts[c].scale + b0);
     __m512i dot = sum_blocks(p[c]);
     if constexpr (T::kZero >= 0) dot = _mm512_sub_epi32(dot, _mm512_slli_epi32(sum, T::kZero));
-    acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, scale), acc[c]);
+    const __m512 x = _mm512_cvtepi32_ps(dot), y = _mm512_mul_ps(d, scale);
     if constexpr (T::kMin) {
-      acc[c] = _mm512_fmadd_ps(high_halves(heads), _mm512_mul_ps(scale, _mm512_cvtepi32_ps(sum)), acc[c]);
+      const __m512 m = high_halves(heads), z = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(sum));
+      acc[c] = _mm256_fmadd_ps(low_half(m), low_half(z), _mm256_fmadd_ps(low_half(x), low_half(y), acc[c]));
+      acc[c] =
+          _mm256_fmadd_ps(high_half(m), high_half(z), _mm256_fmadd_ps(high_half(x), high_half(y), acc[c]));
+    } else {
+      acc[c] = _mm256_fmadd_ps(low_half(x), low_half(y), acc[c]);
+      acc[c] = _mm256_fmadd_ps(high_half(x), high_half(y), acc[c]);
     }
   }
 }
@@ -163,8 +170,8 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act32*
     const std::byte* row = weights + r * n_blocks * T::kBytes;
     for (size_t b0 = 0; b0 < n_blocks; b0 += kPieceBlocks) {
       const size_t end = n_blocks - b0 < kPieceBlocks ? n_blocks : b0 + kPieceBlocks;
-      __m512 acc[kCols];
-      for (int c = 0; c < kCols; ++c) acc[c] = _mm512_setzero_ps();
+      __m256 acc[kCols];
+      for (int c = 0; c < kCols; ++c) acc[c] = _mm256_setzero_ps();
       size_t b = b0;
       for (; b + 16 <= end; b += 16) add_chunk<T, kCols, true>(row + b * T::kBytes, 16, acts, b, acc);
       if (b < end) add_chunk<T, kCols, false>(row + b * T::kBytes, end - b, acts, b, acc);
@@ -180,7 +187,7 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act32*
 
 constexpr size_t kVectors = 2;  // of 16 rows
 constexpr size_t kStripRows = 16 * kVectors;
-constexpr size_t kTileColumns = 8;
+constexpr size_t kTileColumns = 16;
 
 // One piece of a strip of rows, unpacked: 4 codes of each of 16 rows make a vector.
 struct Strip {
@@ -248,9 +255,9 @@ void correct(const Act32* acts, size_t n_cols, size_t b0, size_t count, Correcti
 
 // Lanes first: what one block touches lies together. (Columns a multiple of 4096 bytes apart would
 // make loads wait for stores that only look like theirs.)
-using Lanes = __m512[16][kTileColumns][kVectors];
+using Lanes = __m512[kLanes][kTileColumns][kVectors];
 
-// acc[b % 16][c][v] of columns c .. c + kCols of one block. Four columns make 8 chains of sums, enough
+// acc[b % kLanes][c][v] of columns c .. c + kCols of one block. Four columns make 8 chains of sums, enough
 // to keep the multipliers busy.
 template <class T, size_t kCols>
 inline void add_columns(const Strip& strip, const __m512i (*w)[8], const Corrections& fix, const Act32* acts,
@@ -275,7 +282,7 @@ inline void add_columns(const Strip& strip, const __m512i (*w)[8], const Correct
     const __m512 scale = _mm512_set1_ps(acts[c0 + c].scale[b0 + b]);
 #pragma GCC unroll 2
     for (size_t v = 0; v < kVectors; ++v) {
-      __m512& lane = acc[b % 16][c0 + c][v];
+      __m512& lane = acc[b % kLanes][c0 + c][v];
       const __m512 d = _mm512_mul_ps(_mm512_load_ps(strip.d[b][v]), scale);
       __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[c][v]), d, lane);
       if constexpr (T::kMin) {
@@ -311,11 +318,8 @@ void tile(const Strip& strip, size_t rows, const Act32* acts, size_t n_cols, siz
   for (size_t b = 0; b < count; ++b) add_block<T>(strip, fix, acts, n_cols, b0, b, acc);
   for (size_t c = 0; c < n_cols; ++c) {
     for (size_t v = 0; v < kVectors && v * 16 < rows; ++v) {
-      const __mmask16 mask = first_lanes(rows - v * 16);
-      float* place = out + c * ldo + v * 16;
-      __m512 sum = sum_lanes(&acc[0][c][v], 16, kTileColumns * kVectors);
-      if (b0 != 0) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
-      _mm512_mask_storeu_ps(place, mask, sum);
+      const __m512 sum = sum_lanes(&acc[0][c][v], kLanes, kTileColumns * kVectors);
+      put_sums(out + c * ldo + v * 16, rows - v * 16, sum, b0 == 0);
     }
   }
 }
