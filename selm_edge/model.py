@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from selm_edge.backends.base import (
+    MAX_SECONDS,
+    MAX_TOKENS,
     Engine,
     EngineSession,
     EngineTokenizer,
@@ -23,6 +25,7 @@ from selm_edge.backends.base import (
     MetadataValue,
     Sampling,
     TokenStream,
+    check_range,
 )
 from selm_edge.errors import ContextError
 from selm_edge.templates import ChatTemplate, Message, Notice, defuse
@@ -407,7 +410,7 @@ class Model:
         prompt: str | Sequence[int] | Prompt,
         *,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         deadline: float | None = None,
         on_overflow: Overflow = "error",
         sampling: Sampling | None = None,
@@ -416,12 +419,17 @@ class Model:
     ) -> Reply:
         """Go on from a prompt; iterate over the reply for its pieces.
 
-        max_tokens: None goes on until the model ends or the context is full; stop: texts that end
-        the reply and are not part of it; deadline: seconds from now; sampling and/or single
-        options of it; session: one of your own, else the model takes care of that.
+        max_tokens: None goes on until the model ends or the context is full; stop: text (or texts)
+        that ends the reply and is not part of it; deadline: seconds from now; sampling and/or
+        single options of it; session: one of your own, else the model takes care of that.
+        ValueError names a number out of its range.
         """
-        if max_tokens is not None and max_tokens < 1:
-            raise ValueError("max_tokens is at least 1")
+        if max_tokens is not None:
+            check_range("max_tokens", max_tokens, int, 1, MAX_TOKENS)
+        if deadline is not None:
+            check_range("deadline", max(deadline, 0), float, 0, MAX_SECONDS)  # past is at once
+        if isinstance(stop, str):
+            stop = (stop,)  # its letters, one by one, are hardly meant
         if not isinstance(prompt, Prompt):
             prompt = self.text_prompt(prompt, on_overflow=on_overflow, max_tokens=max_tokens)
         chosen = replace(sampling or Sampling(), **options)
@@ -449,7 +457,7 @@ class Model:
         stream: bool = False,
         *,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         deadline: float | None = None,
         on_overflow: Overflow = "error",
         sampling: Sampling | None = None,

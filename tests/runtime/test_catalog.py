@@ -243,7 +243,21 @@ def test_preferences(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SELM_THREADS", "many")
     loaded = config.load()
     assert (loaded.model, loaded.threads) == ("other", 2)
-    assert loaded.problems == ["SELM_THREADS is not a whole number from 1 to 4096"]
+    assert loaded.problems == ["SELM_THREADS is a whole number from 1 to 4096"]
+
+
+def test_one_question_for_every_number_preference() -> None:
+    for name, right, wrong in (
+        ("threads", 1, 0),
+        ("context", 4096, 15),
+        ("max_tokens", 512, 1 << 40),
+        ("temperature", 0.5, float("nan")),
+        ("seed", 0, 1.5),
+        ("top_k", 40, 10**400),
+    ):
+        assert config.number_problem(name, right) is None
+        assert f"{name} is a " in (config.number_problem(name, wrong) or "")
+    assert "no" in (config.number_problem("heat", 1) or "")
 
 
 @pytest.mark.parametrize(
