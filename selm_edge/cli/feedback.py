@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +118,7 @@ def export(shape: Any, output: Path | None, since: int | None, as_json: bool) ->
     rows = _store().feedback.rows(since=since)
     if output is None:
         for line in lines(rows, shape):
-            click.echo(json.dumps(line, ensure_ascii=False))
+            show_json(line, indent=None)
         return
     count = write(rows, shape, output.expanduser())
     if as_json:
