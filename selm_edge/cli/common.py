@@ -65,10 +65,9 @@ def plain(text: str) -> str:
 
 def show_json(value: Any, indent: int | None = 2) -> None:
     """Print it as JSON: without loss, and without what a terminal would obey."""
-    shown = sys.stdout.isatty()
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(value, ensure_ascii=shown or not utf8, indent=indent, default=str)
-    click.echo(text.replace("\x7f", "\\u007f") if shown else text)
+    ascii_only = sys.stdout.isatty() or not utf8
+    click.echo(json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=str))
 
 
 def note(text: str) -> None:
