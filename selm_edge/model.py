@@ -28,7 +28,7 @@ from selm_edge.backends.base import (
     check_range,
 )
 from selm_edge.errors import ContextError
-from selm_edge.templates import ChatTemplate, Message, Notice, defuse
+from selm_edge.templates import ChatTemplate, Message, Notice, defused
 from selm_edge.trimming import cut_points, first_that_fits, reply_room
 
 if TYPE_CHECKING:
@@ -118,7 +118,10 @@ class Session:
         self.engine.truncate(length)
 
     def cancel(self) -> None:
-        """Stop the running (or next) work within one layer; from any thread."""
+        """Stop the running `eval` or reply within one layer; from any thread.
+
+        When none runs, the next `eval` is stopped; `generate` begins anew and is not.
+        """
         self.engine.cancel()
 
     def close(self) -> None:
@@ -239,7 +242,7 @@ class Model:
         self.tokenizer = Tokenizer(engine.tokenizer)
         self.template = ChatTemplate.of(engine.metadata, engine.tokenizer)
         self._idle: EngineSession | None = None  # the last reply's, whose tokens may be reused
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a reply may be collected, and closed, at any line
         self._closed = False
 
     @classmethod
@@ -323,7 +326,7 @@ class Model:
         leaves room for `max_tokens`, at most half the context (if None, 256 or a quarter of it).
         """
         control = self.engine.tokenizer.control_tokens()
-        clean = [_defused(message, control) for message in messages]
+        clean = [defused(message, control) for message in messages]
         if not clean:
             raise ValueError("no messages")
         prompt = self._encode_chat(clean, variables)
@@ -526,14 +529,6 @@ class Model:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _defused(message: Message, control: Mapping[str, int]) -> Message:
-    """What others wrote must not read as control tokens; the model's own words stay."""
-    content = message.get("content")
-    if message.get("role") == "assistant" or not isinstance(content, str):
-        return message
-    return {**message, "content": defuse(content, control)}
 
 
 def _count(n: int, noun: str) -> str:
