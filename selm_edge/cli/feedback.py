@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selm_edge.cli.common import json_option, plain, show_json
+from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
     from selm_edge.feedback.log import Feedback
@@ -120,7 +121,13 @@ def export(shape: Any, output: Path | None, since: int | None, as_json: bool) ->
         for line in lines(rows, shape):
             show_json(line, indent=None)
         return
-    count = write(rows, shape, output.expanduser())
+    try:
+        count = write(rows, shape, output.expanduser())
+    except OSError as error:
+        raise SelmError(
+            f"{output} cannot be written: {error.strerror or error}\n"
+            "Choose a file in a folder that exists and that you may write."
+        ) from None
     if as_json:
         show_json({"file": str(output), "format": shape, "examples": count})
     else:
