@@ -17,19 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from selm_edge import paths
+from selm_edge.backends.base import SAMPLING_RANGES, range_problem
 
-_SAMPLING: dict[str, tuple[type, float, float]] = {  # name: type, least, most
-    "temperature": (float, 0.0, 100.0),
-    "top_k": (int, 0, 1 << 31),
-    "top_p": (float, 0.0, 1.0),
-    "min_p": (float, 0.0, 1.0),
-    "typical_p": (float, 0.0, 1.0),
-    "repeat_penalty": (float, 0.01, 100.0),
-    "frequency_penalty": (float, -100.0, 100.0),
-    "presence_penalty": (float, -100.0, 100.0),
-    "penalty_last_n": (int, 0, 1 << 31),
-    "seed": (int, 0, (1 << 63) - 1),
-}
 _NUMBERS = {"threads": (1, 4096), "context": (16, 1 << 24), "max_tokens": (1, 1 << 24)}
 _TEXTS = ("model", "backend", "system", "theme")
 
@@ -82,9 +71,9 @@ def _take(config: Config, key: str, value: Any, source: str | None = None) -> No
         else:
             setattr(config, key, value)
     elif key in _NUMBERS:
-        least, most = _NUMBERS[key]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            config.problems.append(f"{where} is not a whole number from {least} to {most}")
+        problem = range_problem(where, value, int, *_NUMBERS[key])
+        if problem is not None:
+            config.problems.append(problem)  # "SELM_THREADS is a whole number from 1 to 4096"
         else:
             setattr(config, key, value)
     elif key == "sampling" and isinstance(value, dict):
@@ -100,11 +89,14 @@ def _take(config: Config, key: str, value: Any, source: str | None = None) -> No
 
 def sampling_problem(name: str, value: object) -> str | None:
     """Why that is no sampling setting, or None if it is one."""
-    if name not in _SAMPLING:
-        return f"{name} is not a sampling setting; there are: {', '.join(_SAMPLING)}"
-    kind, least, most = _SAMPLING[name]
-    right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
-    if isinstance(value, bool) or not right or not least <= float(value) <= most:  # type: ignore[arg-type]
-        noun = "whole number" if kind is int else "number"
-        return f"{name} is a {noun} from {least:g} to {most:g}"
-    return None
+    if name not in SAMPLING_RANGES:
+        return f"{name} is not a sampling setting; there are: {', '.join(SAMPLING_RANGES)}"
+    return range_problem(name, value, *SAMPLING_RANGES[name])
+
+
+def number_problem(name: str, value: object) -> str | None:
+    """Why that is no value of a number preference (`threads`, `context`, `max_tokens`) or of a
+    sampling setting, in a sentence that gives the range; None if it is one."""
+    if name in _NUMBERS:
+        return range_problem(name, value, int, *_NUMBERS[name])
+    return sampling_problem(name, value)

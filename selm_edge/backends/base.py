@@ -8,11 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal, Protocol, runtime_checkable
 
 FinishReason = Literal["stop", "length", "context", "cancelled", "deadline"]
 LogitRows = Literal["all", "last", "none"]
 MetadataValue = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
+
+SAMPLING_RANGES: Mapping[str, tuple[type, float, float]] = {  # name: type, least, most
+    "temperature": (float, 0.0, 100.0),
+    "top_k": (int, 0, (1 << 31) - 1),
+    "top_p": (float, 0.0, 1.0),
+    "min_p": (float, 0.0, 1.0),
+    "typical_p": (float, 0.0, 1.0),
+    "repeat_penalty": (float, 0.01, 100.0),
+    "frequency_penalty": (float, -100.0, 100.0),
+    "presence_penalty": (float, -100.0, 100.0),
+    "penalty_last_n": (int, 0, (1 << 31) - 1),
+    "seed": (int, 0, (1 << 63) - 1),  # what SQLite can keep with a reply
+}
+MAX_TOKENS = (1 << 32) - 1
+"""The most that a reply can be asked to have; what the core counts with."""
+MAX_SECONDS = 1e6
+"""The longest deadline."""
+
+
+def range_problem(name: str, value: object, kind: type, least: float, most: float) -> str | None:
+    """Why that is no number in the range (not-a-number is none), or None if it is one."""
+    right = isinstance(value, Integral if kind is int else Real)
+    if isinstance(value, bool) or not right or not least <= value <= most:  # type: ignore[operator]
+        noun, form = ("whole number", "d") if kind is int else ("number", "g")
+        return f"{name} is a {noun} from {least:{form}} to {most:{form}}"
+    return None
+
+
+def check_range(name: str, value: object, kind: type, least: float, most: float) -> None:
+    """ValueError names what is out of its range, and the range."""
+    problem = range_problem(name, value, kind, least, most)
+    if problem is not None:
+        raise ValueError(f"{problem}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +71,12 @@ class Sampling:
     """None draws a fresh seed for each reply."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """ValueError names the setting that is out of its range, and the range."""
+        for name, (kind, least, most) in SAMPLING_RANGES.items():
+            if name != "seed" or self.seed is not None:
+                check_range(name, getattr(self, name), kind, least, most)
+
 
 @dataclass
 class GenerationStats:
@@ -45,6 +85,8 @@ class GenerationStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     tokens: int = 0
+    decode_steps: int = 0
+    """Evaluations that `decode_seconds` holds; the first token comes with the prompt's."""
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
     time_to_first_token: float = 0.0
@@ -52,8 +94,8 @@ class GenerationStats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoded tokens a second, the prompt not counted."""
-        return self.tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+        """Evaluations after the prompt's, a second."""
+        return self.decode_steps / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
 
 @runtime_checkable

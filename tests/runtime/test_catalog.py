@@ -243,7 +243,21 @@ def test_preferences(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SELM_THREADS", "many")
     loaded = config.load()
     assert (loaded.model, loaded.threads) == ("other", 2)
-    assert loaded.problems == ["SELM_THREADS is not a whole number from 1 to 4096"]
+    assert loaded.problems == ["SELM_THREADS is a whole number from 1 to 4096"]
+
+
+def test_one_question_for_every_number_preference() -> None:
+    for name, right, wrong in (
+        ("threads", 1, 0),
+        ("context", 4096, 15),
+        ("max_tokens", 512, 1 << 40),
+        ("temperature", 0.5, float("nan")),
+        ("seed", 0, 1.5),
+        ("top_k", 40, 10**400),
+    ):
+        assert config.number_problem(name, right) is None
+        assert f"{name} is a " in (config.number_problem(name, wrong) or "")
+    assert "no" in (config.number_problem("heat", 1) or "")
 
 
 @pytest.mark.parametrize(
@@ -278,7 +292,7 @@ def test_wrong_preferences_are_named_and_the_rest_holds(home: Path, text: str, s
 
 def test_selm_home_holds_everything(home: Path) -> None:
     assert paths.data_dir() == home
-    for path in (paths.config_file(), paths.cache_dir(), paths.database_file()):
+    for path in (paths.config_file(), paths.database_file()):
         assert home in path.parents
     assert not home.exists()  # asking makes nothing
 
@@ -297,7 +311,7 @@ def test_directories_are_private(tmp_path: Path) -> None:
     assert made.stat().st_mode & 0o777 == 0o700
     open_ = tmp_path / "open"
     open_.mkdir(mode=0o755)
-    assert paths.ensure_dir(open_) is None and open_.stat().st_mode & 0o077 == 0
+    assert paths.ensure_dir(open_) is None and open_.stat().st_mode & 0o777 == 0o755  # as it was
     (tmp_path / "file").write_text("")
     assert "file" in (paths.ensure_dir(tmp_path / "file" / "x") or "")
     assert paths.check(tmp_path / "new") is None and not (tmp_path / "new").exists()

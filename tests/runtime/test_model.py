@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import time
+from typing import Any
 
 import pytest
 from support.chat_templates import CHATML
@@ -62,6 +64,33 @@ def test_sampling_options_reach_the_engine_and_the_seed_is_kept() -> None:
         model.generate("x", heat=1.0)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": -1}, "seed is a whole number from 0 to 9223372036854775807, not -1"),
+        ({"seed": 1 << 64}, "seed is a whole number"),
+        ({"top_k": -1}, "top_k is a whole number from 0 to 2147483647"),
+        ({"top_k": 1.5}, "top_k is a whole number"),
+        ({"temperature": float("nan")}, "temperature is a number from 0 to 100, not nan"),
+        ({"temperature": 10**400}, "temperature is a number"),
+        ({"max_tokens": 1 << 40}, "max_tokens is a whole number from 1 to 4294967295"),
+        ({"deadline": float("nan")}, "deadline is a number"),
+        ({"deadline": float("inf")}, "deadline is a number"),
+        ({"max_tokens": 0}, "max_tokens is a whole number"),
+    ],
+)
+def test_numbers_out_of_range_are_named_with_their_range(
+    options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Model(FakeEngine()).generate("x", **options)
+
+
+def test_a_stop_string_may_be_given_alone() -> None:
+    reply = Model(FakeEngine(["one two three"])).generate("x", stop="two").finish()
+    assert reply.text.strip() == "one"
+
+
 def test_cancel_from_another_thread_keeps_the_text() -> None:
     model = Model(FakeEngine(["word " * 1000], delay=0.002))
     reply = model.generate("x")
@@ -91,6 +120,21 @@ def test_closing_or_dropping_a_reply_gives_its_session_back() -> None:
     gc.collect()
     model.generate("x").finish()
     assert len(engine.sessions) == 1
+
+
+def test_a_reply_may_be_collected_while_the_model_is_busy() -> None:
+    model = Model(FakeEngine())
+    reply = model.generate("x", max_tokens=5)
+    next(reply)
+    done = threading.Event()
+
+    def work() -> None:
+        with model._lock:  # as if the collector ran in the middle of `_take`
+            reply.close()
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert done.wait(5)
 
 
 def test_two_replies_at_once_have_sessions_of_their_own() -> None:
