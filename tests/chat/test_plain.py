@@ -121,7 +121,7 @@ def test_settings_system_and_models(tmp_path: Path) -> None:
     for words in (
         "top_k: 40",
         "temperature is 0.0",
-        "Error: could not convert",
+        "Error: temperature: 'warm' is not a number",
         "System prompt: Be brief.",
         "selm-mini, in use",
         "Model: other, 4,096 tokens",
@@ -190,9 +190,10 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from support.chatting import FakeSource
-from selm_edge.chat import app
+from selm_edge.chat import app, models
 replies = ["word " * 2000 if "slow" in sys.argv else "Hello."]
-app.CatalogSource = lambda preferences: FakeSource(replies, delay=0.01 if "slow" in sys.argv else 0)
+delay = 0.01 if "slow" in sys.argv else 0
+models.CatalogSource = lambda preferences: FakeSource(replies, delay=delay)
 app.run_chat(plain="plain" in sys.argv)
 """
 
