@@ -90,6 +90,30 @@ async def test_settings_are_kept_and_used(chat: Driver) -> None:
     assert "Be brief." in chat.source.engine.prompts[-1]
 
 
+async def test_settings_that_were_not_touched_stay_as_they_are(chat: Driver) -> None:
+    await chat.say("Q")
+    chat.session.change_setting("penalty_last_n", "10")
+    assert chat.session.conversation
+    chat.session.store.conversations.set_system(chat.session.conversation.id, "Only here.")
+    chat.session.reload()
+    await chat.press("f4")
+    await chat.screen(SettingsScreen)
+    await chat.press("ctrl+s")
+    await chat.main()
+    assert chat.session.sampling.penalty_last_n == 10 and chat.session.system == "Only here."
+    assert chat.session.preferences.config.system is None
+    await chat.press("f4")
+    screen = await chat.screen(SettingsScreen)
+    screen.query_one("#set-context", Input).value = ""
+    screen.query_one("#set-top_k", Input).value = "7"
+    await chat.press("ctrl+s")
+    await chat.main()
+    assert chat.session.preferences.config.context == 4096
+    assert chat.session.sampling.penalty_last_n == 10 and chat.session.sampling.top_k == 7
+    chat.app.load_model("other")
+    await chat.until(lambda: chat.session.model and chat.session.model.name == "other")
+
+
 async def test_a_wrong_setting_is_said_and_nothing_is_kept(chat: Driver) -> None:
     for field, value, words in (
         ("temperature", "hot", "not a number"),
