@@ -8,7 +8,7 @@ its user. Nothing is ever left out silently. `reply` streams.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from selm_edge.backends.base import GenerationStats, Sampling
@@ -50,6 +50,8 @@ class Plan:
     context: int
     prompt: Prompt | None
     overflow: Overflow | None = None
+    assistant: Assistant | None = field(default=None, compare=False, repr=False)
+    """Who made it: the token ids mean something else to another model."""
 
     @property
     def notices(self) -> Sequence[Notice]:
@@ -80,7 +82,7 @@ class Assistant:
         if tokens + self.room > self.context:
             drop = self._fewest_to_drop(turns, system)
             overflow = Overflow(tokens + self.room, self.context, drop)
-        return Plan(messages, tokens, self.context, prompt, overflow)
+        return Plan(messages, tokens, self.context, prompt, overflow, self)
 
     def text_of(self, plan: Plan) -> str | None:
         """The prompt exactly as the model reads it, control tokens written out."""
@@ -103,7 +105,9 @@ class Assistant:
         return len(prompt), prompt
 
     def reply(self, plan: Plan, sampling: Sampling, *, max_tokens: int | None = None) -> Reply:
-        """Begin the reply to ``plan``; ContextError where it does not fit at all."""
+        """Begin the reply to a ``plan`` of this assistant; ContextError where it does not fit."""
+        if plan.assistant not in (None, self):
+            raise ValueError("this was planned for another model: plan it again")
         if plan.prompt is None:
             raise ContextError(plan.tokens, plan.context - 1)
         made = self.model.generate(plan.prompt, max_tokens=max_tokens, sampling=sampling)

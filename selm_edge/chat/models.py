@@ -49,6 +49,10 @@ class ModelSource(Protocol):
         """What can be picked by name."""
         ...
 
+    def problems(self) -> list[str]:
+        """What is wrong with the list of models, in sentences."""
+        ...
+
     def open(self, name_or_path: str | None, context: int) -> OpenModel:
         """Open a model by name or by path; None is the default. Raises SelmError."""
         ...
@@ -67,6 +71,13 @@ class CatalogSource:
             ModelChoice(entry.name, str(entry.path), entry.bundled, entry.size, entry.problem)
             for entry in Catalog().list()
         ]
+
+    def problems(self) -> list[str]:
+        from selm_edge.catalog import Catalog
+
+        catalog = Catalog()
+        catalog.list()
+        return catalog.warnings
 
     def open(self, name_or_path: str | None, context: int) -> OpenModel:
         from selm_edge.catalog import Catalog

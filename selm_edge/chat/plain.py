@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -19,11 +20,12 @@ from selm_edge.chat.commands import BY_NAME, COMMANDS, Command, parse_slash, unk
 from selm_edge.chat.session import ChatSession
 from selm_edge.chat.text import (
     ENDINGS,
-    RATING_EXPLAINED,
     ago,
     amount,
+    free_path,
     overflow_words,
     spoken_path,
+    write_new,
 )
 from selm_edge.clean import clean, clean_line
 from selm_edge.errors import SelmError
@@ -48,13 +50,15 @@ class PlainChat:
         self.interactive = interactive
         self.failed = False
         self._listed: list[int] = []
+        self._leaving = False
+        self._replying: Reply | None = None
         session.on_problem = lambda problem: self.say(f"From here on nothing is saved. {problem}")
 
     # -- the loop ------------------------------------------------------------------------------
 
     def run(self, model: str | None = None) -> int:
         """Until /quit or the end of the input. 1 where a pipe's question failed, else 0."""
-        for problem in self.session.preferences.config.problems:
+        for problem in self.session.problems():
             self.say(f"Note: {problem}")
         if self.session.store.problem is not None:
             self.say(f"Nothing will be saved. {self.session.store.problem}")
@@ -65,13 +69,22 @@ class PlainChat:
             try:
                 text = self._read("You: ")
             except KeyboardInterrupt:
+                if self._leaving:
+                    break
                 self.say("\nControl C stops a reply. /quit leaves.")
                 continue
             if text is None:
                 break
-            if text.strip() and not self._handle(text.strip()):
+            if (text.strip() and not self._handle(text.strip())) or self._leaving:
                 break
         return 1 if self.failed and not self.interactive else 0
+
+    def leave(self, *_: object) -> None:
+        """For SIGTERM and SIGHUP: a reply is stopped and kept first, all else ends at once."""
+        self._leaving = True
+        if self._replying is None:
+            raise KeyboardInterrupt
+        self._replying.cancel()
 
     def _handle(self, text: str) -> bool:
         """Do one message or command; False to leave."""
@@ -204,14 +217,15 @@ class PlainChat:
     def _reply(self, question: Message, plan: Plan) -> None:
         for notice in plan.notices:
             self.say(f"Note: {notice.message}")
-        reply = self.session.reply(plan)
-        if self.interactive:
-            self.out.write("Assistant: ")
-        failure = self._stream(reply)
+        reply = self._replying = self.session.reply(plan)
+        try:
+            failure = self._stream(reply)
+            if reply.text or failure is None:
+                self.session.keep(question, reply)
+        finally:
+            self._replying = None
         self.out.write("\n")
         self.out.flush()
-        if reply.text or failure is None:
-            self.session.keep(question, reply)
         if failure is not None:
             raise SelmError(f"the reply broke off: {failure}") from failure
         if reply.finish_reason in ENDINGS:
@@ -231,15 +245,21 @@ class PlainChat:
                 pieces.put(None)
 
         threading.Thread(target=work, daemon=True, name="reply").start()
-        while True:
+        gone: OSError | None = None
+        piece: str | BaseException | None = "Assistant: " if self.interactive else ""
+        while isinstance(piece, str):
             try:
+                if gone is None:
+                    self.out.write(piece)
+                    self.out.flush()
                 piece = pieces.get()
-                if not isinstance(piece, str):
-                    return piece
-                self.out.write(piece)
-                self.out.flush()
             except KeyboardInterrupt:
                 reply.cancel()
+                piece = ""
+            except OSError as error:  # nobody reads any more; what there is, is kept
+                reply.cancel()
+                gone, piece = error, ""
+        return piece or gone
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -307,7 +327,7 @@ class PlainChat:
 
     def do_export(self, path: str) -> None:
         self._current()
-        target = spoken_path(path) if path else Path.cwd() / self.session.export_name()
+        target = spoken_path(path) if path else free_path(Path.cwd() / self.session.export_name())
         self.say(f"Written: {self.session.export(target)}")
 
     # -- turns ---------------------------------------------------------------------------------
@@ -350,19 +370,21 @@ class PlainChat:
 
     def do_good(self, argument: str) -> None:
         stands = self.session.rate(self._last_reply(), "up")
-        self.say(f"Good reply. {RATING_EXPLAINED}" if stands else "Taken back.")
+        self.say(f"Good reply. {self.session.kept_words}" if stands else "Taken back.")
 
     def do_bad(self, argument: str) -> None:
         stands = self.session.rate(self._last_reply(), "down")
         more = " /correct lets you write the better reply."
-        self.say(f"Bad reply. {RATING_EXPLAINED}{more}" if stands else "Taken back.")
+        self.say(f"Bad reply. {self.session.kept_words}{more}" if stands else "Taken back.")
 
     def do_correct(self, text: str) -> None:
         reply = self._last_reply()
         text = text or self._lines(f"The reply was: {reply.text}")
         if text:
             self.session.correct(reply, text)
-            self.say(f"Your correction is kept; the talk goes on with it. {RATING_EXPLAINED}")
+            self.say(
+                f"Your correction is kept; the talk goes on with it. {self.session.kept_words}"
+            )
 
     def _lines(self, before: str) -> str:
         self.say(before)
@@ -376,9 +398,7 @@ class PlainChat:
         what, _, path = argument.partition(" ")
         text = self.session.text_of(what)
         if path.strip():
-            target = spoken_path(path)
-            target.write_text(text + "\n", encoding="utf-8")
-            self.say(f"Written: {target}")
+            self.say(f"Written: {write_new(spoken_path(path), text + chr(10))}")
         elif self.interactive and os.environ.get("TERM", "dumb") not in ("", "dumb"):
             import base64
 
@@ -440,7 +460,13 @@ def run_plain(session: ChatSession, model: str | None = None) -> int:
     if interactive:
         with suppress(ImportError):
             import readline  # noqa: F401  line editing and history for input()
+    chat = PlainChat(session, sys.stdin, sys.stdout, interactive=interactive)
+    if os.name == "posix":
+        for name in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, chat.leave)
     try:
-        return PlainChat(session, sys.stdin, sys.stdout, interactive=interactive).run(model)
+        return chat.run(model)
+    except KeyboardInterrupt:  # while a model was opened
+        return 130
     finally:
         session.close()

@@ -18,14 +18,15 @@ class Preferences:
         self.config = config.load(self.path)
 
     def change(self, **values: Any) -> None:
-        """Put these in force at once and save them; None takes an entry out.
+        """Put these in force at once and save them; None takes an entry out
+        and puts its default in force.
 
         Only these entries are written, onto what the file says at that moment: neither another
         window's change nor a value that came from the environment is overwritten or made
         permanent. SelmError where that fails; the values are in force all the same.
         """
         for key, value in values.items():
-            setattr(self.config, key, {} if value is None and key == "sampling" else value)
+            setattr(self.config, key, getattr(config.Config(), key) if value is None else value)
         try:
             stored = self._stored()
             stored.update(values)

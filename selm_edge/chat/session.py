@@ -12,9 +12,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from selm_edge.backends.base import Sampling
+from selm_edge.backends.base import SAMPLING_RANGES, Sampling
 from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
 from selm_edge.chat.preferences import Preferences
+from selm_edge.chat.text import KEPT, KEPT_UNTIL_QUIT
 from selm_edge.errors import SelmError
 from selm_edge.feedback.log import Kind, ReplyRecord
 from selm_edge.store.conversations import Conversation, Message, ReplyFacts
@@ -83,13 +84,20 @@ class ChatSession:
             self.new()
         return gone
 
-    def export(self, path: Path) -> Path:
-        """The conversation on show as Markdown, or as JSON where the name ends so."""
+    def export(self, path: Path, conversation: int | None = None) -> Path:
+        """The one on show (or another) as Markdown, or as JSON where the name ends so.
+
+        SelmError where the file exists.
+        """
         from selm_edge.store.export import export
 
-        if self.conversation is None:
-            raise NotFound("there is nothing to export yet")
-        return export(self.store.conversations, self.conversation.id, path)
+        if conversation is None:
+            if self.conversation is None:
+                raise NotFound("there is nothing to export yet")
+            conversation = self.conversation.id
+        if path.exists():
+            raise SelmError(f"{path} exists; choose another name")
+        return export(self.store.conversations, conversation, path)
 
     def export_name(self, suffix: str = ".md") -> str:
         from selm_edge.store.export import file_name
@@ -149,8 +157,9 @@ class ChatSession:
         raise NotFound(f"turn {message} is not on show")
 
     def before(self, message: Message) -> list[Message]:
-        """The turns of the branch on show that come before one of it."""
-        return self.path[: [turn.id for turn in self.path].index(message.id)]
+        """The turns of the branch on show that come before one of it, or a version of one."""
+        ids = [turn.id for turn in self.path]
+        return self.path[: ids.index(message.parent) + 1] if message.parent in ids else []
 
     def plan(self, path: Sequence[Message], question: str | None = None) -> Plan:
         """What would be sent after ``path``, with ``question`` as the last turn if given."""
@@ -172,7 +181,10 @@ class ChatSession:
 
         def store() -> Message:
             if self.conversation is None:
-                self.conversation = self.store.conversations.create()
+                # With the settings in force: a later change of the defaults leaves it alone.
+                self.conversation = self.store.conversations.create(
+                    system=self.system or "", sampling=_changed(self.sampling)
+                )
             parent = self.path[-1].id if self.path else None
             return self.store.conversations.add(self.conversation.id, parent, "user", text)
 
@@ -191,7 +203,8 @@ class ChatSession:
     def reply_again(self, message: Message) -> None:
         """Make room for another reply beside this one, and record that it was asked for."""
         if message.role == "assistant":
-            self._feedback("regeneration", message)
+            if not is_correction(message):  # the user's own text says nothing of the model
+                self._feedback("regeneration", message)
             end = message.parent
         else:
             end = message.id
@@ -215,6 +228,10 @@ class ChatSession:
         self._saving(lambda: self.store.conversations.set_context_from(message.id, first.id))
         self._reload()
 
+    def made(self, plan: Plan) -> bool:
+        """Whether the model in use made this plan: another one's token ids mean nothing to it."""
+        return self.model is not None and plan.assistant is self.model.assistant
+
     def reply(self, plan: Plan) -> Reply:
         """Begin the reply to a plan; iterate it, then `keep` it."""
         if self.model is None:
@@ -232,6 +249,7 @@ class ChatSession:
             tokens=stats.tokens,
             tokens_per_second=round(stats.tokens_per_second, 2),
             finish_reason=reply.finish_reason,
+            system=next((t["content"] for t in reply.plan.turns if t["role"] == "system"), ""),
         )
         message = self._saving(
             lambda: self.store.conversations.add(
@@ -245,6 +263,8 @@ class ChatSession:
 
     def rate(self, message: Message, kind: Kind) -> bool:
         """A thumb, ``up`` or ``down``; the same again takes it back. True when it now stands."""
+        if is_correction(message):
+            raise ValueError("this is your own text, not the model's; ← shows the model's reply")
         if kind in self.marks.get(message.id, ()):
             self._saving(lambda: self.store.feedback.withdraw(message.id, ["up", "down"]))
             self._reload()
@@ -256,9 +276,10 @@ class ChatSession:
     def correct(self, message: Message, text: str) -> Message:
         """Keep the user's better text: a row of feedback, and a version that the talk goes on with.
 
-        The reply as it was stays as the other version.
+        The reply as it was stays as the other version. Correcting a correction is about the
+        model's reply again.
         """
-        self._feedback("correction", message, text)
+        self._feedback("correction", self._corrected(message), text)
         facts = replace(message.facts, finish_reason="corrected")
         added = self._saving(
             lambda: self.store.conversations.add(
@@ -268,23 +289,45 @@ class ChatSession:
         self._reload()
         return added
 
+    def _corrected(self, message: Message) -> Message:
+        """The model's reply that a correction is about; the message itself where it is none."""
+        if not is_correction(message):
+            return message
+        conversations, feedback = self.store.conversations, self.store.feedback
+        found = [
+            sibling
+            for sibling in map(conversations.message, conversations.siblings(message))
+            if not is_correction(sibling)
+        ]
+        if not found:
+            raise NotFound("the model's reply to this question is not stored any more")
+        same = [reply for reply in found if feedback.correction(reply.id) == message.text]
+        return (same or found)[-1]
+
     def _feedback(self, kind: Kind, message: Message, correction: str | None = None) -> None:
         record = self._record(message)
-        self._saving(lambda: self.store.feedback.add(kind, record, correction=correction))
+
+        def store() -> None:
+            with self.store.database.write():
+                self.store.conversations.message(message.id)  # may be deleted in another window
+                self.store.feedback.add(kind, record, correction=correction)
+
+        self._saving(store)
 
     def _record(self, message: Message) -> ReplyRecord:
-        before = self.before(message)
-        sent = self.sent(before)
+        sent = self.sent(self.before(message))
         turns = [{"role": turn.role, "content": turn.text} for turn in sent]
         prompt: str | None = None
-        facts = message.facts
+        facts, model = message.facts, self.model
+        system = self.system if facts.system is None else facts.system
         sha256 = facts.model_sha256
-        if self.model is not None and self.model.name == facts.model:
-            sha256 = sha256 or self.model.sha256  # it may have been found after the reply
-            plan = self.model.assistant.plan(turns, self.system)
-            turns, prompt = [dict(turn) for turn in plan.turns], self.model.assistant.text_of(plan)
-        elif self.system:
-            turns.insert(0, {"role": "system", "content": self.system})
+        if model is not None and model.name == facts.model:
+            sha256 = sha256 or model.sha256  # it may have been found after the reply
+            if model.template_id == facts.template_id and model.sha256 in (None, sha256):
+                plan = model.assistant.plan(turns, system or None)
+                prompt = model.assistant.text_of(plan)
+        if system:
+            turns.insert(0, {"role": "system", "content": system})
         return ReplyRecord(
             messages=turns,
             reply=message.text,
@@ -298,6 +341,11 @@ class ChatSession:
             template_id=facts.template_id,
             tokens_per_second=facts.tokens_per_second,
         )
+
+    @property
+    def kept_words(self) -> str:
+        """Where feedback goes now, in a sentence."""
+        return KEPT if self.store.saving else KEPT_UNTIL_QUIT
 
     # -- settings ------------------------------------------------------------------------------
 
@@ -321,14 +369,13 @@ class ChatSession:
         own = self.conversation.sampling if self.conversation else None
         return sampling_from(own if own is not None else self.preferences.config.sampling)
 
-    def set_sampling(self, values: Mapping[str, Any]) -> None:
-        """The settings that differ from the defaults: for this conversation and for new ones."""
-        chosen = _changed(sampling_from(values))
+    def set_sampling(self, changes: Mapping[str, Any]) -> None:
+        """Change these for this conversation and for new ones; None is the default of each."""
         if self.conversation is not None:
-            key = self.conversation.id
+            key, chosen = self.conversation.id, _with(_changed(self.sampling), changes)
             self._saving(lambda: self.store.conversations.set_sampling(key, chosen))
             self._reload()
-        self.preferences.change(sampling=chosen)
+        self.preferences.change(sampling=_with(self.preferences.config.sampling, changes))
 
     @property
     def max_tokens(self) -> int:
@@ -345,31 +392,42 @@ class ChatSession:
 
     def change_setting(self, name: str, text: str) -> str:
         """``/set NAME VALUE``: what now holds, in words. ValueError says what is possible."""
-        from selm_edge.config import sampling_problem
+        from selm_edge.config import number_problem
 
         if name == "enter_sends":
             self.set_enter_sends(_yes(text))
             return f"Enter {'sends' if self.enter_sends else 'begins a line; Ctrl+J sends'}."
-        if name in ("context", "max_tokens"):
-            if not text.isdecimal() or int(text) < 16:
-                raise ValueError(f"{name} is a whole number of tokens, at least 16")
-            self.preferences.change(**{name: int(text)})
-            when = " when a model is opened" if name == "context" else ""
-            return f"{name} is {int(text):,} tokens{when}."
-        value = None if text in ("", "default") else _number(text)
-        problem = sampling_problem(name, 0.5 if value is None else value)
-        if problem and (value is not None or "not a sampling" in problem):
-            raise ValueError(problem + "; also context, max_tokens, enter_sends")
-        chosen = _changed(self.sampling)
-        if value is None:
-            chosen.pop(name, None)
-        else:
-            chosen[name] = value
-        self.set_sampling(chosen)
+        limit = name in ("context", "max_tokens")
+        if not limit and name not in SAMPLING_RANGES:
+            raise ValueError(
+                f"there is no setting {name}; there are: {', '.join(SAMPLING_RANGES)},"
+                " context, max_tokens, enter_sends"
+            )
+        value = None if text in ("", "default") else _number(name, text)
+        problem = None if value is None else number_problem(name, value)
+        if problem:
+            raise ValueError(problem)
+        if limit:
+            self.preferences.change(**{name: value})
+            return self._limit_words(name)
+        self.set_sampling({name: value})
         now = getattr(self.sampling, name)
         return f"{name} is {'drawn afresh for each reply' if now is None else now}."
 
+    def _limit_words(self, name: str) -> str:
+        if name == "max_tokens":
+            return f"max_tokens is {self.max_tokens:,} tokens."
+        size, model = self.preferences.config.context, self.model
+        words = f"context is {size:,} tokens when a model is opened."
+        if model is not None and model.trained_context and model.trained_context < size:
+            words += f" {model.name} was trained for {model.trained_context:,} and reads no more."
+        return words
+
     # -- models --------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings and the list of models, in sentences."""
+        return [*self.preferences.config.problems, *self.models.problems()]
 
     def open_model(self, name_or_path: str | None, context: int | None = None) -> OpenModel:
         """Open a model (slow); the one in use stays until `use_model`. Raises ModelError."""
@@ -416,10 +474,14 @@ class ChatSession:
         except StoreError as problem:
             if problem.cause == "busy" or not self.store.saving:
                 raise
-            self.store.go_on_in_memory(problem)
-            if self.on_problem is not None:
-                self.on_problem(problem)
+            self.stop_saving(problem)
             return write()
+
+    def stop_saving(self, problem: StoreError) -> None:
+        """Go on in memory with all that there is, and say so."""
+        self.store.go_on_in_memory(problem)
+        if self.on_problem is not None:
+            self.on_problem(problem)
 
 
 def sampling_from(values: Mapping[str, Any]) -> Sampling:
@@ -439,11 +501,23 @@ def sampling_from(values: Mapping[str, Any]) -> Sampling:
     return replace(sampling, **good)
 
 
-def _number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
+def is_correction(message: Message) -> bool:
+    """Whether the text is the user's, written in place of a reply."""
+    return message.facts.finish_reason == "corrected"
+
+
+def _number(name: str, text: str) -> int | float:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    raise ValueError(f"{name}: {text!r} is not a number")
+
+
+def _with(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the changes, as what differs from the defaults."""
+    merged = {**values, **changes}
+    chosen = sampling_from({name: value for name, value in merged.items() if value is not None})
+    return _changed(chosen)
 
 
 def _yes(text: str) -> bool:

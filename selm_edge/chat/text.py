@@ -31,9 +31,8 @@ ENDINGS = {
     "corrected": "your correction",
     "error": "broke off",
 }
-RATING_EXPLAINED = (
-    "Kept only on this device. It becomes training data when you run `selm feedback export`."
-)
+KEPT = "Kept only on this device. It becomes training data when you run `selm feedback export`."
+KEPT_UNTIL_QUIT = "Kept until you quit: nothing is being saved."
 MARKS: dict[Kind, str] = {"up": "▲ good", "down": "▼ bad", "correction": "✎ corrected"}
 
 
@@ -43,6 +42,26 @@ def spoken_path(text: str) -> Path:
     if not path:
         raise SelmError("give the path of a file")
     return Path(os.path.expandvars(path)).expanduser()
+
+
+def free_path(path: Path) -> Path:
+    """The path itself, or the first of ``name-2``, ``name-3``, ... that is not there yet."""
+    free, number = path, 2
+    while free.exists():
+        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return free
+
+
+def write_new(path: Path, text: str) -> Path:
+    """Write a file that is not there yet. SelmError where it is, or where it cannot be written."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise SelmError(f"{path} exists; choose another name") from None
+    except OSError as error:
+        raise SelmError(f"{path}: {error.strerror or error}") from None
+    return path
 
 
 def code_blocks(markdown: str) -> list[str]:

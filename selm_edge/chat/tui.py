@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from selm_edge.chat.commands import Command, parse_slash, unknown_slash
-from selm_edge.chat.text import RATING_EXPLAINED, code_blocks, spoken_path
+from selm_edge.chat.text import code_blocks, free_path, spoken_path, write_new
 from selm_edge.chat.widgets.prompt import Prompt
 from selm_edge.chat.widgets.transcript import Example
 from selm_edge.chat.widgets.turns import Earlier, Turn
-from selm_edge.chat.window import ChatWindow
-from selm_edge.errors import SelmError
+from selm_edge.chat.window import EXPECTED, ChatWindow
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from selm_edge.feedback.log import Kind
     from selm_edge.store.conversations import Message, Role
 
@@ -28,7 +29,8 @@ class ChatApp(ChatWindow):
         command = parse_slash(text)
         if command is not None:
             self.prompt.clear()
-            await self.run_slash(*command)
+            if not await self.run_slash(*command):
+                self._give_back(text)
         elif problem := unknown_slash(text):
             self.tell(problem, warning=True)
         elif not self.idle:
@@ -36,24 +38,24 @@ class ChatApp(ChatWindow):
         else:
             self.ask(self.prompt.take().strip())
 
-    async def run_slash(self, command: Command, argument: str) -> None:
-        """A command typed in the prompt; with an argument it asks for nothing more."""
+    async def run_slash(self, command: Command, argument: str) -> bool:
+        """A command typed in the prompt; with an argument it asks for nothing more.
+
+        False where it could not be done.
+        """
+        direct: Callable[[str], Awaitable[None]] | None
         direct = getattr(self, f"slash_{command.name}", None)
-        if direct is not None and argument:
-            try:
-                await direct(argument)
-            except (SelmError, ValueError, OSError) as error:
-                self.tell(str(error), warning=True)
-        else:
+        if direct is None or not argument:
             await self.run_action(command.name)
+            return True
+        return await self.run_slash_safely(direct, argument)
 
     # -- moving --------------------------------------------------------------------------------
 
     def action_stop(self) -> None:
         """Esc: stop the reply; else leave a turn; else put a message away."""
-        if self._reply is not None:
-            self._reply.cancel()
-            self.set_status(state="ready")
+        if self.stop_reply():
+            self.set_status(state="ready" if self.session.model else "loading")
         elif not isinstance(self.main.focused, Prompt):
             self.prompt.focus()
         else:
@@ -130,7 +132,7 @@ class ChatApp(ChatWindow):
     def action_open(self) -> None:
         self.action_conversations()
 
-    @work(group="browse")
+    @work(group="browse", exit_on_error=False)
     async def browse_conversations(self, words: str, searching: bool = False) -> None:
         from selm_edge.chat.screens.conversations import ConversationsScreen
 
@@ -149,7 +151,7 @@ class ChatApp(ChatWindow):
             return None
         return self.session.conversation.id
 
-    @work(group="dialog")
+    @work(group="dialog", exit_on_error=False)
     async def action_rename(self) -> None:
         from selm_edge.chat.screens.ask import TextScreen
 
@@ -166,7 +168,7 @@ class ChatApp(ChatWindow):
             self.session.rename(key, title)
             self.refresh_top()
 
-    @work(group="dialog")
+    @work(group="dialog", exit_on_error=False)
     async def action_delete(self) -> None:
         from selm_edge.chat.screens.ask import DeleteScreen
 
@@ -186,7 +188,7 @@ class ChatApp(ChatWindow):
         else:
             self.tell("Deleted. Its bytes leave the disk when the other window closes.")
 
-    @work(group="dialog")
+    @work(group="dialog", exit_on_error=False)
     async def action_export(self) -> None:
         from selm_edge.chat.screens.ask import TextScreen
 
@@ -194,7 +196,7 @@ class ChatApp(ChatWindow):
             path = await self.push_screen_wait(
                 TextScreen(
                     "Export to a file",
-                    str(Path.cwd() / self.session.export_name()),
+                    str(free_path(Path.cwd() / self.session.export_name())),
                     "A name that ends in .json gets every branch and figure.",
                 )
             )
@@ -205,11 +207,15 @@ class ChatApp(ChatWindow):
         written = self.session.export(spoken_path(path))
         self.tell(f"Written: {written}")
 
-    async def run_slash_safely(self, function: object, argument: str) -> None:
+    async def run_slash_safely(
+        self, function: Callable[[str], Awaitable[None]], argument: str
+    ) -> bool:
         try:
-            await function(argument)  # type: ignore[operator]
-        except (SelmError, ValueError, OSError) as error:
+            await function(argument)
+        except EXPECTED as error:
             self.tell(str(error), warning=True)
+            return False
+        return True
 
     # -- turns ---------------------------------------------------------------------------------
 
@@ -248,7 +254,7 @@ class ChatApp(ChatWindow):
             self.prompt.focus()
             self.ask_again(self.session.path[-1])
 
-    @work(group="dialog")
+    @work(group="dialog", exit_on_error=False)
     async def action_edit(self) -> None:
         from selm_edge.chat.screens.editor import EditorScreen
 
@@ -310,12 +316,12 @@ class ChatApp(ChatWindow):
         if not stands:
             self.tell("Taken back.")
             return
-        words = RATING_EXPLAINED if self.session.store.saving else "Kept until you quit: see above."
+        words = self.session.kept_words
         if kind == "down":
             words += " x lets you write the better reply."
         self.tell(("Good reply. " if kind == "up" else "Bad reply. ") + words)
 
-    @work(group="dialog")
+    @work(group="dialog", exit_on_error=False)
     async def action_correct(self) -> None:
         from selm_edge.chat.screens.editor import EditorScreen
 
@@ -326,7 +332,7 @@ class ChatApp(ChatWindow):
                 EditorScreen(
                     "Correct the reply",
                     before or message.text,
-                    "The talk goes on with your text. " + RATING_EXPLAINED,
+                    "The talk goes on with your text. " + self.session.kept_words,
                 )
             )
             if text and text.strip() and text != message.text:
@@ -374,29 +380,24 @@ class ChatApp(ChatWindow):
         else:
             self._copy(text, what)
 
-    @work(group="dialog")
+    @work(group="dialog", exit_on_error=False)
     async def action_save_turn(self) -> None:
         from selm_edge.chat.screens.ask import TextScreen
 
         message = self.target()
         if message is not None:
             path = await self.push_screen_wait(
-                TextScreen("Write this turn to a file", str(Path.cwd() / "reply.md"))
+                TextScreen("Write this turn to a file", str(free_path(Path.cwd() / "reply.md")))
             )
             if path:
                 self._write(spoken_path(path), message.text)
 
     def _write(self, path: Path, text: str) -> None:
-        try:
-            path.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            self.tell(f"{path}: {error.strerror or error}", warning=True)
-        else:
-            self.tell(f"Written: {path}")
+        self.tell(f"Written: {write_new(path, text + chr(10))}")
 
     # -- model, settings, help -----------------------------------------------------------------
 
-    @work(group="dialog")
+    @work(group="dialog", exit_on_error=False)
     async def action_model(self) -> None:
         from selm_edge.chat.screens.models import ModelScreen
 
@@ -407,7 +408,7 @@ class ChatApp(ChatWindow):
     async def slash_model(self, name_or_path: str) -> None:
         self.load_model(name_or_path)
 
-    @work(group="dialog")
+    @work(group="dialog", exit_on_error=False)
     async def action_settings(self, field: str = "") -> None:
         from selm_edge.chat.screens.settings import SettingsScreen
 

@@ -9,6 +9,8 @@ the Markdown widget are imported when they are first shown.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.css.query import NoMatches
 from textual.widgets import Static
+from textual.worker import Worker, WorkerState, get_current_worker
 
 from selm_edge.chat.commands import COMMANDS
 from selm_edge.chat.themes import DEFAULT, THEMES
@@ -30,10 +33,13 @@ from selm_edge.chat.widgets.transcript import Example, Transcript
 from selm_edge.chat.widgets.turns import ReplyTurn, Turn, UserTurn
 from selm_edge.clean import clean, clean_line
 from selm_edge.errors import SelmError
+from selm_edge.store.errors import NotFound, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from textual.actions import ActionParseResult
+    from textual.dom import DOMNode
     from textual.events import DescendantBlur, DescendantFocus, Resize
     from textual.screen import Screen
     from textual.widgets import Markdown
@@ -41,10 +47,15 @@ if TYPE_CHECKING:
     from selm_edge.assistant import Plan, Reply
     from selm_edge.chat.session import ChatSession
     from selm_edge.store.conversations import Message
-    from selm_edge.store.errors import StoreError
 
     Decision = tuple[Plan, int]
 
+EXPECTED = (SelmError, ValueError, OSError)
+"""What a disk, a file or a person's input may answer: it is said, and the chat goes on."""
+BUSY_MS = 1000
+"""How long the screen may stand still for a lock that another program holds."""
+BUSY_TRIES = 20
+"""How often a reply that is made asks for the lock before the chat goes on in memory."""
 SMALLEST = (24, 8)
 """Columns and rows below which there is no room to talk."""
 
@@ -71,15 +82,19 @@ class ChatWindow(App[None]):
         super().__init__()
         self._session = session
         if not callable(session):
-            session.on_problem = self.disk_refused
+            self._adopt(session)
             theme = theme or session.preferences.config.theme
         self._wanted_model = model
         self._model_settled = asyncio.Event()
+        self._load = 0  # the number of the load chosen last: the others are out of date
+        self._asking: Worker[None] | None = None
         self._reply: Reply | None = None
+        self._question: Message | None = None  # the one that `_reply` is to
         self._thread_done = threading.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._quitting = False
+        self._leaving: asyncio.Task[None] | None = None
         for ours in THEMES:
             self.register_theme(ours)
         self.theme = theme if theme in self.available_themes else DEFAULT
@@ -89,8 +104,12 @@ class ChatWindow(App[None]):
         """The talk; opened when it is first asked for."""
         if callable(self._session):
             self._session = self._session()
-            self._session.on_problem = self.disk_refused
+            self._adopt(self._session)
         return self._session
+
+    def _adopt(self, session: ChatSession) -> None:
+        session.on_problem = self.disk_refused
+        session.store.database.wait_at_most(BUSY_MS)
 
     @property
     def _opened(self) -> bool:
@@ -127,12 +146,14 @@ class ChatWindow(App[None]):
 
     async def on_ready(self) -> None:
         """The first frame is on the screen: now the disk, then the model."""
+        self._hear_signals()
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep_theme(theme.name))
         self.prompt.enter_sends = self.session.enter_sends
+        wrong = self.session.problems()
         if self.session.store.problem is not None:
-            self.disk_refused(self.session.store.problem)
-        elif self.session.preferences.config.problems:
-            self.banner("\n".join(self.session.preferences.config.problems))
+            self.disk_refused(self.session.store.problem, *wrong)
+        elif wrong:
+            self.banner("\n".join(wrong))
         self.load_model(self._wanted_model)
         await self.refresh_conversation()
 
@@ -173,9 +194,45 @@ class ChatWindow(App[None]):
         """A message that passes."""
         self.notify(clean(text), severity="warning" if warning else "information", markup=False)
 
-    def disk_refused(self, problem: StoreError) -> None:
-        self.banner(f"From here on nothing is saved.\n{problem}", error=True)
+    def disk_refused(self, problem: StoreError, *more: str) -> None:
+        self.banner("\n".join(["From here on nothing is saved.", str(problem), *more]), error=True)
         self.refresh_top()
+
+    # -- the boundary: what may go wrong in an action or a worker never ends the chat -----------
+
+    async def run_action(
+        self,
+        action: str | ActionParseResult,
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """Every key and every entry of the palette comes through here."""
+        try:
+            return await super().run_action(action, default_namespace, namespaces)
+        except EXPECTED as error:
+            self.refused(error)
+            if isinstance(error, NotFound):
+                await self.refresh_conversation()
+            return True
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Our workers are started with ``exit_on_error=False``: this is where their errors go."""
+        if event.state is not WorkerState.ERROR or event.worker.exit_on_error:
+            return
+        error = event.worker.error
+        if not isinstance(error, EXPECTED):
+            raise error or RuntimeError("a worker failed")
+        self.refused(error)
+
+    def refused(self, error: BaseException, more: str = "") -> None:
+        """Say it where the user looks now. What another window deleted leaves the page too."""
+        words = f"{error}\n{more}".strip()
+        if self.screen is self.main:
+            self.banner(words, error=True)
+        else:
+            self.tell(words, warning=True)
+        if isinstance(error, NotFound):
+            self.session.reload()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         self.show_hints()
@@ -229,34 +286,46 @@ class ChatWindow(App[None]):
 
     def load_model(self, name_or_path: str | None, context: int | None = None) -> None:
         """Open a model beside the one in use, and use it once it is open."""
+        self._load += 1
         self._model_settled.clear()
-        self._load_model(name_or_path, context)
+        self._load_model(self._load, name_or_path, context)
 
-    @work(group="model")
-    async def _load_model(self, name_or_path: str | None, context: int | None) -> None:
-        before = self.session.model
+    @work(group="model", exit_on_error=False)
+    async def _load_model(self, load: int, name_or_path: str | None, context: int | None) -> None:
         self.set_status(state="loading", model=Path(name_or_path or "").stem)
         try:
             model = await in_thread(self.session.open_model, name_or_path, context)
         except Exception as error:  # whatever a backend or its library raises: the chat stays
-            kept = f"\nStill using {before.name}." if before else ""
-            self.banner(f"{error}{kept}", error=True)
+            if load == self._load:
+                before = self.session.model
+                kept = f"\nStill using {before.name}." if before else ""
+                self.banner(f"{error}{kept}", error=True)
         else:
-            await self.finish_reply()
+            if load == self._load and self._reply is not None:
+                self._reply.cancel()
+                await self._idle.wait()
+            if load != self._load:  # another one was chosen meanwhile
+                model.assistant.close()
+                return
+            chosen = self.session.model is not None or name_or_path is not None
             self.session.use_model(model)
-            if before is not None or name_or_path is not None:
+            if chosen:
                 self._remember(model.spec)
             self._hash_model()
         finally:
-            current = self.session.model
-            self.set_status(
-                state="ready" if current else "none",
-                model=current.name if current else "",
-                context=current.context if current else None,
-                speed=None,
-            )
-            self._model_settled.set()
+            if load == self._load:
+                self._settle_model()
         self.measure_context()
+
+    def _settle_model(self) -> None:
+        current = self.session.model
+        self.set_status(
+            state="ready" if current else "none",
+            model=current.name if current else "",
+            context=current.context if current else None,
+            speed=None,
+        )
+        self._model_settled.set()
 
     def _remember(self, spec: str) -> None:
         try:
@@ -264,7 +333,7 @@ class ChatWindow(App[None]):
         except SelmError as error:
             self.tell(str(error), warning=True)
 
-    @work(group="hash")
+    @work(group="hash", exit_on_error=False)
     async def _hash_model(self) -> None:
         with suppress(SelmError):
             await in_thread(self.session.hash_model)
@@ -275,7 +344,7 @@ class ChatWindow(App[None]):
                 setattr(line.status, name, value)
             line.redraw()
 
-    @work(group="measure", exclusive=True)
+    @work(group="measure", exclusive=True, exit_on_error=False)
     async def measure_context(self) -> None:
         """How much of the context the branch on show takes."""
         if self.session.model is None or not self.idle:
@@ -298,27 +367,28 @@ class ChatWindow(App[None]):
             self.prompt.focus()
             self.ask(event.text)
 
-    @work(group="ask")
+    @work(group="ask", exit_on_error=False)
     async def ask(self, text: str) -> None:
-        """A question from the prompt to its reply."""
+        """A question from the prompt to its reply. Until it is stored, it goes back if stopped."""
         if not self.idle:
             return
         self._begin()
+        question: Message | None = None
         try:
             decision = await self._planned(text)
-            if decision is None:
-                self._give_back(text)
-                return
-            plan, drop = decision
-            question = self.session.ask(text)
-            await self._reply_to(question, await self._without(question, drop) if drop else plan)
-        except (SelmError, ValueError) as error:
-            self._give_back(text)
-            self.banner(str(error), error=True)
+            if decision is not None:
+                plan, drop = decision
+                question = self.session.ask(text)
+                await self._reply_to(question, plan, drop)
+        except EXPECTED as error:
+            kept = question is not None and not isinstance(error, NotFound)
+            self.refused(error, "Your question is kept: r on it tries again." if kept else "")
         finally:
+            if question is None:
+                self._give_back(text)
             await self._end()
 
-    @work(group="ask")
+    @work(group="ask", exit_on_error=False)
     async def ask_again(self, question: Message) -> None:
         """A reply to a question that is stored already: after an edit, or for another version."""
         if not self.idle:
@@ -329,27 +399,30 @@ class ChatWindow(App[None]):
             if await self._model_is_ready():
                 decision = await self._resolve(None)
                 if decision is not None:
-                    plan, drop = decision
-                    plan = await self._without(question, drop) if drop else plan
-                    await self._reply_to(question, plan)
-        except (SelmError, ValueError) as error:
-            self.banner(str(error), error=True)
+                    await self._reply_to(question, *decision)
+        except EXPECTED as error:
+            self.refused(error)
         finally:
             await self._end()
 
     def _begin(self) -> None:
+        self._asking = get_current_worker()
         self._idle.clear()
         self.main.query("#banner").remove_class("shown")
         self.show_hints()
 
     async def _end(self) -> None:
+        self._asking = None
         self._idle.set()
         if not self._quitting and self.is_running:
             self.set_status(state="ready" if self.session.model else "none")
             await self.refresh_conversation()
 
     def _give_back(self, text: str) -> None:
-        if not self.prompt.text:
+        if self._quitting:  # there is no prompt any more; it is the question of the next visit
+            with suppress(*EXPECTED):
+                self.session.ask(text)
+        elif self.is_running and not self.prompt.text:
             self.prompt.load_text(text)
             self.prompt.move_cursor(self.prompt.document.end)
 
@@ -365,9 +438,11 @@ class ChatWindow(App[None]):
             waiting.waiting = "Waiting for the model…"
             await self.transcript.add(question)
             await self.transcript.add(waiting)
-            ready = await self._model_is_ready()
-            await question.remove()
-            await waiting.remove()
+            try:
+                ready = await self._model_is_ready()
+            finally:
+                await question.remove()
+                await waiting.remove()
             if not ready:
                 return None
         return await self._resolve(text)
@@ -381,13 +456,17 @@ class ChatWindow(App[None]):
         from selm_edge.chat.screens.overflow import OverflowScreen
 
         while True:
-            plan = await in_thread(self.session.plan, list(self.session.path), text)
+            plan = await self._plan(text)
             overflow, model = plan.overflow, self.session.model
             if overflow is None or model is None:
                 return plan, 0
-            choice = await self.push_screen_wait(
-                OverflowScreen(overflow, model.trained_context, new=text is not None)
-            )
+            screen = OverflowScreen(overflow, model.trained_context, new=text is not None)
+            try:
+                choice = await self.push_screen_wait(screen)
+            except asyncio.CancelledError:  # the question was stopped
+                if self.is_running and self.screen is screen:
+                    self.pop_screen()
+                raise
             if choice == "drop":
                 return plan, overflow.drop or 0
             if choice == "new":
@@ -399,13 +478,27 @@ class ChatWindow(App[None]):
             else:
                 return None
 
-    async def _without(self, question: Message, drop: int) -> Plan:
-        """Leave the oldest turns out from this question on, and plan again."""
-        self.session.leave_out(question, drop)
-        return await in_thread(self.session.plan, list(self.session.path))
+    async def _plan(self, text: str | None = None) -> Plan:
+        """Plan with the model in use; once more where it was changed while that went on."""
+        while True:
+            model = self.session.model
+            try:
+                plan = await in_thread(self.session.plan, list(self.session.path), text)
+            except Exception:
+                if model is self.session.model:
+                    raise
+                continue  # it was closed in the middle
+            if self.session.made(plan):
+                return plan
 
-    async def _reply_to(self, question: Message, plan: Plan) -> None:
-        """Stream the reply to a stored question and keep what there is when it ends."""
+    async def _reply_to(self, question: Message, plan: Plan, drop: int = 0) -> None:
+        """Stream the reply to a stored question and keep what there is when it ends.
+
+        drop: the oldest turns that the user lets go, from this question on.
+        """
+        if drop:
+            self.session.leave_out(question, drop)
+            plan = await self._plan()
         for notice in plan.notices:
             self.banner(notice.message)
         await self.transcript.show(self.session)
@@ -414,7 +507,16 @@ class ChatWindow(App[None]):
         self.transcript.anchor()
         self.refresh_top()
         self._thread_done.clear()
-        reply = self._reply = self.session.reply(plan)
+        while not self.session.made(plan):  # another model was opened since
+            decision = await self._resolve(None)
+            if decision is None:
+                raise SelmError("nothing was sent")
+            plan, drop = decision
+            if drop:
+                self.session.leave_out(question, drop)
+                plan = await self._plan()
+        reply = self._reply = self._begin_reply(plan)
+        self._question = question
         self.set_status(state="replying", used=plan.tokens, speed=None)
         ticking = self.set_interval(0.25, self._tick)
         failure: Exception | None = None
@@ -426,15 +528,39 @@ class ChatWindow(App[None]):
         finally:
             ticking.stop()
         self._tick()
-        self._reply = None  # not where the window is closing: `shut_down` looks after it
         if failure is not None:
             self.banner(f"The reply broke off: {failure}", error=True)
         if failure is not None and not reply.text:
+            self._reply = None
             await turn.remove()
             return
-        message = self.session.keep(question, reply)
+        try:
+            message = await self._keep(question, reply)
+        except EXPECTED:
+            self._reply = None
+            raise
+        self._reply = None  # not where the window is closing: `shut_down` looks after it
         self.transcript.adopt(message)
         await turn.finish(message, self.session.versions.get(message.id, []))
+
+    def _begin_reply(self, plan: Plan) -> Reply:
+        try:
+            return self.session.reply(plan)
+        except Exception as error:  # whatever the engine says to these settings
+            raise SelmError(f"the reply could not begin: {error}") from error
+
+    async def _keep(self, question: Message, reply: Reply) -> Message:
+        """Store a reply; one that is made waits for another program's lock, and is never lost."""
+        for _ in range(BUSY_TRIES):
+            try:
+                return self.session.keep(question, reply)
+            except StoreError as error:
+                busy = error
+                if error.cause != "busy":
+                    raise
+            await asyncio.sleep(0.2)
+        self.session.stop_saving(busy)
+        return self.session.keep(question, reply)
 
     def _tick(self) -> None:
         reply = self._reply
@@ -444,13 +570,34 @@ class ChatWindow(App[None]):
                 speed=stats.tokens_per_second or None, used=reply.plan.tokens + stats.tokens
             )
 
-    async def finish_reply(self) -> None:
-        """Stop the reply, if any, and wait until its text is kept."""
+    def stop_reply(self) -> bool:
+        """Stop the reply, or the question on its way to one; False where there is neither."""
         if self._reply is not None:
             self._reply.cancel()
+        elif self._asking is not None:
+            self._asking.cancel()  # what was not sent goes back to the prompt
+        return not self.idle
+
+    async def finish_reply(self) -> None:
+        """Stop what is on its way and wait until its text is kept."""
+        if self.stop_reply():
             await self._idle.wait()
 
     # -- leaving -------------------------------------------------------------------------------
+
+    def _hear_signals(self) -> None:
+        """The terminal's window is closed, or the system ends: leave as by Ctrl+Q."""
+        if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+            return
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(name, self._signalled, name)
+
+    def _signalled(self, name: int) -> None:
+        if name == signal.SIGHUP:
+            _let_go_of_the_terminal()
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self.action_quit())
 
     async def action_quit(self) -> None:
         self._quitting = True
@@ -465,10 +612,9 @@ class ChatWindow(App[None]):
         if reply is not None:
             reply.cancel()
             self._thread_done.wait(10)
-            question = self.session.last_question
-            if reply.text and question is not None:
+            if reply.text and self._question is not None:
                 with suppress(SelmError):
-                    self.session.keep(question, reply)
+                    self.session.keep(self._question, reply)
         self.session.close()
 
     def _keep_theme(self, name: str) -> None:
@@ -481,3 +627,12 @@ class ChatWindow(App[None]):
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         self.copy_to_clipboard(event.href)
         self.tell(f"Copied the link: {event.href}")
+
+
+def _let_go_of_the_terminal() -> None:
+    """Nobody reads any more, and a write that fails would keep the window from closing."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        with suppress(OSError):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)

@@ -19,13 +19,16 @@ Role = Literal["user", "assistant"]
 TITLE_LENGTH = 60
 _COLUMNS = (
     "id, conversation, parent, role, text, context_from, created, model, model_sha256, template_id,"
-    " sampling, seed, prompt_tokens, tokens, tokens_per_second, finish_reason"
+    " sampling, seed, prompt_tokens, tokens, tokens_per_second, finish_reason, system"
 )
 
 
 @dataclass(frozen=True)
 class ReplyFacts:
-    """What is known of how a reply was made; None where it is not."""
+    """What is known of how a reply was made; None where it is not.
+
+    ``system`` is the system prompt as sent, empty where there was none.
+    """
 
     model: str | None = None
     model_sha256: str | None = None
@@ -36,6 +39,7 @@ class ReplyFacts:
     tokens: int | None = None
     tokens_per_second: float | None = None
     finish_reason: str | None = None
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ class Conversations:
             if parent is not None and self.message(parent).conversation != conversation:
                 raise ValueError("the parent belongs to another conversation")
             connection.execute(
-                f"insert into message({_COLUMNS}) values(null,{','.join('?' * 15)})",
+                f"insert into message({_COLUMNS}) values(null,{','.join('?' * 16)})",
                 (
                     conversation,
                     parent,
@@ -186,6 +190,7 @@ class Conversations:
                     facts.tokens,
                     facts.tokens_per_second,
                     facts.finish_reason,
+                    facts.system,
                 ),
             )
             key = connection.last_insert_rowid()

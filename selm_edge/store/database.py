@@ -41,6 +41,7 @@ class Database:
         self._lock = threading.RLock()
         self._migrations = migrations
         self._unpurged = False
+        self._patience = (BUSY_TIMEOUT_MS, _BUSY_TRIES)
         if path is not None:
             _make_private(path)
         with _explained(path):
@@ -88,13 +89,20 @@ class Database:
                 raise
 
     def _begin(self) -> None:
-        for attempt in range(_BUSY_TRIES):
+        _, tries = self._patience
+        for attempt in range(tries):
             try:
                 self._connection.execute("begin immediate")
                 return
             except apsw.BusyError:
-                if attempt == _BUSY_TRIES - 1:
+                if attempt == tries - 1:
                     raise
+
+    def wait_at_most(self, milliseconds: int) -> None:
+        """For who cannot stand still: how long a write waits for another process's lock."""
+        self._patience = (milliseconds, 1)
+        with self._lock:
+            self._connection.set_busy_timeout(milliseconds)
 
     # -- deleting for real ---------------------------------------------------------------------
 
@@ -117,7 +125,7 @@ class Database:
                 self._unpurged = True
                 return False
             finally:
-                self._connection.pragma("busy_timeout", BUSY_TIMEOUT_MS)
+                self._connection.pragma("busy_timeout", self._patience[0])
         self._unpurged = False
         return True
 

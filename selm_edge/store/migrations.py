@@ -95,5 +95,9 @@ create index feedback_conversation on feedback(conversation);
 create index feedback_superseded on feedback(superseded_by);
 """
 
-MIGRATIONS: tuple[str, ...] = (_CONVERSATIONS, _FEEDBACK)
+_SYSTEM_OF_A_REPLY = """
+alter table message add column system text;  -- as sent with this reply; '' none, null not known
+"""
+
+MIGRATIONS: tuple[str, ...] = (_CONVERSATIONS, _FEEDBACK, _SYSTEM_OF_A_REPLY)
 """``MIGRATIONS[n - 1]`` makes version n."""

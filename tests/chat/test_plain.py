@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_settings_system_and_models(tmp_path: Path) -> None:
     for words in (
         "top_k: 40",
         "temperature is 0.0",
-        "Error: could not convert",
+        "Error: temperature: 'warm' is not a number",
         "System prompt: Be brief.",
         "selm-mini, in use",
         "Model: other, 4,096 tokens",
@@ -308,3 +309,31 @@ def test_kill_in_the_middle_of_a_reply_keeps_the_question(tmp_path: Path) -> Non
     session.open(found.id)
     talk(session, "again")
     assert len(session.path) == 3
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm-256color"])
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGHUP", "closed"])
+def test_a_terminal_that_goes_away_in_the_middle_of_a_reply(
+    tmp_path: Path, term: str, end: str
+) -> None:
+    process, terminal = on_terminal(tmp_path, "slow", term=term)
+    read_until(terminal, b"You: " if term == "dumb" else b"selm-mini")
+    os.write(terminal, b"Hi")
+    time.sleep(0.3)
+    os.write(terminal, b"\n" if term == "dumb" else b"\r")
+    read_until(terminal, b"word word")
+    if end == "closed":
+        os.close(terminal)
+        os.kill(process.pid, signal.SIGHUP)  # as the kernel does for the controlling terminal
+    else:
+        process.send_signal(getattr(signal, end))
+        end_of_it = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < end_of_it:
+            with suppress(OSError):
+                os.read(terminal, 65536)
+    process.wait(20)
+    session = make_session(tmp_path)
+    (found,) = session.store.conversations.recent()
+    question, reply = session.store.conversations.path(found.id)
+    assert question.text == "Hi" and reply.text.startswith("word word")
+    assert reply.facts.finish_reason == "cancelled"

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from support.chatting import FakeSource, make_session, talk, wait_for
 
+from selm_edge.chat.preferences import Preferences
 from selm_edge.chat.session import ChatSession, sampling_from
-from selm_edge.chat.text import spoken_path
+from selm_edge.chat.text import free_path, spoken_path, write_new
 from selm_edge.errors import ContextError, ModelError, SelmError
 from selm_edge.store.errors import NotFound, StoreError
+from selm_edge.store.opening import open_store_or_memory
 
 
 @pytest.fixture
@@ -278,3 +280,110 @@ def test_export(ready: ChatSession, tmp_path: Path) -> None:
     talk(ready, "What is it?")
     assert ready.export_name() == "what-is-it.md"
     assert "## You\n\nWhat is it?" in ready.export(tmp_path / "x.md").read_text()
+
+
+# -- what feedback records, and what is never overwritten ------------------------------------------
+
+
+def test_feedback_records_the_system_prompt_that_the_reply_saw(ready: ChatSession) -> None:
+    ready.set_system("Be old.")
+    talk(ready, "Q")
+    ready.set_system("Be new.")
+    ready.rate(ready.path[1], "up")
+    (row,) = ready.store.feedback.rows()
+    assert row.record.messages[0] == {"role": "system", "content": "Be old."}
+    assert row.record.prompt and "Be old." in row.record.prompt
+    ready.new()
+    ready.set_system("")
+    talk(ready, "Q")
+    ready.set_system("Be newer.")
+    ready.rate(ready.path[1], "up")
+    assert [turn["role"] for turn in ready.store.feedback.rows()[1].record.messages] == ["user"]
+
+
+def test_the_users_own_text_is_not_rated(ready: ChatSession) -> None:
+    talk(ready, "Q")
+    reply = ready.path[1]
+    mine = ready.correct(reply, "Mine.")
+    with pytest.raises(ValueError, match="your own text"):
+        ready.rate(mine, "up")
+    ready.correct(ready.path[1], "Mine, again.")
+    (row,) = ready.store.feedback.rows()  # the newer correction of the same reply
+    assert (row.record.message, row.record.reply) == (reply.id, reply.text)
+    assert row.correction == "Mine, again." and row.record.messages[-1]["content"] == "Q"
+    ready.reply_again(ready.path[1])
+    assert [row.kind for row in ready.store.feedback.rows()] == ["correction"]
+
+
+def test_feedback_on_a_deleted_conversation_leaves_no_row(
+    ready: ChatSession, tmp_path: Path
+) -> None:
+    talk(ready, "Q")
+    make_session(tmp_path).delete(ready.path[0].conversation)
+    with pytest.raises(NotFound):
+        ready.rate(ready.path[1], "up")
+    assert ready.store.feedback.count() == 0
+
+
+def test_an_export_never_overwrites(ready: ChatSession, tmp_path: Path) -> None:
+    talk(ready, "Q")
+    file = tmp_path / "q.md"
+    file.write_text("precious")
+    with pytest.raises(SelmError, match="exists; choose another name"):
+        ready.export(file)
+    with pytest.raises(SelmError, match="exists; choose another name"):
+        write_new(file, "other")
+    assert file.read_text() == "precious" and free_path(file) == tmp_path / "q-2.md"
+    ready.export(free_path(file))
+    assert free_path(file) == tmp_path / "q-3.md"
+
+
+def test_new_defaults_leave_old_conversations_alone(ready: ChatSession) -> None:
+    talk(ready, "first")
+    first = ready.path[0].conversation
+    ready.new()
+    talk(ready, "second")
+    ready.set_system("Talk like a pirate.")
+    ready.set_sampling({"temperature": 0.0})
+    ready.open(first)
+    assert ready.system is None and ready.sampling.temperature == 0.7
+    ready.set_sampling({"top_p": 0.5})  # and what is set here leaves the other defaults alone
+    assert ready.preferences.config.sampling == {"temperature": 0.0, "top_p": 0.5}
+    ready.set_sampling({"top_p": None})
+    assert ready.preferences.config.sampling == {"temperature": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("max_tokens", "99999999999", "whole number from 1 to"),
+        ("context", "99999999999", "whole number from 16 to"),
+        ("context", "3", "whole number from 16 to"),
+        ("temperature", "abc", "'abc' is not a number"),
+        ("context", "much", "'much' is not a number"),
+        ("top_k", "nan", "whole number"),
+        ("colour", "1", "there is no setting colour"),
+    ],
+)
+def test_a_setting_that_is_none(ready: ChatSession, name: str, value: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ready.change_setting(name, value)
+    assert ready.preferences.config.context == 4096 and not ready.preferences.path.exists()
+
+
+def test_limits_go_back_to_their_defaults_and_say_what_holds(ready: ChatSession) -> None:
+    assert "trained for 8,192 and reads no more" in ready.change_setting("context", "16384")
+    assert ready.change_setting("context", "8192").endswith("when a model is opened.")
+    ready.change_setting("context", "default")
+    assert ready.preferences.config.context == 4096
+    ready.change_setting("max_tokens", "7")
+    ready.preferences.change(max_tokens=None, context=None)
+    assert ready.max_tokens == 1024 and ready.preferences.config.context == 4096
+    ready.use_model(ready.open_model(None))
+
+
+def test_feedback_in_memory_says_that_it_is_lost_with_the_program(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    store = open_store_or_memory(tmp_path / "file" / "selm.db")
+    session = ChatSession(store, FakeSource(), Preferences(tmp_path / "config.json"))
+    assert "until you quit" in session.kept_words and "device" not in session.kept_words

@@ -31,6 +31,7 @@ class FakeSource:
     broken: tuple[str, ...] = ("broken",)
     names: tuple[str, ...] = ("selm-mini", "other")
     trained_context: int = 8192
+    wrong: list[str] = field(default_factory=list)
     engines: list[FakeEngine] = field(default_factory=list)
     opened: list[tuple[str | None, int]] = field(default_factory=list)
 
@@ -39,6 +40,9 @@ class FakeSource:
             ModelChoice(name, f"/models/{name}.gguf", name == self.names[0], 16_500_000)
             for name in self.names
         ]
+
+    def problems(self) -> list[str]:
+        return self.wrong
 
     def open(self, name_or_path: str | None, context: int) -> OpenModel:
         time.sleep(self.load_delay)

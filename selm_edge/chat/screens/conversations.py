@@ -14,11 +14,13 @@ from textual.widgets.option_list import Option
 
 from selm_edge.chat.screens.ask import DeleteScreen, TextScreen
 from selm_edge.chat.screens.dialog import Box, Dialog
-from selm_edge.chat.text import ago, amount, spoken_path
+from selm_edge.chat.text import ago, amount, free_path, spoken_path
 from selm_edge.clean import clean_line
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from selm_edge.chat.session import ChatSession
     from selm_edge.store.conversations import Hit
 
@@ -52,7 +54,11 @@ class ConversationsScreen(Dialog[int]):
     def refresh_hits(self, keep: int | None = None) -> None:
         """Search again; the row of conversation ``keep`` stays selected."""
         search = self.session.store.conversations.search
-        self._hits = search(self.query_one(Input).value, 100)
+        try:
+            self._hits = search(self.query_one(Input).value, 100)
+        except SelmError as error:
+            self._hits = []
+            self.notify(clean_line(str(error)), severity="warning", markup=False)
         rows = self.query_one(HitList)
         rows.clear_options()
         for hit in self._hits:
@@ -85,7 +91,7 @@ class ConversationsScreen(Dialog[int]):
         at = self.query_one(HitList).highlighted
         return self._hits[at] if at is not None and at < len(self._hits) else None
 
-    @work
+    @work(exit_on_error=False)
     async def action_rename(self) -> None:
         if hit := self.selected:
             key = hit.conversation.id
@@ -94,7 +100,7 @@ class ConversationsScreen(Dialog[int]):
                 self._try(lambda: self.session.rename(key, title))
                 self.refresh_hits(key)
 
-    @work
+    @work(exit_on_error=False)
     async def action_delete(self) -> None:
         if hit := self.selected:
             key = hit.conversation.id
@@ -103,22 +109,22 @@ class ConversationsScreen(Dialog[int]):
                 self._try(lambda: self.session.delete(key, keep_feedback=keep))
                 self.refresh_hits()
 
-    @work
+    @work(exit_on_error=False)
     async def action_export(self) -> None:
-        from selm_edge.store.export import export, file_name
+        from selm_edge.store.export import file_name
 
         if hit := self.selected:
             name = file_name(hit.conversation, ".md")
             path = await self.app.push_screen_wait(
-                TextScreen("Export to a file", str(Path.cwd() / name))
+                TextScreen("Export to a file", str(free_path(Path.cwd() / name)))
             )
             if path:
-                store, key = self.session.store.conversations, hit.conversation.id
-                self._try(lambda: export(store, key, spoken_path(path)))
+                key = hit.conversation.id
+                self._try(lambda: self.session.export(spoken_path(path), key))
 
-    def _try(self, action: object) -> None:
+    def _try(self, action: Callable[[], object]) -> None:
         try:
-            done = action()  # type: ignore[operator]
+            done = action()
         except (SelmError, ValueError, OSError) as error:
             self.notify(clean_line(str(error)), severity="warning", markup=False)
         else:

@@ -8,6 +8,10 @@ from typing import ClassVar, TypeVar
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
+from textual.worker import Worker, WorkerState
+
+from selm_edge.clean import clean
+from selm_edge.errors import SelmError
 
 T = TypeVar("T")
 
@@ -21,6 +25,15 @@ class Dialog(ModalScreen[T]):
 
     def action_cancel(self) -> None:
         self.dismiss(None)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """An error in a worker of this screen, where it was started with ``exit_on_error=False``:
+        what may be expected is said, the rest is a fault."""
+        if event.state is WorkerState.ERROR and not event.worker.exit_on_error:
+            error = event.worker.error
+            if not isinstance(error, SelmError | ValueError | OSError):
+                raise error or RuntimeError("a worker failed")
+            self.notify(clean(str(error)), severity="warning", markup=False)
 
 
 class Box(VerticalScroll, can_focus=False):

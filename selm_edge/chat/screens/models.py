@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 from selm_edge.chat.screens.dialog import Box, Dialog
 from selm_edge.chat.text import spoken_path
 from selm_edge.clean import clean_line
+from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
     from selm_edge.chat.models import ModelChoice
@@ -61,8 +62,10 @@ class ModelScreen(Dialog[str]):
 
     @on(Input.Submitted)
     def typed(self, event: Input.Submitted) -> None:
-        if event.value.strip():
+        try:
             self.dismiss(str(spoken_path(event.value)))
+        except SelmError as error:
+            self.notify(str(error), severity="warning", markup=False)
 
     async def action_browse(self) -> None:
         """A tree of folders that shows GGUF files only; it begins at the path typed so far."""

@@ -12,7 +12,7 @@ from textual.containers import Horizontal
 from textual.widgets import Input, Static, Switch, TextArea
 
 from selm_edge.chat.screens.dialog import Box, Dialog
-from selm_edge.config import sampling_problem
+from selm_edge.config import number_problem
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class SettingsScreen(Dialog[bool]):
         self._focus = field
 
     def compose(self) -> ComposeResult:
-        values = self._values()
+        values = self._shown = {name: _text(value) for name, value in self._values().items()}
         with Box("Settings", "Ctrl+S keeps them · Esc goes back", classes="large"):
             yield Static("", id="settings-error", markup=False)
             yield TextArea(
@@ -79,17 +79,12 @@ class SettingsScreen(Dialog[bool]):
                 yield Switch(self.session.enter_sends, id="set-enter")
                 yield Static("else Ctrl+J sends and Enter begins a line", classes="hint")
 
-    def _rows(self, fields: tuple[Field, ...], values: Mapping[str, Any]) -> ComposeResult:
+    def _rows(self, fields: tuple[Field, ...], values: Mapping[str, str]) -> ComposeResult:
         for field in fields:
-            value = values[field.name]
             with Horizontal(classes="row"):
                 yield Static(field.title, classes="name")
                 yield Input(
-                    ""
-                    if value is None
-                    else f"{value:g}"
-                    if isinstance(value, float)
-                    else str(value),
+                    values[field.name],
                     id=f"set-{field.name}",
                     compact=True,
                     select_on_focus=True,
@@ -106,10 +101,12 @@ class SettingsScreen(Dialog[bool]):
         self.query_one(f"#set-{self._focus or 'system'}").focus()
 
     def action_save(self) -> None:
-        """Keep everything, or say what is wrong and where."""
+        """Keep what was changed here, or say what is wrong and where."""
         numbers: dict[str, Any] = {}
         for field in (*SAMPLING, *LIMITS):
             box = self.query_one(f"#set-{field.name}", Input)
+            if box.value.strip() == self._shown[field.name]:
+                continue
             value, problem = _read(field, box.value.strip())
             if problem:
                 line = self.query_one("#settings-error", Static)
@@ -119,15 +116,26 @@ class SettingsScreen(Dialog[bool]):
                 box.focus()
                 return
             numbers[field.name] = value
+        limits = {f.name: numbers.pop(f.name) for f in LIMITS if f.name in numbers}
+        system = self.query_one("#set-system", TextArea).text
+        enter = self.query_one("#set-enter", Switch).value
         try:
-            self.session.set_system(self.query_one("#set-system", TextArea).text)
-            limits = {field.name: numbers.pop(field.name) for field in LIMITS}
-            self.session.preferences.change(**limits)
-            self.session.set_sampling({k: v for k, v in numbers.items() if v is not None})
+            if enter != self.session.enter_sends:
+                self.session.set_enter_sends(enter)
+            if system != (self.session.system or ""):
+                self.session.set_system(system)
+            if numbers:
+                self.session.set_sampling(numbers)
+            if limits:
+                self.session.preferences.change(**limits)
         except SelmError as error:
             self.notify(str(error), severity="warning", markup=False)
-        self.session.set_enter_sends(self.query_one("#set-enter", Switch).value)
         self.dismiss(True)
+
+
+def _text(value: float | None) -> str:
+    """A number as it stands in its box; empty where there is none."""
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _read(field: Field, text: str) -> tuple[int | float | None, str]:
@@ -139,7 +147,5 @@ def _read(field: Field, text: str) -> tuple[int | float | None, str]:
     except ValueError:
         kind = "whole number" if field.whole else "number"
         return None, f"{field.title}: {text!r} is not a {kind}."
-    if field in LIMITS:
-        return (value, "") if value >= 16 else (None, f"{field.title}: at least 16 tokens.")
-    problem = sampling_problem(field.name, value)
+    problem = number_problem(field.name, value)
     return (None, f"{field.title}: {problem}.") if problem else (value, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -74,6 +75,7 @@ class Transcript(VerticalScroll, can_focus=False):
         super().__init__(id="transcript")
         self._shown: list[Key] = [("empty", 0)]
         self._first: int | None = None  # the oldest turn that is laid out
+        self._laying_out = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         yield EmptyPage()  # part of the first frame: mounting it later costs another pass
@@ -87,6 +89,10 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def show(self, session: ChatSession, *, whole: bool = False) -> None:
         """Bring the column to the branch on show; what stays is not laid out again."""
+        async with self._laying_out:  # a reply that ends and what ended it both ask for this
+            await self._show(session, whole)
+
+    async def _show(self, session: ChatSession, whole: bool) -> None:
         path = session.path
         hidden = 0 if whole else self._hidden(path)
         self._first = path[hidden].id if path else None

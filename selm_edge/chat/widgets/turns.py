@@ -155,12 +155,6 @@ class ReplyTurn(Turn):
             parts.append(("   " + mark, "$text-accent"))
         return Content.assemble(*parts)
 
-    def wait(self, words: str) -> None:
-        """What is being waited for, until the first piece comes."""
-        self.waiting = words
-        for line in self.query(".waiting").results(Static):
-            line.update(words)
-
     async def write(self, piece: str) -> None:
         """Append a piece of the reply."""
         if self._stream is None:
