@@ -49,6 +49,7 @@ def _session(preferences: Preferences) -> ChatSession:
 
 def no_screen() -> bool:
     """Whether there is no terminal here, or one that can only write lines."""
-    if not (sys.stdin and sys.stdout and sys.stdin.isatty() and sys.stdout.isatty()):
+    # The error stream too: it is where the screen is drawn.
+    if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         return True
     return os.name == "posix" and os.environ.get("TERM", "dumb") in ("", "dumb")

@@ -15,9 +15,8 @@ from selm_edge.clean import clean
 class EditorScreen(Dialog[str]):
     """Gives the changed text, or None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s,f10", "save", "Keep", show=False, priority=True)
-    ]
+    # No priority: it would overtake letters that are still on their way to the box.
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s,f10", "save", "Keep", show=False)]
 
     def __init__(self, title: str, text: str, note: str) -> None:
         super().__init__()

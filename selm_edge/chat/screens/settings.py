@@ -49,9 +49,8 @@ LIMITS = (
 class SettingsScreen(Dialog[bool]):
     """Gives True where something was changed and kept."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s,f10", "save", "Keep", show=False, priority=True)
-    ]
+    # No priority: it would overtake letters that are still on their way to the box.
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s,f10", "save", "Keep", show=False)]
 
     def __init__(self, session: ChatSession, field: str = "") -> None:
         super().__init__()
