@@ -296,7 +296,9 @@ class ChatSession:
         conversations, feedback = self.store.conversations, self.store.feedback
         found = [
             sibling
-            for sibling in map(conversations.message, conversations.siblings(message))
+            for sibling in map(
+                conversations.message, conversations.sibling_table([message])[message.id]
+            )
             if not is_correction(sibling)
         ]
         if not found:
