@@ -111,7 +111,7 @@ class Tokenizer {
                            tokens.size(), &count);
     };
     selm_status status = run();
-    if (status == SELM_ERROR_INVALID_ARGUMENT && count > tokens.size()) {
+    if (status == SELM_ERROR_BUFFER_TOO_SMALL) {
       tokens.resize(count);
       status = run();
     }
@@ -128,7 +128,7 @@ class Tokenizer {
                              &length);
     };
     selm_status status = run();
-    if (status == SELM_ERROR_INVALID_ARGUMENT && length > bytes.size()) {
+    if (status == SELM_ERROR_BUFFER_TOO_SMALL) {
       bytes.resize(length);
       status = run();
     }
@@ -329,8 +329,9 @@ class Session {
       kind = SELM_LOGITS_LAST;
     else if (which != "all")
       fail(SELM_ERROR_INVALID_ARGUMENT, "logits is all, last or none");
-    size_t rows = 0;  // no tokens, no logits: not a row that the core did not write
-    if (!tokens.empty() && kind != SELM_LOGITS_NONE) rows = kind == SELM_LOGITS_ALL ? tokens.size() : 1;
+    if (tokens.empty()) kind = SELM_LOGITS_NONE;
+    size_t rows = 0;
+    if (kind != SELM_LOGITS_NONE) rows = kind == SELM_LOGITS_ALL ? tokens.size() : 1;
     std::unique_ptr<Floats> logits;
     alone([&](SessionState& state) {
       logits = std::make_unique<Floats>(rows, state.n_vocab);

@@ -1,5 +1,6 @@
-// A test program in one header: TEST("name") { ... CHECK(condition) ... } and `int main() { return run_tests(); }`
-// made by SELM_TEST_MAIN. A failed check says where, and the program ends with the number of failures.
+// A test program in one header: TEST("name") { ... CHECK(condition) ... } and `int main() { return
+// run_tests(); }` made by SELM_TEST_MAIN. A failed check says where, and the program ends with the number of
+// failures.
 #pragma once
 
 #include <cstdio>
@@ -53,17 +54,17 @@ inline int run_all() {
   static void id();                                         \
   static const ::selm::test::Register id##_entry(name, id); \
   static void id()
-#define CHECK(condition) \
-  do {                   \
+#define CHECK(condition)                                                  \
+  do {                                                                    \
     if (!(condition)) ::selm::test::fail(__FILE__, __LINE__, #condition); \
   } while (false)
 // As CHECK, but leaves the test case: for conditions that the rest relies on.
-#define REQUIRE(condition) \
-  do {                     \
-    if (!(condition)) {    \
+#define REQUIRE(condition)                                \
+  do {                                                    \
+    if (!(condition)) {                                   \
       ::selm::test::fail(__FILE__, __LINE__, #condition); \
-      return;              \
-    }                      \
+      return;                                             \
+    }                                                     \
   } while (false)
 #define SELM_TEST_MAIN \
   int main() { return ::selm::test::run_all(); }

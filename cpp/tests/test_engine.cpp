@@ -1,5 +1,6 @@
 // The engine through the C API on a tiny random model: bits, faults, cancelling, generation.
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -7,6 +8,7 @@
 
 #include "check.h"
 #include "engine/generation.h"
+#include "kernels/kernels.h"
 #include "selm/selm.h"
 #include "tiny_model.h"
 
@@ -23,12 +25,15 @@ constexpr uint32_t kVocab = selm::test::kTinyVocab;
 struct Handles {
   selm_model* model = nullptr;
   selm_session* session = nullptr;
+  const char* isa = nullptr;
   ~Handles() {
     selm_session_free(session);
     selm_model_free(model);
   }
   bool open(const std::string& path, selm_session_options options = SELM_SESSION_OPTIONS_INIT) {
-    return selm_model_open(path.c_str(), nullptr, &model) == SELM_OK &&
+    selm_model_options model_options = SELM_MODEL_OPTIONS_INIT;
+    model_options.isa = isa;
+    return selm_model_open(path.c_str(), &model_options, &model) == SELM_OK &&
            selm_session_create(model, &options, &session) == SELM_OK;
   }
 };
@@ -39,10 +44,12 @@ std::vector<selm_token> some_tokens(size_t n) {
   return tokens;
 }
 
-std::vector<float> logits_in_pieces(const std::string& path, size_t n, size_t piece, uint32_t threads) {
+std::vector<float> logits_in_pieces(const std::string& path, size_t n, size_t piece, uint32_t threads,
+                                    const char* isa = nullptr) {
   selm_session_options options = SELM_SESSION_OPTIONS_INIT;
   options.threads = threads;
   Handles h;
+  h.isa = isa;
   std::vector<float> logits(n * kVocab);
   if (!h.open(path, options)) return {};
   const std::vector<selm_token> tokens = some_tokens(n);
@@ -74,6 +81,31 @@ TEST("the same bits for any thread count and any cut of the prompt") {
       CHECK(same_bits(whole, logits_in_pieces(file.path(), 40, piece, 1)));
     CHECK(same_bits(whole, logits_in_pieces(file.path(), 40, 40, 2)));
     CHECK(same_bits(whole, logits_in_pieces(file.path(), 40, 5, 3)));
+  }
+}
+
+TEST("the same bits for every block type and instruction set, however the prompt is cut") {
+  for (const uint32_t type : {1u, 2u, 8u, 12u}) {
+    TinyShape shape;
+    shape.matrix_type = type;
+    shape.n_embd = 256;
+    shape.n_ff = 256;
+    shape.n_head = 8;
+    shape.d_head = 32;
+    const TempFile file(tiny_model(shape));
+    REQUIRE(file.written());
+    for (const char* isa : {"scalar", "avx2", "avx512"}) {
+      if (selm::kernels::by_name(isa) == nullptr) {
+        std::printf("skipped: this processor has no %s\n", isa);
+        continue;
+      }
+      const std::vector<float> whole = logits_in_pieces(file.path(), 21, 21, 1, isa);
+      REQUIRE(!whole.empty());
+      CHECK(std::isfinite(whole.front()) && std::isfinite(whole.back()));
+      for (const size_t piece : {1u, 5u, 16u}) {
+        CHECK(same_bits(whole, logits_in_pieces(file.path(), 21, piece, 2, isa)));
+      }
+    }
   }
 }
 
@@ -219,6 +251,75 @@ TEST("bad options are refused with a sentence") {
   CHECK(selm_model_open(file.path().c_str(), &options, &model) == SELM_ERROR_INVALID_ARGUMENT);
   CHECK(model == nullptr);
   CHECK(selm_model_open("/nonexistent/x.gguf", nullptr, &model) == SELM_ERROR_IO);
+}
+
+TEST("structs without their size, and options of the future, are refused") {
+  const TempFile file(tiny_model());
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  selm_model_info info{};
+  CHECK(selm_model_get_info(h.model, &info) == SELM_ERROR_INVALID_ARGUMENT);
+  selm_session_options options{};
+  options.context = 32;
+  selm_session* session = nullptr;
+  CHECK(selm_session_create(h.model, &options, &session) == SELM_ERROR_INVALID_ARGUMENT);
+  options = SELM_SESSION_OPTIONS_INIT;
+  const int unknown = 3;
+  std::memcpy(&options.kv_type, &unknown, sizeof unknown);
+  CHECK(selm_session_create(h.model, &options, &session) == SELM_ERROR_INVALID_ARGUMENT);
+  struct Newer {
+    selm_session_options known = SELM_SESSION_OPTIONS_INIT;
+    uint64_t unknown = 0;
+  } newer;
+  newer.known.struct_size = sizeof newer;
+  CHECK(selm_session_create(h.model, &newer.known, &session) == SELM_OK);
+  selm_session_free(session);
+  newer.unknown = 1;
+  CHECK(selm_session_create(h.model, &newer.known, &session) == SELM_ERROR_UNSUPPORTED);
+}
+
+TEST("a buffer that is too small is told apart from a mistake") {
+  const TempFile file(tiny_model());
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  const selm_tokenizer* tokenizer = selm_model_tokenizer(h.model);
+  selm_token tokens[8];
+  size_t n = 0;
+  CHECK(selm_tokenize(tokenizer, "xyz", 3, false, false, nullptr, 0, &n) == SELM_OK && n == 3);
+  CHECK(selm_tokenize(tokenizer, "xyz", 3, false, false, tokens, 2, &n) == SELM_ERROR_BUFFER_TOO_SMALL &&
+        n == 3);
+  CHECK(selm_tokenize(tokenizer, "xyz", 3, false, false, tokens, 8, &n) == SELM_OK && n == 3);
+  CHECK(selm_tokenize(tokenizer, nullptr, 3, false, false, tokens, 8, &n) == SELM_ERROR_INVALID_ARGUMENT);
+}
+
+TEST("a session that is used while it is lent is noticed; no tokens have no logits") {
+  const TempFile file(tiny_model());
+  Handles h;
+  REQUIRE(h.open(file.path()));
+  const std::vector<selm_token> tokens = some_tokens(5);
+  std::vector<float> logits(kVocab);
+  CHECK(selm_session_eval(h.session, tokens.data(), 0, SELM_LOGITS_LAST, logits.data()) ==
+        SELM_ERROR_INVALID_ARGUMENT);
+  selm_generation* generation = nullptr;
+  REQUIRE(selm_generation_create(h.session, tokens.data(), 5, nullptr, nullptr, &generation) == SELM_OK);
+  const char* text = nullptr;
+  size_t length = 0;
+  selm_finish finish = SELM_FINISH_NONE;
+  CHECK(selm_generation_next(generation, &text, &length, nullptr, &finish) == SELM_OK);
+  for (const size_t extra : {1u, 2u}) {
+    CHECK(selm_session_eval(h.session, tokens.data(), extra, SELM_LOGITS_NONE, nullptr) == SELM_OK);
+    CHECK(selm_generation_next(generation, &text, &length, nullptr, &finish) == SELM_ERROR_INVALID_ARGUMENT);
+  }
+  selm_generation_free(generation);
+}
+
+TEST("names from the file show no control bytes in messages") {
+  TinyShape shape;
+  shape.arch = "\x1b]0;owned\x07";
+  const TempFile file(tiny_model(shape));
+  selm_model* model = nullptr;
+  CHECK(selm_model_open(file.path().c_str(), nullptr, &model) == SELM_ERROR_UNSUPPORTED);
+  CHECK(std::string(selm_last_error()).find('\x1b') == std::string::npos);
 }
 
 TEST("a model whose keys and tensors disagree is refused") {

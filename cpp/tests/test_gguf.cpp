@@ -317,6 +317,15 @@ TEST("arrays longer than the file") {
   }
 }
 
+TEST("more strings than any vocabulary has") {
+  // 2^21 + 1 empty strings: on disk, a sparse file of one block.
+  const uint64_t count = (uint64_t{1} << 21) + 1;
+  Bytes many;
+  many.string("k").number<uint32_t>(9).number<uint32_t>(8).number<uint64_t>(count);
+  many.append(std::vector<std::byte>(count * 8));
+  CHECK(refused(with_entry(many), Code::unsupported, kUnknownByte, "2097153 strings"));
+}
+
 TEST("strings longer than the file, and longer than any string") {
   for (const uint64_t length :
        {uint64_t{5}, (uint64_t{1} << 30) + 1, uint64_t{1} << 63, UINT64_MAX, UINT64_MAX - 7}) {

@@ -82,6 +82,8 @@ TEST("bad vocabularies are refused with their cause") {
   CHECK_ERROR(with([](Vocab& v) { v.tokens.clear(), v.types.clear(); }), Code::format, "has 0 tokens");
   CHECK_ERROR(with([](Vocab& v) { v.types.pop_back(); }), Code::format, "token_type is not an array of 256");
   CHECK_ERROR(with([](Vocab& v) { v.types[9] = 7; }), Code::format, "token 9 has type 7");
+  CHECK_ERROR(with([](Vocab& v) { v.tokens[9] = std::string(65537, 'x'); }), Code::unsupported,
+              "token 9 has 65537 bytes");
   CHECK_ERROR(with([](Vocab& v) { v.types[9] = -1; }), Code::format, "token 9 has type -1");
   CHECK_ERROR(with([](Vocab& v) { v.merges = {"a b", "ab"}; }), Code::format, "line 1 is not two texts");
   CHECK_ERROR(with([](Vocab& v) { v.merges = {""}; }), Code::format, "line 0 is not two texts");
@@ -123,7 +125,7 @@ TEST("keys of other types, ids out of range") {
   GgufBuilder types;
   types.set("tokenizer.ggml.model", "llama")
       .set_array("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
-  types.set_array("tokenizer.ggml.token_type", std::vector<uint8_t>{1, 1});
+  types.set_array("tokenizer.ggml.token_type", std::vector<float>{1, 1});
   CHECK_ERROR(load(types), Code::format, "token_type is not an array");
   GgufBuilder merges;
   merges.set("tokenizer.ggml.model", "gpt2")

@@ -17,6 +17,7 @@ struct TinyShape {
   std::string arch = "qwen2";
   uint32_t n_layer = 2, n_embd = 64, n_head = 4, n_head_kv = 2, n_ff = 96, context = 64;
   uint32_t d_head = 16;
+  uint32_t matrix_type = 0;  // of the matrices inside the layers: F32 0, F16 1, Q4_0 2, Q8_0 8, Q4_K 12
 };
 
 // 256 byte tokens, a few merges, and <|im_end|> as the end token.
@@ -55,6 +56,27 @@ inline void add_vocabulary(GgufBuilder& file) {
 }
 inline constexpr uint32_t kTinyVocab = 261;
 
+// Random bytes are valid blocks once their scales are sane half-precision numbers.
+inline GgufBuilder::TensorInfo random_blocks(const std::string& name, uint64_t columns, uint64_t rows,
+                                             uint32_t type, std::mt19937& random) {
+  struct Format {
+    uint64_t elements, bytes, scales;  // of a block; half-precision scales at its beginning
+  };
+  const Format f = type == 1   ? Format{1, 2, 1}
+                   : type == 2 ? Format{32, 18, 1}
+                   : type == 8 ? Format{32, 34, 1}
+                               : Format{256, 144, 2};
+  GgufBuilder::TensorInfo info{name, {columns, rows}, type, {}, {}, {}};
+  for (uint64_t block = 0; block < columns * rows / f.elements; ++block) {
+    for (uint64_t i = 0; i < f.bytes; ++i) {
+      uint32_t byte = random() & 0xFF;
+      if (i < 2 * f.scales && i % 2 == 1) byte = (type == 1 ? (byte & 0x80) | 0x28 : 0x14);  // 0.03; 0.001
+      info.data.push_back(static_cast<std::byte>(byte));
+    }
+  }
+  return info;
+}
+
 inline GgufBuilder tiny_model(const TinyShape& s = {}) {
   GgufBuilder file;
   file.set("general.architecture", s.arch);
@@ -73,6 +95,10 @@ inline GgufBuilder tiny_model(const TinyShape& s = {}) {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
   const auto matrix = [&](const std::string& name, uint64_t columns, uint64_t rows) {
+    if (s.matrix_type != 0 && name.starts_with("blk.")) {
+      file.tensor(random_blocks(name, columns, rows, s.matrix_type, random));
+      return;
+    }
     std::vector<float> values(static_cast<size_t>(columns * rows));
     for (float& v : values) v = normal(random) / std::sqrt(static_cast<float>(columns));
     file.tensor_f32(name, {columns, rows}, values);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -192,9 +193,9 @@ import sys
 from pathlib import Path
 from support.chatting import FakeSource
 from selm_edge.chat import app, models
-replies = ["word " * 2000 if "slow" in sys.argv else "Hello."]
-delay = 0.01 if "slow" in sys.argv else 0
-models.CatalogSource = lambda preferences: FakeSource(replies, delay=delay)
+slow = "slow" in sys.argv
+source = FakeSource(["word " * 2000 if slow else "Hello."], delay=0.01 if slow else 0)
+models.CatalogSource = lambda preferences: source
 app.run_chat(plain="plain" in sys.argv)
 """
 
@@ -233,6 +234,8 @@ def read_until(terminal: int, words: bytes, seconds: float = 60) -> bytes:
     got, end = b"", time.monotonic() + seconds
     while words not in got:
         assert time.monotonic() < end, got
+        if not select.select([terminal], [], [], 1)[0]:
+            continue
         try:
             got += os.read(terminal, 4096)
         except OSError:

@@ -2,9 +2,11 @@
  *
  * - Every call that can fail returns a selm_status; selm_last_error() has the sentence for people,
  *   of the calling thread's last failed call.
- * - Options structs begin with struct_size: set it with the _INIT macro, change what you want.
+ * - Structs begin with struct_size. Options: start from the _INIT macro, change what you want. Results:
+ *   set struct_size = sizeof the struct. A struct only grows, at its end.
  * - Handles are opaque. A model or tokenizer may be used by several threads at once; a session,
- *   sampler or generation by one thread at a time, except selm_session_cancel.
+ *   or generation by one thread at a time, except selm_session_cancel. A thread that evaluates needs
+ *   some 256 KB of stack.
  * - Text is UTF-8 with an explicit length; it need not end in NUL unless a parameter says `const char*`
  * alone.
  * - Safe to open any file: a bad one gives SELM_ERROR_FORMAT or SELM_ERROR_UNSUPPORTED.
@@ -16,15 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
-#if defined(SELM_BUILD)
-#define SELM_API __declspec(dllexport)
-#else
-#define SELM_API
-#endif
-#else
 #define SELM_API __attribute__((visibility("default")))
-#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -40,7 +34,8 @@ typedef enum selm_status {
   SELM_ERROR_CONTEXT_FULL = 6, /* no room for the tokens asked for; nothing was evaluated */
   SELM_ERROR_CANCELLED = 7,
   SELM_ERROR_DEADLINE = 8,
-  SELM_ERROR_INTERNAL = 9
+  SELM_ERROR_INTERNAL = 9,
+  SELM_ERROR_BUFFER_TOO_SMALL = 10 /* the length needed was given: call again with that room */
 } selm_status;
 
 typedef int32_t selm_token;
@@ -117,7 +112,7 @@ SELM_API selm_status selm_tokenizer_open(const char* path, selm_tokenizer** toke
 SELM_API void selm_tokenizer_free(selm_tokenizer* tokenizer);
 
 /* Writes at most `capacity` ids; *n_tokens is always the full count. If it exceeds capacity the
- * status is SELM_ERROR_INVALID_ARGUMENT: call again with that room. */
+ * status is SELM_ERROR_BUFFER_TOO_SMALL: call again with that room. tokens NULL: only the count. */
 SELM_API selm_status selm_tokenize(const selm_tokenizer* tokenizer, const char* text, size_t length,
                                    bool add_special, bool parse_special, selm_token* tokens, size_t capacity,
                                    size_t* n_tokens);
@@ -185,7 +180,7 @@ SELM_API selm_status selm_session_truncate(selm_session* session, uint32_t n_tok
 SELM_API const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens);
 /* Stops the running (or next) eval or generation within one layer; from any thread. */
 SELM_API void selm_session_cancel(selm_session* session);
-/* Clears a cancel that has not been consumed. */
+/* Clears a cancel that has not been consumed; so does selm_generation_create. */
 SELM_API void selm_session_clear_cancel(selm_session* session);
 /* Evals fail with SELM_ERROR_DEADLINE once this many milliseconds from now have passed; 0: no deadline. */
 SELM_API void selm_session_set_deadline(selm_session* session, uint32_t milliseconds);
@@ -207,7 +202,7 @@ typedef struct selm_sampling {
   float frequency_penalty; /* 0: off */
   float presence_penalty;  /* 0: off */
   uint32_t penalty_last_n; /* tokens looked back at */
-  uint64_t seed;
+  uint64_t seed;           /* same seed, same text; 0 is a seed like any other: draw one for variety */
   const selm_logit_bias* bias;
   size_t n_bias;
 } selm_sampling;

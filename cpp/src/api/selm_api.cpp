@@ -23,7 +23,7 @@ using selm::Status;
 namespace engine = selm::engine;
 namespace kernels = selm::kernels;
 
-static_assert(static_cast<int>(Code::internal) == SELM_ERROR_INTERNAL);
+static_assert(static_cast<int>(Code::buffer_too_small) == SELM_ERROR_BUFFER_TOO_SMALL);
 static_assert(static_cast<int>(Code::context_full) == SELM_ERROR_CONTEXT_FULL);
 static_assert(static_cast<int>(Code::deadline) == SELM_ERROR_DEADLINE);
 static_assert(static_cast<int>(engine::Finish::deadline) == SELM_FINISH_DEADLINE);
@@ -64,22 +64,35 @@ selm_status report(const Status& status) {
 
 selm_status invalid(const char* what) { return report(selm::error(Code::invalid_argument, "%s", what)); }
 
-// Options come from a caller that may have been built against an older or newer header: what it
-// has is copied over the defaults.
+// A struct of a caller that may have been built against a newer header, which is longer. Fields
+// that this library does not know must then be zero, so that none is ignored in silence.
 template <class T>
-T read_options(const T* given, const T& defaults) {
-  T options = defaults;
-  if (given != nullptr) std::memcpy(&options, given, std::min(given->struct_size, sizeof(T)));
-  return options;
+Status read_options(const T* given, T* options) {
+  if (given == nullptr) return {};
+  if (given->struct_size < sizeof(T)) {
+    return selm::error(Code::invalid_argument, "struct_size is %zu, not %zu: begin with the _INIT macro",
+                       given->struct_size, sizeof(T));
+  }
+  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
+  if (std::any_of(bytes + sizeof(T), bytes + given->struct_size, [](unsigned char b) { return b != 0; })) {
+    return selm::error(Code::unsupported, "an option of a newer selm.h is set; this library is %s",
+                       SELM_VERSION);
+  }
+  std::memcpy(options, given, sizeof(T));
+  return {};
 }
 
 // The same for what is handed out.
 template <class T>
-void write_struct(const T& values, T* out) {
-  const size_t size = std::min(out->struct_size, sizeof(T));
-  if (size <= sizeof(size_t)) return;
+selm_status write_struct(const T& values, T* out) {
+  if (out->struct_size < sizeof(T)) {
+    return report(selm::error(Code::invalid_argument,
+                              "struct_size is %zu, not %zu: set it to the struct's size", out->struct_size,
+                              sizeof(T)));
+  }
   std::memcpy(reinterpret_cast<char*>(out) + sizeof(size_t),
-              reinterpret_cast<const char*>(&values) + sizeof(size_t), size - sizeof(size_t));
+              reinterpret_cast<const char*>(&values) + sizeof(size_t), sizeof(T) - sizeof(size_t));
+  return SELM_OK;
 }
 
 Result<const kernels::Table*> choose_kernels(const char* isa) {
@@ -94,27 +107,45 @@ Result<const kernels::Table*> choose_kernels(const char* isa) {
   return table;
 }
 
-engine::SessionOptions session_options(const selm_session_options* given) {
-  const selm_session_options o = read_options(given, selm_session_options SELM_SESSION_OPTIONS_INIT);
-  return {o.context, o.threads, o.batch,
-          o.kv_type == SELM_KV_F32 ? engine::KvType::f32 : engine::KvType::f16};
+Result<engine::SessionOptions> session_options(const selm_session_options* given) {
+  selm_session_options o = SELM_SESSION_OPTIONS_INIT;
+  SELM_TRY(read_options(given, &o));
+  if (o.kv_type != SELM_KV_F16 && o.kv_type != SELM_KV_F32) {
+    return selm::error(Code::invalid_argument, "there is no kv_type %d", static_cast<int>(o.kv_type));
+  }
+  return engine::SessionOptions{o.context, o.threads, o.batch,
+                                o.kv_type == SELM_KV_F32 ? engine::KvType::f32 : engine::KvType::f16};
 }
 
-engine::Sampling sampling_options(const selm_sampling* given) {
-  const selm_sampling s = read_options(given, selm_sampling SELM_SAMPLING_INIT);
-  engine::Sampling out{s.temperature,
-                       s.top_k,
-                       s.top_p,
-                       s.min_p,
-                       s.typical_p,
-                       s.repeat_penalty,
-                       s.frequency_penalty,
-                       s.presence_penalty,
-                       s.penalty_last_n,
-                       s.seed,
-                       {}};
-  for (size_t i = 0; s.bias != nullptr && i < s.n_bias; ++i)
+Result<engine::Sampling> sampling_options(const selm_sampling* given) {
+  selm_sampling s = SELM_SAMPLING_INIT;
+  SELM_TRY(read_options(given, &s));
+  engine::Sampling out;
+  out.temperature = s.temperature;
+  out.top_k = s.top_k;
+  out.top_p = s.top_p;
+  out.min_p = s.min_p;
+  out.typical_p = s.typical_p;
+  out.repeat_penalty = s.repeat_penalty;
+  out.frequency_penalty = s.frequency_penalty;
+  out.presence_penalty = s.presence_penalty;
+  out.penalty_last_n = s.penalty_last_n;
+  out.seed = s.seed;
+  for (size_t i = 0; s.bias != nullptr && i < s.n_bias; ++i) {
     out.bias.emplace_back(s.bias[i].token, s.bias[i].bias);
+  }
+  SELM_TRY(out.check());
+  return out;
+}
+
+Result<engine::GenerationOptions> generation_options(const selm_generation_options* given) {
+  selm_generation_options o = SELM_GENERATION_OPTIONS_INIT;
+  SELM_TRY(read_options(given, &o));
+  engine::GenerationOptions out{o.max_tokens, {}, o.ignore_end, o.special, o.reuse_prefix};
+  for (size_t i = 0; o.stop != nullptr && i < o.n_stop; ++i) {
+    if (o.stop[i] == nullptr) return selm::error(Code::invalid_argument, "a stop string is NULL");
+    out.stop.emplace_back(o.stop[i]);
+  }
   return out;
 }
 
@@ -127,8 +158,12 @@ void fill_names(selm_tokenizer* tokenizer) {
 template <class T>
 selm_status copy_out(const T* values, size_t count, T* out, size_t capacity, size_t* n) {
   *n = count;
-  if (out != nullptr && count > 0) std::memcpy(out, values, std::min(count, capacity) * sizeof(T));
-  if (count > capacity) return invalid("the buffer is too small; the length needed is given");
+  if (out == nullptr) return SELM_OK;  // only the length was asked for
+  if (count > 0) std::memcpy(out, values, std::min(count, capacity) * sizeof(T));
+  if (count > capacity) {
+    return report(
+        selm::error(Code::buffer_too_small, "the buffer takes %zu; %zu are needed", capacity, count));
+  }
   return SELM_OK;
 }
 
@@ -139,9 +174,9 @@ const char* selm_version(void) { return SELM_VERSION; }
 const char* selm_last_error(void) { return last_error.c_str(); }
 
 const char* selm_status_name(selm_status status) {
-  static constexpr const char* kNames[] = {"ok",          "invalid_argument", "io",           "format",
-                                           "unsupported", "out_of_memory",    "context_full", "cancelled",
-                                           "deadline",    "internal"};
+  static constexpr const char* kNames[] = {
+      "ok",           "invalid_argument", "io",       "format",   "unsupported",     "out_of_memory",
+      "context_full", "cancelled",        "deadline", "internal", "buffer_too_small"};
   const auto index = static_cast<size_t>(status);
   return index < std::size(kNames) ? kNames[index] : "unknown";
 }
@@ -156,7 +191,8 @@ const char* selm_isa(void) {
 selm_status selm_model_open(const char* path, const selm_model_options* options, selm_model** model) {
   if (path == nullptr || model == nullptr) return invalid("path and model must not be NULL");
   *model = nullptr;
-  const selm_model_options o = read_options(options, selm_model_options SELM_MODEL_OPTIONS_INIT);
+  selm_model_options o = SELM_MODEL_OPTIONS_INIT;
+  if (const Status read = read_options(options, &o); !read.ok()) return report(read);
   const auto table = choose_kernels(o.isa);
   if (!table.ok()) return report(table.status());
   auto opened = selm::model::Model::open(path, {table.value(), o.check_weights});
@@ -189,8 +225,7 @@ selm_status selm_model_get_info(const selm_model* model, selm_model_info* info) 
                                m.n_params(),
                                m.file().size(),
                                m.weight_bytes()};
-  write_struct(values, info);
-  return SELM_OK;
+  return write_struct(values, info);
 }
 
 const selm_tokenizer* selm_model_tokenizer(const selm_model* model) {
@@ -214,8 +249,7 @@ selm_status selm_meta_get(const selm_model* model, size_t index, selm_meta* meta
                          e.is_array,
                          e.count,
                          text ? nullptr : static_cast<const void*>(e.data)};
-  write_struct(values, meta);
-  return SELM_OK;
+  return write_struct(values, meta);
 }
 
 selm_status selm_meta_string(const selm_model* model, size_t index, uint64_t element, const char** text,
@@ -287,8 +321,7 @@ selm_status selm_vocab_get_info(const selm_tokenizer* tokenizer, selm_vocab_info
                                s.add_bos,
                                s.add_eos,
                                s.add_space_prefix};
-  write_struct(values, info);
-  return SELM_OK;
+  return write_struct(values, info);
 }
 
 bool selm_token_is_end(const selm_tokenizer* tokenizer, selm_token token) {
@@ -312,19 +345,22 @@ selm_status selm_token_get(const selm_tokenizer* tokenizer, selm_token token, co
 selm_status selm_session_plan(const selm_model* model, const selm_session_options* options,
                               selm_memory_plan* plan) {
   if (model == nullptr || plan == nullptr) return invalid("model and plan must not be NULL");
-  const auto planned = engine::Session::plan(*model->model, session_options(options));
+  const auto wanted = session_options(options);
+  if (!wanted.ok()) return report(wanted.status());
+  const auto planned = engine::Session::plan(*model->model, wanted.value());
   if (!planned.ok()) return report(planned.status());
   const engine::MemoryPlan& p = planned.value();
-  write_struct(selm_memory_plan{sizeof(selm_memory_plan), p.weights_mapped, p.kv_bytes, p.scratch_bytes},
-               plan);
-  return SELM_OK;
+  return write_struct(
+      selm_memory_plan{sizeof(selm_memory_plan), p.weights_mapped, p.kv_bytes, p.scratch_bytes}, plan);
 }
 
 selm_status selm_session_create(selm_model* model, const selm_session_options* options,
                                 selm_session** session) {
   if (model == nullptr || session == nullptr) return invalid("model and session must not be NULL");
   *session = nullptr;
-  auto created = engine::Session::create(*model->model, session_options(options));
+  const auto wanted = session_options(options);
+  if (!wanted.ok()) return report(wanted.status());
+  auto created = engine::Session::create(*model->model, wanted.value());
   if (!created.ok()) return report(created.status());
   *session = new selm_session{std::move(created.value())};
   return SELM_OK;
@@ -398,9 +434,9 @@ selm_status selm_sample(const selm_sampling* sampling, const float* logits, size
   if (logits == nullptr || n_vocab == 0 || token == nullptr || (history == nullptr && n_history > 0)) {
     return invalid("logits, history and token must not be NULL");
   }
-  engine::Sampling options = sampling_options(sampling);
-  if (const Status status = options.check(); !status.ok()) return report(status);
-  engine::Sampler sampler(std::move(options));
+  auto options = sampling_options(sampling);
+  if (!options.ok()) return report(options.status());
+  engine::Sampler sampler(std::move(options.value()));
   const auto picked = sampler.pick(std::span(logits, n_vocab), std::span(history, n_history), draw);
   if (!picked.ok()) return report(picked.status());
   *token = picked.value();
@@ -412,15 +448,12 @@ selm_status selm_generation_create(selm_session* session, const selm_token* prom
                                    selm_generation** generation) {
   if (session == nullptr || prompt == nullptr || generation == nullptr) return invalid("an argument is NULL");
   *generation = nullptr;
-  const selm_generation_options o =
-      read_options(options, selm_generation_options SELM_GENERATION_OPTIONS_INIT);
-  engine::GenerationOptions wanted{o.max_tokens, {}, o.ignore_end, o.special, o.reuse_prefix};
-  for (size_t i = 0; o.stop != nullptr && i < o.n_stop; ++i) {
-    if (o.stop[i] == nullptr) return invalid("a stop string is NULL");
-    wanted.stop.emplace_back(o.stop[i]);
-  }
+  auto picking = sampling_options(sampling);
+  if (!picking.ok()) return report(picking.status());
+  auto wanted = generation_options(options);
+  if (!wanted.ok()) return report(wanted.status());
   auto created = engine::Generation::create(*session->session, std::span(prompt, n_prompt),
-                                            sampling_options(sampling), std::move(wanted));
+                                            std::move(picking.value()), std::move(wanted.value()));
   if (!created.ok()) return report(created.status());
   *generation = new selm_generation{std::move(created.value())};
   return SELM_OK;
@@ -443,11 +476,11 @@ selm_status selm_generation_next(selm_generation* generation, const char** text,
 selm_status selm_generation_get_stats(const selm_generation* generation, selm_generation_stats* stats) {
   if (generation == nullptr || stats == nullptr) return invalid("an argument is NULL");
   const engine::GenerationStats& s = generation->generation->stats();
-  write_struct(selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens,
-                                     s.tokens, s.prompt_seconds, s.decode_seconds, s.first_token_seconds,
-                                     static_cast<selm_finish>(s.finish), s.decode_steps},
-               stats);
-  return SELM_OK;
+  return write_struct(
+      selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens, s.tokens,
+                            s.prompt_seconds, s.decode_seconds, s.first_token_seconds,
+                            static_cast<selm_finish>(s.finish), s.decode_steps},
+      stats);
 }
 
 void selm_generation_free(selm_generation* generation) { delete generation; }

@@ -23,6 +23,7 @@ enum class Code : int32_t {
   cancelled = 7,
   deadline = 8,
   internal = 9,
+  buffer_too_small = 10,  // the length needed was given; call again with that room
 };
 
 class [[nodiscard]] Status {
@@ -53,7 +54,7 @@ class [[nodiscard]] Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : data_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit on purpose
+  Result(T value) : data_(std::in_place_index<0>, std::move(value)) {}         // NOLINT: implicit on purpose
   Result(Status status) : data_(std::in_place_index<1>, std::move(status)) {}  // NOLINT
 
   bool ok() const { return data_.index() == 0; }
@@ -69,8 +70,8 @@ class [[nodiscard]] Result {
 #define SELM_CONCAT(a, b) SELM_CONCAT_(a, b)
 
 // Returns early with the Status of an expression that failed.
-#define SELM_TRY(expression)                              \
-  do {                                                    \
+#define SELM_TRY(expression)                                                  \
+  do {                                                                        \
     if (::selm::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)
 

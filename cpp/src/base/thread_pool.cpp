@@ -9,6 +9,7 @@ namespace selm {
 namespace {
 
 constexpr std::chrono::microseconds kSpin(40);
+constexpr size_t kStackBytes = size_t{512} << 10;
 
 inline void pause_briefly() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -42,12 +43,17 @@ ThreadPool::ThreadPool(unsigned n_threads) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
+  // Kernels keep tiles of some 100 KB on the stack; some systems give threads no more than that.
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, kStackBytes);
   for (unsigned i = 0; i + 1 < n_threads; ++i) {
     workers_[i].pool = this;
     workers_[i].index = i + 1;  // 0 is the caller
-    if (pthread_create(&workers_[i].thread, nullptr, worker_main, &workers_[i]) != 0) break;
+    if (pthread_create(&workers_[i].thread, &attributes, worker_main, &workers_[i]) != 0) break;
     ++n_workers_;
   }
+  pthread_attr_destroy(&attributes);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 

@@ -14,7 +14,7 @@ namespace {
 size_t rows_per_piece(size_t total_rows, size_t n_tokens, unsigned threads) {
   const size_t pieces = size_t{threads} * (n_tokens == 1 ? 4 : 8);
   const size_t rows = (total_rows + pieces - 1) / pieces;
-  constexpr size_t kStep = 16;
+  constexpr size_t kStep = 32;  // the strip that kernels unpack for prompts
   return std::max(kStep, (rows + kStep - 1) / kStep * kStep);
 }
 

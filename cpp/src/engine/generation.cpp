@@ -59,7 +59,6 @@ Generation::Generation(Session& session, std::span<const Token> prompt, Sampling
 
 Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::span<const Token> prompt,
                                                        Sampling sampling, GenerationOptions options) {
-  SELM_TRY(sampling.check());
   if (prompt.empty()) return error(Code::invalid_argument, "the prompt holds no token");
   if (prompt.size() >= session.context()) {
     return error(Code::context_full, "a prompt of %zu tokens leaves no room in a context of %zu positions",
@@ -82,6 +81,8 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::sp
     while (common < limit && held[common] == prompt[common]) ++common;
   }
   session.truncate(common);
+  session.clear_cancel();  // what was cancelled before is not this reply
+  generation->held_ = common;
   generation->stats_.prompt_tokens = static_cast<uint32_t>(prompt.size());
   generation->stats_.cached_tokens = static_cast<uint32_t>(common);
   return generation;
@@ -91,23 +92,27 @@ Result<Generation::Step> Generation::next() {
   text_.clear();
   if (stats_.finish != Finish::none) return Step{text_, text::kNoToken, stats_.finish};
   const Stopwatch watch;
-  if (session_.tokens().size() >= session_.context()) return end(Finish::context);
+  if (session_.tokens().size() != held_) {
+    return error(Code::invalid_argument, "the session was used while it was lent to this generation");
+  }
+  if (held_ >= session_.context()) return end(Finish::context);
 
-  const std::span<const Token> fresh = std::span(history_).subspan(session_.tokens().size());
+  const std::span<const Token> fresh = std::span(history_).subspan(held_);
   const Status status = session_.eval(fresh, Logits::last, logits_.data());
   (started_ ? stats_.decode_seconds : stats_.prompt_seconds) += watch.seconds();
-  if (started_) {
-    ++stats_.decode_steps;
-  } else {
-    stats_.first_token_seconds = stats_.prompt_seconds;
-  }
   if (status.code() == Code::cancelled || status.code() == Code::deadline)
     return end(interrupted(status.code()));
   if (!status.ok()) return status;
+  held_ = history_.size();
 
   const Stopwatch sampling;
   SELM_ASSIGN(const Token token, sampler_.pick(logits_, history_, stats_.tokens));
-  (started_ ? stats_.decode_seconds : stats_.first_token_seconds) += sampling.seconds();
+  if (started_) {
+    stats_.decode_seconds += sampling.seconds();
+    ++stats_.decode_steps;
+  } else {
+    stats_.first_token_seconds = stats_.prompt_seconds + sampling.seconds();
+  }
   started_ = true;
   const text::Tokenizer& tokenizer = session_.model().tokenizer();
   if (!options_.ignore_end && tokenizer.is_end(token)) return end(Finish::stop);

@@ -45,7 +45,8 @@ class StopFilter {
 
 class Generation {
  public:
-  // The session is lent until the generation ends; errors: invalid_argument, context_full.
+  // The session is lent until the generation ends. `sampling` has passed its check.
+  // Errors: invalid_argument, context_full.
   static Result<std::unique_ptr<Generation>> create(Session& session, std::span<const Token> prompt,
                                                     Sampling sampling, GenerationOptions options);
 
@@ -69,6 +70,7 @@ class Generation {
   text::Utf8Stream utf8_;
   std::vector<float> logits_;
   std::string text_;
+  size_t held_ = 0;  // what the session holds between steps
   bool started_ = false;
   GenerationStats stats_;
 };

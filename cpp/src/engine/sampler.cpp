@@ -57,17 +57,15 @@ Result<Token> Sampler::pick(std::span<const float> logits, std::span<const Token
     }
   }
   penalise(history);
-  // Ties go to the smaller id, so that every build picks the same.
-  const auto likelier = [](const Candidate& a, const Candidate& b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-  };
   const auto best = std::min_element(candidates_.begin(), candidates_.end(), likelier);
   if (best == candidates_.end() || !std::isfinite(best->logit)) {
-    return error(Code::internal, "the model gave no finite logit; its weights may be damaged");
+    const bool banned = std::any_of(logits.begin(), logits.end(), [](float l) { return std::isfinite(l); });
+    return banned ? error(Code::invalid_argument, "bias and penalties leave no token that may be chosen")
+                  : error(Code::internal, "the model gave no finite logit; its weights may be damaged");
   }
   if (sampling_.temperature == 0.0f || sampling_.top_k == 1) return best->token;
 
-  keep_top_k();
+  if (sampling_.top_k > 0) keep_top_k();
   if (sampling_.typical_p < 1.0f) keep_typical();
   if (sampling_.top_p < 1.0f) keep_top_p();
   if (sampling_.min_p > 0.0f) keep_min_p();
@@ -95,18 +93,15 @@ void Sampler::penalise(std::span<const Token> history) {
 }
 
 void Sampler::keep_top_k() {
-  const auto likelier = [](const Candidate& a, const Candidate& b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-  };
-  const size_t k =
-      sampling_.top_k == 0 ? candidates_.size() : std::min<size_t>(sampling_.top_k, candidates_.size());
+  const size_t k = std::min<size_t>(sampling_.top_k, candidates_.size());
   const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(k);
   std::partial_sort(candidates_.begin(), end, candidates_.end(), likelier);
   candidates_.erase(end, candidates_.end());
 }
 
 void Sampler::softmax(double temperature) {
-  const double top = static_cast<double>(candidates_.front().logit);
+  double top = -HUGE_VAL;
+  for (const Candidate& c : candidates_) top = std::max(top, static_cast<double>(c.logit));
   double sum = 0.0;
   for (Candidate& c : candidates_) {
     c.p = std::exp((static_cast<double>(c.logit) - top) / temperature);
@@ -133,13 +128,14 @@ void Sampler::keep_typical() {
     mass += candidates_[keep++].p;
   }
   candidates_.resize(keep);
-  std::stable_sort(candidates_.begin(), candidates_.end(),
-                   [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; });
 }
 
 // The smallest set of most likely tokens that holds top_p of the mass; at least one.
 void Sampler::keep_top_p() {
   softmax(1.0);
+  // A whole vocabulary takes longer to sort than a small model to run; most of it weighs nothing.
+  std::erase_if(candidates_, [](const Candidate& c) { return c.p < 1e-13; });
+  std::sort(candidates_.begin(), candidates_.end(), likelier);
   double mass = 0.0;
   size_t keep = 0;
   while (keep < candidates_.size() && (keep == 0 || mass < static_cast<double>(sampling_.top_p))) {
@@ -151,7 +147,9 @@ void Sampler::keep_top_p() {
 // Tokens at least min_p times as likely as the likeliest.
 void Sampler::keep_min_p() {
   softmax(1.0);
-  const double floor = candidates_.front().p * static_cast<double>(sampling_.min_p);
+  double best = 0.0;
+  for (const Candidate& c : candidates_) best = std::max(best, c.p);
+  const double floor = best * static_cast<double>(sampling_.min_p);
   std::erase_if(candidates_, [floor](const Candidate& c) { return c.p < floor; });
 }
 

@@ -43,6 +43,10 @@ class Sampler {
     float logit;
     double p;  // filled by softmax
   };
+  // Ties go to the smaller id, so that every build picks the same.
+  static bool likelier(const Candidate& a, const Candidate& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+  }
   void penalise(std::span<const Token> history);
   void keep_top_k();
   void softmax(double temperature);
@@ -51,7 +55,7 @@ class Sampler {
   void keep_min_p();
 
   Sampling sampling_;
-  std::vector<Candidate> candidates_;  // sorted by logit, descending, once keep_top_k has run
+  std::vector<Candidate> candidates_;
 };
 
 }  // namespace selm::engine

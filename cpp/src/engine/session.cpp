@@ -83,9 +83,9 @@ Result<MemoryPlan> Session::plan(const model::Model& model, SessionOptions optio
 }
 
 Result<std::unique_ptr<Session>> Session::create(const model::Model& model, SessionOptions options) {
-  SELM_ASSIGN(const MemoryPlan checked, plan(model, options));
-  (void)checked;
-  std::unique_ptr<Session> session(new Session(model, with_defaults(model, options)));
+  options = with_defaults(model, options);
+  SELM_TRY(plan(model, options).status());
+  std::unique_ptr<Session> session(new Session(model, options));
   SELM_TRY(session->allocate());
   return session;
 }
@@ -168,6 +168,9 @@ Status Session::admit(std::span<const Token> tokens) const {
 }
 
 Status Session::eval(std::span<const Token> tokens, Logits which, float* logits) {
+  if (tokens.empty() && which != Logits::none) {
+    return error(Code::invalid_argument, "no token was given whose logits could be asked for");
+  }
   SELM_TRY(admit(tokens));
   size_t done = 0;
   while (done < tokens.size()) {
@@ -200,7 +203,10 @@ Status Session::embed(std::span<const Token> tokens, float* embedding) {
   }
   double squares = 0.0;
   for (const double s : sum) squares += s * s;
-  const double scale = squares > 0.0 ? 1.0 / std::sqrt(squares) : 0.0;
+  if (!std::isfinite(squares) || squares == 0.0) {
+    return error(Code::internal, "the hidden states are not finite; the weights may be damaged");
+  }
+  const double scale = 1.0 / std::sqrt(squares);
   for (size_t j = 0; j < width; ++j) embedding[j] = static_cast<float>(sum[j] * scale);
   return {};
 }

@@ -18,8 +18,19 @@
 namespace selm::gguf {
 
 enum class ValueType : uint32_t {
-  u8 = 0, i8 = 1, u16 = 2, i16 = 3, u32 = 4, i32 = 5, f32 = 6,
-  boolean = 7, string = 8, array = 9, u64 = 10, i64 = 11, f64 = 12,
+  u8 = 0,
+  i8 = 1,
+  u16 = 2,
+  i16 = 3,
+  u32 = 4,
+  i32 = 5,
+  f32 = 6,
+  boolean = 7,
+  string = 8,
+  array = 9,
+  u64 = 10,
+  i64 = 11,
+  f64 = 12,
 };
 
 // One metadata pair. For an array, `type` is the element type and `is_array` is set; numbers are
@@ -29,9 +40,9 @@ struct Entry {
   std::string_view key;
   ValueType type;
   bool is_array;
-  uint64_t count;         // 1 for a single value
-  const std::byte* data;  // first element (of a string: its 8-byte length)
-  uint64_t offset;        // of `data` in the file, for messages
+  uint64_t count;                   // 1 for a single value
+  const std::byte* data;            // first element (of a string: its 8-byte length)
+  uint64_t offset;                  // of `data` in the file, for messages
   const uint64_t* marks = nullptr;  // array of strings: file offset of every 8th one
 };
 
@@ -61,8 +72,8 @@ class File {
   std::span<const Entry> entries() const;
   std::span<const Tensor> tensors() const;
 
-  const Entry* find(std::string_view key) const;            // nullptr if absent
-  const Tensor* find_tensor(std::string_view name) const;   // nullptr if absent
+  const Entry* find(std::string_view key) const;           // nullptr if absent
+  const Tensor* find_tensor(std::string_view name) const;  // nullptr if absent
 
   // Typed reads. The optional ones give nullopt when the key is absent and an error when it has
   // another type or does not fit (integers of any width convert when the value fits).

@@ -21,6 +21,9 @@ constexpr uint32_t kMostDims = 4;
 // Ours: real files have dozens of keys and thousands of tensors. It bounds the time and memory
 // that a hostile file can take for its directory (0.2 s and 40 MB).
 constexpr uint64_t kMostItems = uint64_t{1} << 17;
+// Ours: the largest vocabularies have a quarter of a million tokens. A sparse file can hold a
+// billion empty strings on one disk block, and whoever reads them pays for each.
+constexpr uint64_t kMostStrings = uint64_t{1} << 21;
 // The fewest bytes that an item can take; a count beyond bytes left / fewest is refused unread.
 constexpr uint64_t kFewestEntryBytes = 8 + 1 + 4 + 1;
 constexpr uint64_t kFewestTensorBytes = 8 + 4 + 4 + 8;
@@ -197,6 +200,11 @@ Status Parser::read_entry(Entry* entry) {
     return at_byte(Code::format, entry->is_array ? count_offset : entry->offset,
                    "key '%s': %" PRIu64 " values of type %s do not fit in the %" PRIu64 " bytes left",
                    key.c_str(), entry->count, value_type_name(entry->type), in_.left());
+  }
+  if (entry->type == ValueType::string && entry->count > kMostStrings) {
+    return at_byte(Code::unsupported, count_offset,
+                   "key '%s' holds %" PRIu64 " strings; this reader takes %" PRIu64, key.c_str(),
+                   entry->count, kMostStrings);
   }
   return entry->type == ValueType::string ? read_strings(entry) : read_values(entry);
 }

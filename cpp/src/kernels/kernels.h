@@ -18,9 +18,9 @@ enum class Isa : uint32_t { scalar = 0, avx2 = 1, avx512 = 2 };
 
 // How a weight type wants its activations; quantised once per product.
 enum class ActFormat : uint32_t {
-  f32,   // as they are (weights F32, F16, BF16)
-  q8_32, // blocks of 32 int8 with a float scale and the sum of the 32 (32-element weight blocks)
-  q8_256 // blocks of 256 int8 with a float scale and 16 sums of 16 (K-quants, IQ4_XS)
+  f32,    // as they are (weights F32, F16, BF16)
+  q8_32,  // blocks of 32 int8 with a float scale and the sum of the 32 (32-element weight blocks)
+  q8_256  // blocks of 256 int8 with a float scale and 16 sums of 16 (K-quants, IQ4_XS)
 };
 ActFormat act_format(quant::Type type);
 // Bytes of one activation row of n elements, a multiple of 64 so that rows stay aligned.
@@ -36,15 +36,15 @@ struct Table {
   // out[c * ldo + r] = sum_k W[r][k] * A[c][k], r < n_rows, c < n_cols.
   // weights: n_rows consecutive rows of `type` in the file's layout, n elements each.
   // acts: n_cols rows of act_format(type), act_row_bytes apart.
-  void (*matmul)(quant::Type type, const std::byte* weights, size_t n_rows, size_t n,
-                 const std::byte* acts, size_t n_cols, float* out, size_t ldo);
+  void (*matmul)(quant::Type type, const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts,
+                 size_t n_cols, float* out, size_t ldo);
 
   // One row of an embedding table to floats (bit-exact with quant::dequantize_row).
   void (*dequantize_row)(quant::Type type, const std::byte* source, float* out, size_t n);
 
   // out[i] = x[i] * weight[i] / sqrt(mean(x^2) + eps); out may be x.
   void (*rms_norm)(const float* x, const float* weight, float* out, size_t n, float eps);
-  void (*add)(float* x, const float* y, size_t n);              // x += y
+  void (*add)(float* x, const float* y, size_t n);                             // x += y
   void (*silu_mul)(const float* gate, const float* up, float* out, size_t n);  // silu(gate) * up
 
   // Rotate one head in place. cos_sin: n_rot/2 pairs (cos, sin). neox: pairs (i, i + n_rot/2);
@@ -58,10 +58,10 @@ struct Table {
   // at k + p * stride and v + p * stride (elements, same type). Two passes or online softmax is
   // the kernel's choice, but the order over positions is fixed. scores: n_pos floats of scratch.
   // out[d] = sum_p softmax(scale * q.k_p)_p * v_p[d]
-  void (*attend_f16)(const float* q, const uint16_t* k, const uint16_t* v, size_t stride,
-                     size_t n_pos, size_t d_k, size_t d_v, float scale, float* scores, float* out);
-  void (*attend_f32)(const float* q, const float* k, const float* v, size_t stride, size_t n_pos,
+  void (*attend_f16)(const float* q, const uint16_t* k, const uint16_t* v, size_t stride, size_t n_pos,
                      size_t d_k, size_t d_v, float scale, float* scores, float* out);
+  void (*attend_f32)(const float* q, const float* k, const float* v, size_t stride, size_t n_pos, size_t d_k,
+                     size_t d_v, float scale, float* scores, float* out);
 };
 
 // The table of an instruction set, or nullptr where this processor (or this build) lacks it.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "gguf/cursor.h"
 #include "gguf/gguf.h"
 
 namespace selm::model {
@@ -101,8 +102,8 @@ Result<Arch> read_arch(const gguf::File& file, std::string* name) {
   if (*arch == "llama") return Arch::llama;
   if (*arch == "qwen2") return Arch::qwen2;
   if (*arch == "qwen3") return Arch::qwen3;
-  return error(Code::unsupported, "the architecture '%.64s' is not one this core runs (llama, qwen2, qwen3)",
-               name->c_str());
+  return error(Code::unsupported, "the architecture '%s' is not one this core runs (llama, qwen2, qwen3)",
+               gguf::printable(*name).c_str());
 }
 
 Result<Rope> read_rope(const gguf::File& file, const Reader& keys, const Hparams& h) {
@@ -113,7 +114,7 @@ Result<Rope> read_rope(const gguf::File& file, const Reader& keys, const Hparams
     return error(Code::format, "%s = %u is odd; RoPE turns pairs", keys.key("rope.dimension_count").c_str(),
                  rope.n_rot);
   }
-  SELM_ASSIGN(rope.base, keys.number("rope.freq_base", 10000.0, 1e-3, 1e12));
+  SELM_ASSIGN(rope.base, keys.number("rope.freq_base", 10000.0, 1.001, 1e12));
 
   SELM_ASSIGN(auto type, file.get_string(keys.key("rope.scaling.type")));
   // Files from before rope.scaling.* said only rope.scale_linear.
@@ -127,8 +128,8 @@ Result<Rope> read_rope(const gguf::File& file, const Reader& keys, const Hparams
   } else if (*type == "yarn") {
     rope.scaling = RopeScaling::yarn;
   } else {
-    return error(Code::unsupported, "the RoPE scaling '%.*s' is not one this core runs (none, linear, yarn)",
-                 static_cast<int>(std::min<size_t>(type->size(), 40)), type->data());
+    return error(Code::unsupported, "the RoPE scaling '%s' is not one this core runs (none, linear, yarn)",
+                 gguf::printable(*type).c_str());
   }
   SELM_ASSIGN(rope.attention_factor, keys.number("rope.scaling.attn_factor", 1.0, 1e-6, 1e6));
   if (rope.scaling == RopeScaling::yarn) {
@@ -186,7 +187,7 @@ Result<Hparams> read_hparams(const gguf::File& file) {
                  keys.key("expert_count").c_str(), n_expert);
   }
   SELM_TRY(read_layers(keys, &h));
-  SELM_ASSIGN(const double eps, keys.number("attention.layer_norm_rms_epsilon", 1e-5, 0.0, 1.0));
+  SELM_ASSIGN(const double eps, keys.number("attention.layer_norm_rms_epsilon", 1e-5, 1e-20, 1.0));
   h.rms_eps = static_cast<float>(eps);
   SELM_ASSIGN(h.rope, read_rope(file, keys, h));
   return h;

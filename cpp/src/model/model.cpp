@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "gguf/cursor.h"
 #include "quant/dequantize.h"
 
 namespace selm::model {
@@ -48,13 +49,12 @@ class Binder {
  private:
   static Status mismatch(const gguf::Tensor& tensor, uint64_t ne0, uint64_t ne1) {
     return error(Code::format,
-                 "at byte %llu: the tensor %.*s has shape [%llu, %llu, %llu, %llu], the model's keys ask for "
+                 "at byte %llu: the tensor %s has shape [%llu, %llu, %llu, %llu], the model's keys ask for "
                  "[%llu, %llu]",
-                 static_cast<unsigned long long>(tensor.offset), static_cast<int>(tensor.name.size()),
-                 tensor.name.data(), static_cast<unsigned long long>(tensor.ne[0]),
-                 static_cast<unsigned long long>(tensor.ne[1]), static_cast<unsigned long long>(tensor.ne[2]),
-                 static_cast<unsigned long long>(tensor.ne[3]), static_cast<unsigned long long>(ne0),
-                 static_cast<unsigned long long>(ne1));
+                 static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str(),
+                 static_cast<unsigned long long>(tensor.ne[0]), static_cast<unsigned long long>(tensor.ne[1]),
+                 static_cast<unsigned long long>(tensor.ne[2]), static_cast<unsigned long long>(tensor.ne[3]),
+                 static_cast<unsigned long long>(ne0), static_cast<unsigned long long>(ne1));
   }
 
   const gguf::Tensor* find(const std::string& name) const {
@@ -112,9 +112,8 @@ Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
     // Tables of rotations that old converters wrote; they are computed here.
     const bool harmless = tensor.name.find("rot_embd") != std::string_view::npos;
     if (!bound[i] && !harmless) {
-      return error(Code::unsupported, "at byte %llu: the tensor %.*s is not one this core uses",
-                   static_cast<unsigned long long>(tensor.offset), static_cast<int>(tensor.name.size()),
-                   tensor.name.data());
+      return error(Code::unsupported, "at byte %llu: the tensor %s is not one this core uses",
+                   static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str());
     }
   }
   return {};
@@ -127,10 +126,9 @@ Status check_finite(const gguf::File& file) {
     const size_t stride = quant::row_bytes(tensor.type, static_cast<size_t>(tensor.ne[0]));
     for (uint64_t row = 0; row < rows; ++row) {
       if (!quant::row_is_finite(tensor.type, tensor.data + row * stride, static_cast<size_t>(tensor.ne[0]))) {
-        return error(
-            Code::format, "at byte %llu: row %llu of the tensor %.*s holds a value that is not finite",
-            static_cast<unsigned long long>(tensor.offset + row * stride),
-            static_cast<unsigned long long>(row), static_cast<int>(tensor.name.size()), tensor.name.data());
+        return error(Code::format, "at byte %llu: row %llu of the tensor %s holds a value that is not finite",
+                     static_cast<unsigned long long>(tensor.offset + row * stride),
+                     static_cast<unsigned long long>(row), gguf::printable(tensor.name).c_str());
       }
     }
   }
@@ -156,8 +154,8 @@ Result<std::unique_ptr<Model>> Model::open(const std::string& path, const Option
 
 Status Model::bind(const Options& options) {
   kernels_ = options.kernels;
-  bound_.assign(file_.tensors().size(), false);
-  const Binder tensors(file_, &bound_);
+  std::vector<bool> bound(file_.tensors().size(), false);
+  const Binder tensors(file_, &bound);
   const uint32_t n_embd = hparams_.n_embd;
   SELM_ASSIGN(token_embd_, tensors.matrix("token_embd.weight", tokenizer_.size(), n_embd));
   output_ = token_embd_;
@@ -170,14 +168,14 @@ Status Model::bind(const Options& options) {
     if (!(factor > 0.0f))
       return error(Code::format, "rope_freqs.weight holds %g; factors are positive", factor);
   }
-  for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i]));
-  SELM_TRY(check_all_bound(file_, bound_));
+  for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i], &bound));
+  SELM_TRY(check_all_bound(file_, bound));
   if (options.check_weights) SELM_TRY(check_finite(file_));
   return {};
 }
 
-Status Model::bind_layer(uint32_t index, const LayerShape& shape) {
-  const Binder tensors(file_, &bound_);
+Status Model::bind_layer(uint32_t index, const LayerShape& shape, std::vector<bool>* bound) {
+  const Binder tensors(file_, bound);
   const Hparams& h = hparams_;
   const std::string block = "blk." + std::to_string(index) + ".";
   Layer layer;

@@ -26,7 +26,7 @@ struct Matrix {
   size_t bytes() const { return row_bytes() * rows; }
 };
 
-// Norms and biases: small, so copied to aligned floats. Empty where the file has none.
+// Norms and biases: small, so copied to floats. Empty where the file has none.
 using Vector = std::vector<float>;
 
 struct Layer {
@@ -67,7 +67,7 @@ class Model {
  private:
   Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer);
   Status bind(const Options& options);
-  Status bind_layer(uint32_t index, const LayerShape& shape);
+  Status bind_layer(uint32_t index, const LayerShape& shape, std::vector<bool>* bound);
 
   gguf::File file_;
   Hparams hparams_;
@@ -76,7 +76,6 @@ class Model {
   Matrix token_embd_, output_;
   Vector output_norm_, rope_factors_;
   std::vector<Layer> layers_;
-  std::vector<bool> bound_;  // by position in file_.tensors()
 };
 
 }  // namespace selm::model

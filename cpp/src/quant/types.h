@@ -8,17 +8,29 @@ namespace selm::quant {
 
 // Ids as stored in the file.
 enum class Type : uint32_t {
-  f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q8_0 = 8,
-  q2_k = 10, q3_k = 11, q4_k = 12, q5_k = 13, q6_k = 14,
-  iq4_nl = 20, iq4_xs = 23, bf16 = 30,
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
+  q8_0 = 8,
+  q2_k = 10,
+  q3_k = 11,
+  q4_k = 12,
+  q5_k = 13,
+  q6_k = 14,
+  iq4_nl = 20,
+  iq4_xs = 23,
+  bf16 = 30,
 };
 
 inline constexpr uint32_t kTypeLimit = 43;  // one past the largest id that GGUF knows
 
 struct TypeInfo {
-  const char* name;        // as gguf-py and llama.cpp print it: "F32", "Q4_K", ...
-  uint32_t block_size;     // elements in a block
-  uint32_t block_bytes;    // bytes of a block
+  const char* name;      // as gguf-py and llama.cpp print it: "F32", "Q4_K", ...
+  uint32_t block_size;   // elements in a block
+  uint32_t block_bytes;  // bytes of a block
 };
 
 // What GGUF knows about an id, read by this core or not: for sizes and messages.

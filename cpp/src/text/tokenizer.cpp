@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "gguf/cursor.h"
 #include "gguf/gguf.h"
 #include "text/bpe.h"
 #include "text/special_index.h"
@@ -30,9 +31,6 @@ struct Tokenizer::Impl {
 
 namespace {
 
-// For messages: names come from the file.
-int shown(std::string_view name) { return static_cast<int>(std::min<size_t>(name.size(), 80)); }
-
 // Phi-3's tokenizer eats white space after its special tokens (rstrip in its tokenizer.json). GGUF
 // has no key for that; like llama.cpp, go by the model's name.
 Result<bool> is_phi3(const gguf::File& file) {
@@ -58,16 +56,16 @@ Result<Tokenizer> Tokenizer::load(const gguf::File& file) {
   if (!model) return error(Code::format, "tokenizer.ggml.model is missing: the file has no vocabulary");
   const bool spm = *model == "llama";
   if (!spm && *model != "gpt2") {
-    return error(Code::unsupported, "tokenizer.ggml.model is '%.*s'; this library knows llama and gpt2",
-                 shown(*model), model->data());
+    return error(Code::unsupported, "tokenizer.ggml.model is '%s'; this library knows llama and gpt2",
+                 gguf::printable(*model).c_str());
   }
   SELM_ASSIGN(const std::optional<std::string_view> stated, file.get_string("tokenizer.ggml.pre"));
   const std::string_view pre = stated.value_or("");
   const PreTokenizer* rules = spm ? nullptr : find_pretokenizer(pre);
   if (!spm && rules == nullptr) {
     return error(Code::unsupported,
-                 "tokenizer.ggml.pre is '%.*s', a way to cut text that this library does not know",
-                 shown(pre), pre.data());
+                 "tokenizer.ggml.pre is '%s', a way to cut text that this library does not know",
+                 gguf::printable(pre).c_str());
   }
   SELM_ASSIGN(Vocabulary vocabulary, Vocabulary::load(file, spm));
   SELM_ASSIGN(SpecialSet special, read_special(file, rules, vocabulary));

@@ -7,6 +7,17 @@
 #include "gguf/gguf.h"
 
 namespace selm::text {
+namespace {
+
+// Splitting a text compares it with whole tokens, so their length bounds that time.
+constexpr size_t kMostTokenBytes = size_t{64} << 10;
+
+bool is_integer(gguf::ValueType type) {
+  using V = gguf::ValueType;
+  return type != V::f32 && type != V::f64 && type != V::boolean && type != V::string && type != V::array;
+}
+
+}  // namespace
 
 uint64_t hash_seed() {
   const int here = 0;  // its address differs from run to run
@@ -70,8 +81,9 @@ Status Vocabulary::read_texts(const gguf::File& file) {
   types_.assign(count, TokenType::normal);
   for (size_t i = 0; i < count; ++i) {
     const std::string_view text = file.string(*tokens, i);
-    if (text.size() > UINT32_MAX - texts_.size()) {
-      return error(Code::unsupported, "tokenizer.ggml.tokens: texts of more than 4 GiB");
+    if (text.size() > kMostTokenBytes) {
+      return error(Code::unsupported, "tokenizer.ggml.tokens: token %zu has %zu bytes; at most %zu are taken",
+                   i, text.size(), kMostTokenBytes);
     }
     texts_.append(text);
     ends_.push_back(static_cast<uint32_t>(texts_.size()));
@@ -91,10 +103,10 @@ Status Vocabulary::read_types(const gguf::File& file, bool spm) {
     }
     return {};
   }
-  if (!types->is_array || types->type != gguf::ValueType::i32 || types->count != size()) {
+  if (!types->is_array || !is_integer(types->type) || types->count != size()) {
     return error(Code::format,
                  "at byte %" PRIu64
-                 ": tokenizer.ggml.token_type is not an array of %zu i32, one for each token",
+                 ": tokenizer.ggml.token_type is not an array of %zu integers, one for each token",
                  types->offset, size());
   }
   for (size_t i = 0; i < size(); ++i) {
