@@ -225,6 +225,9 @@ class Stats:
     def decode_seconds(self) -> float:
         ...
     @property
+    def decode_steps(self) -> int:
+        ...
+    @property
     def finish(self) -> int:
         ...
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from selm_edge.backends.base import GenerationStats, Sampling
 from selm_edge.clean import Cleaner
 from selm_edge.errors import ContextError
+from selm_edge.trimming import cut_points, first_that_fits, reply_room
 
 if TYPE_CHECKING:
     from selm_edge import model
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 Turn = Mapping[str, str]
 """``{"role": "user" | "assistant", "content": text}``"""
-
-REPLY_ROOM = 256
-"""Tokens kept free for the reply (at most a quarter of the context) before a prompt fits."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Assistant:
     @property
     def room(self) -> int:
         """Tokens kept free for a reply."""
-        return min(REPLY_ROOM, self.context // 4)
+        return reply_room(self.context)
 
     def plan(self, turns: Sequence[Turn], system: str | None = None) -> Plan:
         """Count what sending ``turns`` would take; the last of them is the question."""
@@ -91,17 +89,13 @@ class Assistant:
         return self.model.detokenize(plan.prompt.ids, special=True) if plan.prompt else None
 
     def _fewest_to_drop(self, turns: Sequence[Turn], system: str | None) -> int | None:
-        # A conversation must begin with a question: only there may it be cut.
-        cuts = [at for at, turn in enumerate(turns) if turn["role"] == "user" and at > 0]
-        low, high = 0, len(cuts)
-        while low < high:
-            middle = (low + high) // 2
-            tokens, _ = self._count(_with_system(turns[cuts[middle] :], system))
-            if tokens + self.room <= self.context:
-                high = middle
-            else:
-                low = middle + 1
-        return cuts[low] if low < len(cuts) else None
+        def fits(cut: int) -> bool:
+            tokens, _ = self._count(_with_system(turns[cut:], system))
+            return tokens + self.room <= self.context
+
+        cuts = cut_points([turn["role"] for turn in turns])
+        fewest = first_that_fits(cuts, fits)
+        return cuts[fewest] if fewest < len(cuts) else None
 
     def _count(self, messages: Sequence[Turn]) -> tuple[int, Prompt | None]:
         try:

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[\w][\w.+-]{0,99}")
 
 @dataclass(frozen=True)
 class Entry:
-    """A known model. ``sha256`` is None until it has been computed (`add --verify`, `verify`)."""
+    """A known model. ``sha256`` is None until it has been computed (by `verify`)."""
 
     name: str
     path: Path

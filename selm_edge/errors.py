@@ -30,13 +30,20 @@ class UnsupportedModelError(ModelError):
 
 
 class ContextError(SelmError):
-    """A prompt that does not fit: ``needed`` tokens, ``available`` positions."""
+    """A prompt that does not fit: ``needed`` tokens, ``available`` positions.
 
-    def __init__(self, needed: int, available: int, hint: str | None = None) -> None:
+    ``most`` is whether the context is already as large as the model was trained with.
+    """
+
+    def __init__(
+        self, needed: int, available: int, hint: str | None = None, *, most: bool = False
+    ) -> None:
         self.needed = needed
         self.available = available
+        self.most = most
         super().__init__(
             f"the prompt needs {needed} tokens but the context has room for {available}"
+            + (" (all that this model was trained with)" if most else "")
             + (f"\n{hint}" if hint else "")
         )
 

@@ -28,7 +28,8 @@ from selm_edge.backends.base import (
     check_range,
 )
 from selm_edge.errors import ContextError
-from selm_edge.templates import ChatTemplate, Message, Notice, defuse
+from selm_edge.templates import ChatTemplate, Message, Notice, defused
+from selm_edge.trimming import cut_points, first_that_fits, reply_room
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -117,7 +118,10 @@ class Session:
         self.engine.truncate(length)
 
     def cancel(self) -> None:
-        """Stop the running (or next) work within one layer; from any thread."""
+        """Stop the running `eval` or reply within one layer; from any thread.
+
+        When none runs, the next `eval` is stopped; `generate` begins anew and is not.
+        """
         self.engine.cancel()
 
     def close(self) -> None:
@@ -238,7 +242,7 @@ class Model:
         self.tokenizer = Tokenizer(engine.tokenizer)
         self.template = ChatTemplate.of(engine.metadata, engine.tokenizer)
         self._idle: EngineSession | None = None  # the last reply's, whose tokens may be reused
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a reply may be collected, and closed, at any line
         self._closed = False
 
     @classmethod
@@ -281,6 +285,13 @@ class Model:
     def context(self) -> int:
         return self.engine.context
 
+    @property
+    def full_context(self) -> bool:
+        """Whether the context is all that the model was trained with, so that it cannot grow."""
+        architecture = self.metadata.get("general.architecture")
+        trained = self.metadata.get(f"{architecture}.context_length")
+        return isinstance(trained, int) and self.context >= trained > 0
+
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
@@ -312,24 +323,24 @@ class Model:
         Control tokens written out in what users, files and tools say are defused. A prompt that
         leaves no room for a reply is a ContextError, or with "trim" the oldest turns go, never the
         system prompt nor the last message: `trimmed_turns` and a notice say how many. Trimming
-        leaves room for `max_tokens`, at most half the context (a quarter if None).
+        leaves room for `max_tokens`, at most half the context (if None, 256 or a quarter of it).
         """
         control = self.engine.tokenizer.control_tokens()
-        clean = [_defused(message, control) for message in messages]
+        clean = [defused(message, control) for message in messages]
         if not clean:
             raise ValueError("no messages")
         prompt = self._encode_chat(clean, variables)
         room = self.context - 1
         if on_overflow == "error":
             if len(prompt) > room:
-                raise ContextError(
-                    len(prompt),
-                    room,
-                    "Shorten the text, start a new conversation, choose a larger context,"
-                    " or let the oldest turns go (on_overflow='trim').",
+                larger = "" if self.full_context else "choose a larger context, "
+                hint = (
+                    f"Shorten the text, start a new conversation, {larger}"
+                    "or let the oldest turns go (on_overflow='trim')."
                 )
+                raise ContextError(len(prompt), room, hint, most=self.full_context)
             return prompt
-        room = self.context - self._reserve(max_tokens)
+        room = self.context - reply_room(self.context, max_tokens)
         return prompt if len(prompt) <= room else self._trimmed(clean, prompt, room, variables)
 
     def _trimmed(
@@ -337,28 +348,25 @@ class Model:
     ) -> Prompt:
         """The prompt without as few of the oldest turns as make it fit `room`."""
         head = 1 if messages[0]["role"] == "system" else 0
-        cuts = [i for i in range(head + 1, len(messages)) if messages[i]["role"] == "user"]
-        prompts: dict[int, Prompt] = {0: full}
+        cuts = cut_points([message["role"] for message in messages], head)
+        prompts: dict[int, Prompt] = {}
 
-        def without(turns: int) -> Prompt:
-            if turns not in prompts:
-                rest = [*messages[:head], *messages[cuts[turns - 1] :]]
-                prompts[turns] = self._encode_chat(rest, variables)
-            return prompts[turns]
+        def without(cut: int) -> Prompt:
+            if cut not in prompts:
+                prompts[cut] = self._encode_chat([*messages[:head], *messages[cut:]], variables)
+            return prompts[cut]
 
-        fewest, most = 0, len(cuts)  # fewest do not fit; most may, or nothing does
-        while most - fewest > 1:
-            middle = (fewest + most) // 2
-            fewest, most = (middle, most) if len(without(middle)) > room else (fewest, middle)
-        prompt = without(most)
+        turns = first_that_fits(cuts, lambda cut: len(without(cut)) <= room) + 1
+        turns = min(turns, len(cuts))  # where none leaves room for a long reply, the shortest
+        prompt = without(cuts[turns - 1]) if turns else full
         if len(prompt) >= self.context:
             hint = "The last message alone does not fit: shorten it."
-            raise ContextError(len(prompt), self.context - 1, hint)
-        if most:
+            raise ContextError(len(prompt), self.context - 1, hint, most=self.full_context)
+        if turns:
             gone = len(full) - len(prompt)
-            prompt.trimmed_turns, prompt.trimmed_tokens = most, gone
+            prompt.trimmed_turns, prompt.trimmed_tokens = turns, gone
             text = (
-                f"The conversation no longer fits: the oldest {_count(most, 'turn')}"
+                f"The conversation no longer fits: the oldest {_count(turns, 'turn')}"
                 f" ({gone} tokens) were left out."
             )
             prompt.notices += (Notice("trimmed", text),)
@@ -387,21 +395,18 @@ class Model:
         if not ids:
             ids = [token for token in (self.tokenizer.bos, self.tokenizer.eos) if token is not None]
             ids = ids[:1]
-        if on_overflow == "error" or len(ids) <= self.context - self._reserve(max_tokens):
+        room = self.context - reply_room(self.context, max_tokens)
+        if on_overflow == "error" or len(ids) <= room:
             if len(ids) >= self.context:
-                raise ContextError(len(ids), self.context - 1, "Shorten it, or trim it.")
+                hint = "Shorten the text, or let its beginning go (on_overflow='trim')."
+                raise ContextError(len(ids), self.context - 1, hint, most=self.full_context)
             return Prompt(ids)
         first = ids[:1] if ids[0] == self.tokenizer.bos else []
-        room = self.context - self._reserve(max_tokens) - len(first)
+        room -= len(first)
         kept = first + ids[len(ids) - room :] if room > 0 else first
         gone = len(ids) - len(kept)
         notice = Notice("trimmed", f"The text does not fit: its first {gone} tokens were left out.")
         return Prompt(kept, notices=(notice,), trimmed_tokens=gone)
-
-    def _reserve(self, max_tokens: int | None) -> int:
-        """Positions that trimming keeps free for the reply."""
-        wanted = self.context // 4 if max_tokens is None else min(max_tokens, self.context // 2)
-        return max(1, wanted)
 
     # ---- Replies -------------------------------------------------------------------------------
 
@@ -524,14 +529,6 @@ class Model:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _defused(message: Message, control: Mapping[str, int]) -> Message:
-    """What others wrote must not read as control tokens; the model's own words stay."""
-    content = message.get("content")
-    if message.get("role") == "assistant" or not isinstance(content, str):
-        return message
-    return {**message, "content": defuse(content, control)}
 
 
 def _count(n: int, noun: str) -> str:

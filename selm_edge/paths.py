@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,15 +54,6 @@ def config_file() -> Path:
     return user_config_path(APP, appauthor=False) / "config.json"
 
 
-def cache_dir() -> Path:
-    root = home()
-    if root is not None:
-        return root / "cache"
-    from platformdirs import user_cache_path
-
-    return user_cache_path(APP, appauthor=False)
-
-
 def database_file() -> Path:
     """Conversations and feedback."""
     return data_dir() / "selm.db"
@@ -73,13 +65,14 @@ def bundled_dir() -> Path:
 
 
 def ensure_dir(path: Path) -> str | None:
-    """Make a private directory (0700); the reason if it cannot be made or written, else None."""
+    """Make a private directory (0700); the reason if it cannot be made or written, else None.
+
+    One that exists keeps its permissions: they are its owner's choice.
+    """
     import tempfile
 
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.name == "posix" and path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
-            path.chmod(0o700)
         with tempfile.TemporaryFile(dir=path) as probe:  # permission bits do not tell all
             probe.write(b"selm")
     except OSError as error:
@@ -106,21 +99,22 @@ def check(path: Path) -> str | None:
 
 def places() -> list[Place]:
     """Every directory in use, for `selm doctor`."""
-    found = [("data", data_dir()), ("configuration", config_file().parent), ("cache", cache_dir())]
+    found = [("data", data_dir()), ("configuration", config_file().parent)]
     return [Place(purpose, path, check(path)) for purpose, path in found]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader, or a crash, sees the old one or the new one.
+def write_atomically(path: Path, text: str | Iterable[str]) -> None:
+    """Replace a file so that a reader, or a crash, sees the old one or the new one, whole.
 
-    OSError where it cannot be written; the old one is untouched then.
+    The new one is for its owner only (0600). OSError where it cannot be written; the old one is
+    untouched then.
     """
     import tempfile
 
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines((text,) if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)

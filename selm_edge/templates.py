@@ -8,7 +8,7 @@ was trained on another format may answer badly, and its user should know why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,8 @@ class ChatTemplate:
         self.source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token, "unk_token": unk_token}
         self._compiled: tuple[BoundedEnvironment, Template] | None = None
+        # What used up its time once is not run again: from that many characters on, and why.
+        self._refused: tuple[int, str] | None = None
 
     @classmethod
     def of(cls, metadata: Mapping[str, MetadataValue], tokenizer: EngineTokenizer) -> ChatTemplate:
@@ -98,7 +100,7 @@ class ChatTemplate:
             return Rendered(self._run(messages, variables))
         except Exception as error:  # whatever a template raises: it is a stranger's program
             reason = _reason(error)
-        merged = _merge_system(messages)
+        merged = None if self._is_refused(messages) else _merge_system(messages)
         if merged is not None:
             try:
                 text = self._run(merged, variables)
@@ -119,20 +121,36 @@ class ChatTemplate:
         return self._fall_back(messages, add_generation_prompt, notice)
 
     def _run(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
-        if self._compiled is None:
-            from selm_edge._sandbox import BoundedEnvironment
+        from selm_edge._sandbox import BoundedEnvironment, TemplateRefused, TemplateTooSlow
 
+        if self._refused is not None and self._is_refused(messages):
+            raise TemplateRefused(self._refused[1])
+        if self._compiled is None:
             environment = BoundedEnvironment()
-            self._compiled = environment, environment.load(self.source or "")
+            try:
+                self._compiled = environment, environment.load(self.source or "")
+            except Exception as error:
+                self._refused = 0, _reason(error)  # it never will compile
+                raise
         environment, template = self._compiled
         values = {"messages": [dict(m) for m in messages], "tools": None, "documents": None}
         values |= self._tokens | dict(variables)
-        return environment.run(template, values, _text_size(messages))
+        size = _text_size(messages)
+        try:
+            return environment.run(template, values, size)
+        except TemplateTooSlow as error:
+            self._refused = size, str(error)
+            raise
+
+    def _is_refused(self, messages: Sequence[Message]) -> bool:
+        return self._refused is not None and _text_size(messages) >= self._refused[0]
 
     def _fall_back(
         self, messages: Sequence[Message], add_generation_prompt: bool, notice: Notice
     ) -> Rendered:
-        return Rendered(chatml(messages, add_generation_prompt), self.CHATML_STOP, (notice,))
+        # A vocabulary without these tokens still stops at their texts, so they must not be forged.
+        clean = [defused(message, self.CHATML_STOP) for message in messages]
+        return Rendered(chatml(clean, add_generation_prompt), self.CHATML_STOP, (notice,))
 
 
 def chatml(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
@@ -141,7 +159,7 @@ def chatml(messages: Sequence[Message], add_generation_prompt: bool = True) -> s
     return "".join(turns) + ("<|im_start|>assistant\n" if add_generation_prompt else "")
 
 
-def defuse(text: str, control_tokens: Mapping[str, int]) -> str:
+def defuse(text: str, control_tokens: Iterable[str]) -> str:
     """Text from a user or a file in which no control token can be read.
 
     ``<|im_end|>`` in a pasted file would end the turn and let the file speak as somebody else. A
@@ -151,6 +169,23 @@ def defuse(text: str, control_tokens: Mapping[str, int]) -> str:
         if len(token) > 1 and token in text:
             text = text.replace(token, token[0] + "\u200b" + token[1:])
     return text
+
+
+def defused(message: Message, control_tokens: Iterable[str]) -> Message:
+    """The message without what would read as control tokens; the model's own words stay."""
+    if message.get("role") == "assistant":
+        return message
+    return {**message, "content": _harmless(message.get("content"), control_tokens)}
+
+
+def _harmless(content: Any, control_tokens: Iterable[str]) -> Any:
+    if isinstance(content, str):
+        return defuse(content, control_tokens)
+    if isinstance(content, Mapping):  # a part: {"type": "text", "text": ...}
+        return {key: _harmless(value, control_tokens) for key, value in content.items()}
+    if isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)):
+        return [_harmless(part, control_tokens) for part in content]
+    return content
 
 
 def _content(message: Message) -> str:

@@ -135,6 +135,7 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("prompt_seconds", &selm_generation_stats::prompt_seconds)
       .def_readonly("decode_seconds", &selm_generation_stats::decode_seconds)
       .def_readonly("first_token_seconds", &selm_generation_stats::first_token_seconds)
+      .def_readonly("decode_steps", &selm_generation_stats::decode_steps)
       .def_property_readonly("finish",
                              [](const selm_generation_stats& s) { return static_cast<int>(s.finish); });
 

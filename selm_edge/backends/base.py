@@ -85,6 +85,8 @@ class GenerationStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     tokens: int = 0
+    decode_steps: int = 0
+    """Evaluations that `decode_seconds` holds; the first token comes with the prompt's."""
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
     time_to_first_token: float = 0.0
@@ -92,8 +94,8 @@ class GenerationStats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoded tokens a second, the prompt not counted."""
-        return self.tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+        """Evaluations after the prompt's, a second."""
+        return self.decode_steps / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
 
 @runtime_checkable

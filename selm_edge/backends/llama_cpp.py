@@ -361,6 +361,7 @@ class LlamaCppStream:
 
     def _step(self) -> str:
         stats, session = self._stats, self._session
+        start = time.monotonic()
         failed = self._read_pending()
         now = time.monotonic()
         if failed is not None:
@@ -368,7 +369,9 @@ class LlamaCppStream:
         if stats.tokens == 0:
             stats.prompt_seconds = now - self._began
         token = session.sample(self._sampler)
-        stats.decode_seconds = time.monotonic() - self._began - stats.prompt_seconds
+        if stats.tokens > 0:
+            stats.decode_seconds += time.monotonic() - start
+            stats.decode_steps += 1
         if session.is_end(token):
             return self._end("stop")
         stats.tokens += 1
@@ -433,7 +436,7 @@ class LlamaCppEngine:
         if not Path(path).is_file():
             raise ModelError(path, "no such file", hint="Check the path.")
         _log.clear()
-        handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not handle:
             raise ModelError(
                 path,

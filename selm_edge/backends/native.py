@@ -83,7 +83,13 @@ class Metadata(Mapping[str, MetadataValue]):
 
     def __getitem__(self, key: str) -> MetadataValue:
         if key not in self._read:
-            self._read[key] = self._model.meta_value(self._index[key])
+            from selm_edge import _core
+
+            at = self._index[key]
+            try:
+                self._read[key] = self._model.meta_value(at)
+            except _core.CoreError as error:
+                raise SelmError(f"{key} cannot be read: {error.args[1]}") from None
         return self._read[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -169,6 +175,7 @@ class NativeStream:
             prompt_tokens=now.prompt_tokens,
             cached_tokens=now.cached_tokens,
             tokens=now.tokens,
+            decode_steps=now.decode_steps,
             prompt_seconds=now.prompt_seconds,
             decode_seconds=now.decode_seconds,
             time_to_first_token=now.first_token_seconds,
@@ -221,6 +228,7 @@ class NativeSession:
         from selm_edge import _core
 
         try:
+            self._session.set_deadline(0)  # the last reply's is not this one's
             floats = self._session.eval(list(ids), logits)
         except _core.CoreError as error:
             if error.args[0] == "context_full":

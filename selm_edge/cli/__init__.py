@@ -11,6 +11,7 @@ def main() -> None:
     ``--version`` is answered without importing anything more, and the chat opens without the
     command line's own machinery: both should be there at once.
     """
+    _make_printable()
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         from selm_edge import __version__
@@ -22,6 +23,17 @@ def main() -> None:
         from selm_edge.cli.app import run
 
         run()
+
+
+def _make_printable() -> None:
+    """A character that the terminal's encoding lacks becomes a question mark, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is None:  # replaced by a caller, or there is none (pythonw)
+            continue
+        if sys.platform == "win32" and not stream.isatty():
+            reconfigure(encoding="utf-8")
+        reconfigure(errors="replace")
 
 
 def _open_chat() -> None:

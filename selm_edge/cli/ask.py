@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selm_edge.backends.base import MAX_SECONDS, MAX_TOKENS, SAMPLING_RANGES
 from selm_edge.cli.common import (
     INTERRUPTED,
+    Number,
     json_option,
     model_options,
     note,
@@ -21,28 +23,32 @@ from selm_edge.cli.common import (
 
 if TYPE_CHECKING:
     from selm_edge.catalog import Entry
-    from selm_edge.model import Model, Reply
+    from selm_edge.model import Model, Prompt, Reply
 
 _MAX_PIPE = 64 << 20  # bytes; more than any context holds
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+def _number(name: str) -> click.ParamType[Any]:
+    """The option type of a sampling setting."""
+    kind, least, most = SAMPLING_RANGES[name]
+    return click.IntRange(int(least), int(most)) if kind is int else Number(least, most)
 
 
 @click.command()
 @click.argument("text", nargs=-1)
 @model_options
 @click.option("--system", metavar="TEXT", help="Instructions that come before the question.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Stop after so many tokens.")
-@click.option("--temperature", type=click.FloatRange(0), help="0 always takes the likeliest word.")
-@click.option("--top-k", type=click.IntRange(0), help="Only the k likeliest tokens; 0 is off.")
-@click.option("--top-p", type=click.FloatRange(0, 1), help="Only the likeliest that make up p.")
-@click.option(
-    "--min-p", type=click.FloatRange(0, 1), help="Only those p times as likely as the best."
-)
-@click.option("--seed", type=click.IntRange(0), help="The same seed gives the same answer.")
+@click.option("--max-tokens", type=click.IntRange(1, MAX_TOKENS), help="Stop after so many.")
+@click.option("--temperature", type=_number("temperature"), help="0 takes the likeliest word.")
+@click.option("--top-k", type=_number("top_k"), help="Only the k likeliest tokens; 0 is off.")
+@click.option("--top-p", type=_number("top_p"), help="Only the likeliest that make up p.")
+@click.option("--min-p", type=_number("min_p"), help="Only those p times as likely as the best.")
+@click.option("--seed", type=_number("seed"), help="The same seed gives the same answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop at this text; may be repeated.")
 @click.option(
     "--deadline",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, MAX_SECONDS, min_open=True),
     metavar="SECONDS",
     help="Stop after that time.",
 )
@@ -97,7 +103,7 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
             show_json(_result(reply, entry, load_seconds))
         elif not live:
             _print_text(reply.text)
-        _explain(reply, options)
+        _explain(reply, model, options)
     return INTERRUPTED if interrupted else 0
 
 
@@ -137,21 +143,64 @@ def _start(
     options: dict[str, Any],
     sampling: dict[str, Any],
 ) -> Reply:
+    from selm_edge.errors import ContextError
+
     common: dict[str, Any] = {
         "max_tokens": options["max_tokens"],
         "stop": options["stop"],
         "deadline": options["deadline"],
-        "on_overflow": options["on_overflow"],
         **sampling,
     }
-    if options["raw"]:
-        return model.generate(question if data is None else f"{data}\n{question}", **common)
     prefix = entry.details.get("notes_prefix", "N: " if entry.bundled else None)
-    content = question if data is None else with_data(question, data, prefix)
-    messages = [{"role": "user", "content": content}]
-    if options["system"]:
-        messages.insert(0, {"role": "system", "content": options["system"]})
-    return model.chat(messages, stream=True, **common)
+    try:
+        if options["raw"]:
+            text = question if data is None else f"{data}\n{question}"
+            return model.generate(text, on_overflow=options["on_overflow"], **common)
+        return model.generate(_prompt(model, question, data, prefix, options), **common)
+    except ContextError as error:  # the same in the words of the command line
+        larger = "" if error.most else "choose a larger --context, "
+        hint = f"Shorten the text, {larger}or let its beginning go: --on-overflow trim"
+        if options["on_overflow"] == "trim":
+            hint = "Without its beginning it does not fit either: shorten the question or --system."
+        raise ContextError(error.needed, error.available, hint, most=error.most) from None
+
+
+def _prompt(
+    model: Model, question: str, data: str | None, prefix: str | None, options: dict[str, Any]
+) -> Prompt:
+    """What the model reads; with "trim" without the beginning of the data (or the question)."""
+    from selm_edge.errors import ContextError
+    from selm_edge.templates import Notice
+    from selm_edge.trimming import cut_front, reply_room
+
+    def made(text: str) -> Prompt:
+        content = text if data is None else with_data(question, text, prefix)
+        messages = [{"role": "user", "content": content}]
+        if options["system"]:
+            messages.insert(0, {"role": "system", "content": options["system"]})
+        return model.chat_prompt(messages)
+
+    def tokens(text: str) -> int:
+        try:
+            return len(made(text))
+        except ContextError as error:
+            return error.needed
+
+    whole = question if data is None else data
+    if options["on_overflow"] == "error":
+        return made(whole)
+    room = model.context - reply_room(model.context, options["max_tokens"])
+    needed = tokens(whole)
+    cut = cut_front(whole, lambda text: tokens(text) <= room) if needed > room else None
+    if cut is None:
+        return made(whole)  # it fits, or nothing does
+    rest, gone = cut
+    prompt = made(rest)
+    prompt.trimmed_tokens = needed - len(prompt)
+    what = "question" if data is None else "text"
+    message = f"the first {gone} ({prompt.trimmed_tokens} tokens) of the {what} were left out"
+    prompt.notices += (Notice("trimmed", message),)
+    return prompt
 
 
 def _follow(reply: Reply, live: bool) -> bool:
@@ -240,12 +289,13 @@ def _result(reply: Reply, entry: Entry, load_seconds: float) -> dict[str, Any]:
     }
 
 
-def _explain(reply: Reply, options: dict[str, Any]) -> None:
+def _explain(reply: Reply, model: Model, options: dict[str, Any]) -> None:
     """Why it ended, where that is not plain to see."""
     reason = reply.stats.finish_reason
     if reason == "length" and options["max_tokens"] is not None:
         note(f"stopped after {options['max_tokens']} tokens (--max-tokens)")
     elif reason == "context":
-        note("stopped: the context is full (--context makes it larger)")
+        more = "all that it was trained with" if model.full_context else "--context makes it larger"
+        note(f"stopped: the context of {model.context} tokens is full ({more})")
     elif reason == "deadline":
         note(f"stopped after {options['deadline']:g} seconds (--deadline)")

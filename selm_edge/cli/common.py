@@ -50,7 +50,7 @@ def leave(error: BaseException) -> NoReturn:
         # What is still in stdout's buffer has no reader; do not try again while exiting.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(NO_READER)
-    if isinstance(error, (SelmError, OSError)):
+    if isinstance(error, (SelmError, OSError, ValueError)):
         click.echo(f"error: {plain(str(error))}", err=True)
         sys.exit(FAILED)
     raise error
@@ -63,13 +63,26 @@ def plain(text: str) -> str:
     return clean(text)
 
 
-def show_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+def show_json(value: Any, indent: int | None = 2) -> None:
+    """Print it as JSON: without loss, and without what a terminal would obey."""
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    ascii_only = sys.stdout.isatty() or not utf8
+    click.echo(json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=str))
 
 
 def note(text: str) -> None:
     """Something the user should know, beside the output."""
     click.echo(click.style(f"note: {plain(text)}", dim=True), err=True)
+
+
+class Number(click.FloatRange):
+    """A number in a range; ``nan`` is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:  # noqa: PLR0124 - how not-a-number is told
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
 
 
 def json_option(function: Function) -> Function:
@@ -119,6 +132,8 @@ def open_model(
         context=context or config.context,
         backend=backend or config.backend,
     )
+    if context is not None and opened.context < context:
+        note(f"--context {context}: the model was trained with {opened.context}, which is used")
     return entry, opened
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selm_edge.cli.common import json_option, plain, show_json
+from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
     from selm_edge.feedback.log import Feedback
@@ -119,9 +119,15 @@ def export(shape: Any, output: Path | None, since: int | None, as_json: bool) ->
     rows = _store().feedback.rows(since=since)
     if output is None:
         for line in lines(rows, shape):
-            click.echo(json.dumps(line, ensure_ascii=False))
+            show_json(line, indent=None)
         return
-    count = write(rows, shape, output.expanduser())
+    try:
+        count = write(rows, shape, output.expanduser())
+    except OSError as error:
+        raise SelmError(
+            f"{output} cannot be written: {error.strerror or error}\n"
+            "Choose a file in a folder that exists and that you may write."
+        ) from None
     if as_json:
         show_json({"file": str(output), "format": shape, "examples": count})
     else:

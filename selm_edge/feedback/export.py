@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from selm_edge import paths
 from selm_edge.feedback.log import Feedback
 
 Shape = Literal["sft", "kto", "dpo"]
@@ -39,17 +40,9 @@ def lines(rows: Iterable[Feedback], shape: Shape) -> Iterator[dict[str, Any]]:
 
 def write(rows: Iterable[Feedback], shape: Shape, path: Path) -> int:
     """Write the examples to ``path``; returns how many. All or nothing: a crash leaves the old."""
-    partial = path.with_name(path.name + ".part")
-    count = 0
-    try:
-        with partial.open("w", encoding="utf-8") as out:
-            for line in lines(rows, shape):
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
-                count += 1
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+    found = list(lines(rows, shape))
+    paths.write_atomically(path, (json.dumps(line, ensure_ascii=False) + "\n" for line in found))
+    return len(found)
 
 
 def _sft(row: Feedback) -> Iterator[dict[str, Any]]:

@@ -229,17 +229,8 @@ class Conversations:
         )
         return [_message(row) for row in rows]
 
-    def siblings(self, message: Message) -> list[int]:
-        """Ids of the versions of this turn, oldest first, itself included."""
-        rows = self.database.rows(
-            "select id from message where conversation = ? and parent is ? and role = ?"
-            " order by id",
-            (message.conversation, message.parent, message.role),
-        )
-        return [row[0] for row in rows]
-
     def sibling_table(self, path: Sequence[Message]) -> dict[int, list[int]]:
-        """`siblings` of each turn of a path, in one query."""
+        """Ids of the versions of each turn of a path, oldest first, itself included; by turn."""
         if not path:
             return {}
         rows = self.database.rows(

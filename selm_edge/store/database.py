@@ -246,11 +246,22 @@ def _make_private(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        if os.name == "posix":
+            for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+                _narrow(file)
     except OSError as error:
         cause = error.strerror or type(error).__name__
         raise StoreError(
             path, "readonly", f"cannot be written: {cause}", "Set SELM_HOME to a folder that can."
         ) from error
+
+
+def _narrow(file: Path) -> None:
+    """An older file that others could read becomes the owner's only, where it is ours."""
+    with suppress(OSError):
+        state = file.stat()
+        if state.st_mode & 0o077 and state.st_uid == os.getuid():
+            file.chmod(0o600)
 
 
 @contextmanager

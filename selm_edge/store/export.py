@@ -8,6 +8,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+from selm_edge import paths
+from selm_edge.errors import SelmError
 from selm_edge.store.conversations import Conversation, Conversations, Message
 
 Format = Literal["markdown", "json"]
@@ -41,20 +43,20 @@ def to_json(conversations: Conversations, conversation: int) -> str:
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 
 
-def export(conversations: Conversations, conversation: int, path: Path) -> Path:
+def export(
+    conversations: Conversations, conversation: int, path: Path, *, overwrite: bool = False
+) -> Path:
     """Write it to ``path``: JSON where its name ends so, Markdown otherwise.
 
-    Written beside and moved into place, so a full disk leaves no half file and no lost old one.
+    SelmError where the file exists, unless ``overwrite``. Written beside and moved into place, so a
+    full disk leaves no half file and no lost old one.
     """
+    if not overwrite and path.exists():
+        raise SelmError(f"{path} exists; choose another name")
     as_json = path.suffix.lower() == ".json"
     text = (to_json if as_json else to_markdown)(conversations, conversation)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    paths.write_atomically(path, text)
     return path
 
 

@@ -11,8 +11,6 @@ from selm_edge.store.database import Database
 from selm_edge.store.errors import StoreError
 from selm_edge.store.settings import Settings
 
-FILE_NAME = "selm.db"
-
 
 @dataclass
 class Store:

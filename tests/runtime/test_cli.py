@@ -24,6 +24,8 @@ from selm_edge import backends
 from selm_edge.cli import main
 from selm_edge.cli.app import selm
 from selm_edge.cli.ask import with_data
+from selm_edge.cli.common import leave, show_json
+from selm_edge.errors import ContextError
 
 SELM = [sys.executable, "-c", "from selm_edge.cli import main; main()"]
 
@@ -218,6 +220,93 @@ def test_overflow_is_an_error_or_a_counted_trim(cli: Any, stories: Path) -> None
     result = json.loads(done.stdout)
     assert done.returncode == 0 and result["trimmed_tokens"] > 300
     assert "left out" in done.stderr and "left out" in result["notices"][0]
+
+
+def test_trim_leaves_out_the_first_lines_of_what_is_piped_in(fake: FakeEngine) -> None:
+    fake.context = 200
+    text = "".join(f"line {i} of the notes\n" for i in range(100))
+    failed = run("ask", "summarise", stdin=text)
+    assert failed.exit_code != 0 and isinstance(failed.exception, ContextError)
+    assert "--on-overflow trim" in str(failed.exception) and "--context" in str(failed.exception)
+    assert "on_overflow=" not in str(failed.exception)
+    done = run("ask", "--on-overflow", "trim", "--json", "--max-tokens", "60", "summarise",
+               stdin=text)  # fmt: skip
+    result = json.loads(done.stdout)
+    prompt = fake.prompts[-1]
+    kept = re.findall(r"line (\d+) of", prompt)
+    assert kept[-1] == "99" and kept == [str(i) for i in range(100 - len(kept), 100)]
+    assert "summarise" in prompt and '"""\nline' in prompt
+    gone = 100 - len(kept)
+    one_more = prompt.replace('"""\n', f'"""\nline {gone - 1} of the notes\n', 1)
+    tokens = len(fake.tokenizer.encode(one_more, parse_special=True))
+    assert result["prompt_tokens"] <= 140 < tokens  # no line went that could have stayed
+    assert result["trimmed_tokens"] > 350
+    said = f"the first {gone} lines ({result['trimmed_tokens']} tokens) of the text were left out"
+    assert result["notices"] == [said] and said in done.stderr
+
+
+def test_trim_cuts_the_beginning_of_a_question(fake: FakeEngine) -> None:
+    fake.context = 200
+    done = run("ask", "--on-overflow", "trim", "--json", "--max-tokens", "60",
+               " ".join(f"w{i}" for i in range(300)))  # fmt: skip
+    result = json.loads(done.stdout)
+    kept = re.findall(r"w\d+", fake.prompts[-1])
+    assert kept[-1] == "w299" and len(kept) + result["trimmed_tokens"] == 300
+    assert f"the first {300 - len(kept)} words" in result["notices"][0]
+    assert run("ask", "--on-overflow", "trim", "--json", "short").exit_code == 0
+    failed = run("ask", "--on-overflow", "trim", "--system", "be brief " * 200, "x").exception
+    assert isinstance(failed, ContextError) and "shorten" in str(failed)
+
+
+def test_a_context_beyond_the_training_is_said(cli: Any, stories: Path) -> None:
+    done = cli("ask", "-m", str(stories), "--context", "8192", "--max-tokens", "2", "--raw", "x")
+    assert done.returncode == 0
+    assert "--context 8192: the model was trained with 512" in done.stderr
+    quiet = cli("ask", "-m", str(stories), "--max-tokens", "2", "--raw", "x")
+    assert quiet.returncode == 0 and "trained" not in quiet.stderr  # the default asks for no more
+    done = cli("ask", "-m", str(stories), "word " * 900)
+    assert done.returncode == 1 and "(all that this model was trained with)" in done.stderr
+    assert "--context" not in done.stderr and "--on-overflow trim" in done.stderr
+    done = cli("ask", "-m", str(stories), "--raw", "--temperature", "0", "Once upon a time")
+    assert "--context" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--seed", "9" * 20), ("--temperature", "nan"), ("--temperature", "200"), ("--top-k", "9e9"),
+     ("--top-k", "99999999999"), ("--max-tokens", "99999999999"), ("--deadline", "inf"),
+     ("--top-p", "nan"), ("--deadline", "nan")],
+)  # fmt: skip
+def test_numbers_out_of_range_are_wrong_usage(fake: FakeEngine, option: tuple[str, str]) -> None:
+    done = run("ask", *option, "x")
+    assert done.exit_code == 2 and option[0] in done.stderr
+
+
+def test_a_value_that_is_refused_deeper_down_is_an_error_not_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        leave(ValueError("top_k is a whole number"))
+    assert left.value.code == 1 and capsys.readouterr().err == "error: top_k is a whole number\n"
+
+
+def test_output_that_the_terminal_cannot_encode_is_no_traceback(cli: Any) -> None:
+    done = cli("feedback", "list", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and "? selects a reply" in done.stdout
+
+
+def test_json_on_a_terminal_holds_nothing_that_it_would_obey(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = {"text": "a\x9b31m\u202eb\x7f\u2192"}
+    for terminal, encoding, plain in ((True, "utf-8", False), (False, "utf-8", True),
+                                      (False, "cp1252", False)):  # fmt: skip
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)  # noqa: B023
+        monkeypatch.setattr(type(sys.stdout), "encoding", encoding, raising=False)
+        show_json(value)
+        shown = capsys.readouterr().out
+        assert json.loads(shown) == value and ("\x9b" in shown) is plain
+        assert ("\x7f" in shown) is plain and ("\u202e" in shown) is plain
 
 
 def test_ask_on_the_real_core(cli: Any, stories: Path) -> None:

@@ -122,6 +122,21 @@ def test_closing_or_dropping_a_reply_gives_its_session_back() -> None:
     assert len(engine.sessions) == 1
 
 
+def test_a_reply_may_be_collected_while_the_model_is_busy() -> None:
+    model = Model(FakeEngine())
+    reply = model.generate("x", max_tokens=5)
+    next(reply)
+    done = threading.Event()
+
+    def work() -> None:
+        with model._lock:  # as if the collector ran in the middle of `_take`
+            reply.close()
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert done.wait(5)
+
+
 def test_two_replies_at_once_have_sessions_of_their_own() -> None:
     engine = FakeEngine(lambda prompt: f"about {prompt}")
     model = Model(engine)

@@ -219,6 +219,31 @@ def test_seed_stop_bias_and_deadline(stories: Path) -> None:
         assert on_time.stats.finish_reason == "length"
 
 
+def test_a_deadline_ends_with_its_reply(stories: Path) -> None:
+    with Model.load(stories, threads=1) as model, model.session() as session:
+        model.generate("Once", session=session, max_tokens=2, deadline=0.05).finish()
+        time.sleep(0.1)
+        before = session.position
+        session.eval([5])
+        assert session.position == before + 1
+
+
+def test_speed_counts_what_the_seconds_hold(stories: Path) -> None:
+    with Model.load(stories, threads=1) as model:
+        stats = model.generate("Once", max_tokens=6, temperature=0.0).finish().stats
+        assert (stats.tokens, stats.decode_steps) == (6, 5)  # the prompt's pass gave the first
+        assert stats.tokens_per_second == pytest.approx(5 / stats.decode_seconds)
+        one = model.generate("Once", max_tokens=1).finish().stats
+        assert (one.decode_steps, one.decode_seconds, one.tokens_per_second) == (0, 0.0, 0.0)
+
+
+def test_metadata_of_a_closed_model_says_so(stories: Path) -> None:
+    model = Model.load(stories, threads=1)
+    model.close()
+    with pytest.raises(SelmError, match=r"tokenizer\.ggml\.tokens cannot be read.*closed"):
+        model.metadata["tokenizer.ggml.tokens"]
+
+
 def test_context_errors(stories: Path) -> None:
     with Model.load(stories, threads=1, context=32) as model:
         with pytest.raises(ContextError) as caught:

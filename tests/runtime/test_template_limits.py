@@ -9,10 +9,12 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from support.chat_templates import CHATML, CONVERSATION
 
+from selm_edge._sandbox import BoundedEnvironment
 from selm_edge.templates import ChatTemplate
 
 RENDER = """
@@ -161,6 +163,31 @@ def test_escapes_get_nothing(name: str) -> None:
     rendered = ChatTemplate(ESCAPES[name]).render(CONVERSATION)
     refused = [notice.code for notice in rendered.notices] == ["template-failed"]
     assert (refused and rendered.text == CHATML.expected) or rendered.text in ("", "[Undefined]")
+
+
+def test_what_used_up_its_time_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    run = BoundedEnvironment.run
+
+    def counted(self: BoundedEnvironment, *rest: Any) -> str:
+        runs.append(1)
+        return run(self, *rest)
+
+    monkeypatch.setattr(BoundedEnvironment, "run", counted)
+    loop = "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"
+    template = ChatTemplate("{% if messages|length > 1 %}" + loop + "{% endif %}ok")
+    first = template.render(CONVERSATION)
+    assert template.render(CONVERSATION) == first and len(runs) == 1
+    assert first.notices[0].code == "template-failed" and first.text == CHATML.expected
+    assert template.render([{"role": "user", "content": "x"}]).text == "ok"  # less may work
+
+
+def test_its_own_processor_time_counts_and_not_the_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.monotonic", iter(range(0, 10**6, 100)).__next__)
+    rendered = ChatTemplate(CHATML.source).render(CONVERSATION)
+    assert rendered.notices == () and rendered.text == CHATML.expected
 
 
 def test_a_number_of_a_million_digits_is_no_number() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selm_edge.errors import SelmError
 from selm_edge.store.conversations import ReplyFacts, quote_terms
 from selm_edge.store.database import Database
 from selm_edge.store.errors import NotFound, StoreError
@@ -75,14 +77,14 @@ def test_an_edit_forks_and_both_branches_stay(store: Store) -> None:
     conversation, (one, two, three, four) = chat(store, "q1", "a1", "q2", "a2")
     edited = store.conversations.add(conversation, two, "user", "q2 edited")
     assert shown(store, conversation) == ["q1", "a1", "q2 edited"]
-    assert store.conversations.siblings(edited) == [three, edited.id]
+    shown_now = store.conversations.path(conversation)
+    assert store.conversations.sibling_table(shown_now)[edited.id] == [three, edited.id]
     store.conversations.show(three)
     assert shown(store, conversation) == ["q1", "a1", "q2", "a2"]
     store.conversations.show(edited.id)
     assert shown(store, conversation) == ["q1", "a1", "q2 edited"]
     first_again = store.conversations.add(conversation, None, "user", "q1 edited")
     assert shown(store, conversation) == ["q1 edited"]
-    assert store.conversations.siblings(first_again) == [one, first_again.id]
     assert {turn.id for turn in store.conversations.tree(conversation)} >= {one, two, three, four}
     table = store.conversations.sibling_table(store.conversations.path(conversation))
     assert table == {first_again.id: [one, first_again.id]}
@@ -295,6 +297,29 @@ def test_json_holds_every_branch(store: Store, tmp_path: Path) -> None:
     assert export(store.conversations, conversation, target) == target
     assert json.loads(target.read_text()) == document
     assert [p.name for p in target.parent.iterdir()] == ["out.json"]
+
+
+def test_export_overwrites_only_when_asked(store: Store, tmp_path: Path) -> None:
+    conversation, _ = chat(store, "q", "a")
+    target = tmp_path / "notes.md"
+    target.write_text("precious")
+    with pytest.raises(SelmError, match=r"notes\.md exists; choose another name"):
+        export(store.conversations, conversation, target)
+    assert target.read_text() == "precious"
+    export(store.conversations, conversation, target, overwrite=True)
+    assert target.read_text() == to_markdown(store.conversations, conversation)
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".md"] == ["notes.md"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+def test_an_older_file_that_others_could_read_is_narrowed(tmp_path: Path) -> None:
+    path = tmp_path / "selm.db"
+    Database(path).close()
+    path.chmod(0o644)
+    tmp_path.chmod(0o755)
+    Database(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert tmp_path.stat().st_mode & 0o777 == 0o755  # the folder is its owner's choice
 
 
 def test_a_file_name_that_every_system_takes(store: Store) -> None:

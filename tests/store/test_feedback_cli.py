@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from selm_edge.cli.feedback import feedback
+from selm_edge.errors import SelmError
 from selm_edge.feedback.log import ReplyRecord
 from selm_edge.store.opening import open_store
 
@@ -65,6 +66,15 @@ def test_export(home: Path, tmp_path: Path) -> None:
     said = json.loads(run("export", "--format", "dpo", "-o", str(target), "--json"))
     assert said == {"file": str(target), "format": "dpo", "examples": 1}
     assert json.loads(target.read_text())["rejected"]["content"] == "5"
+
+
+def test_an_output_that_cannot_be_written_is_named(home: Path, tmp_path: Path) -> None:
+    filled(home)
+    target = tmp_path / "none" / "x.jsonl"
+    result = CliRunner().invoke(feedback, ["export", "-o", str(target)])
+    said = str(result.exception)
+    assert isinstance(result.exception, SelmError) and said.startswith(f"{target} cannot be")
+    assert "Errno" not in said and ".part" not in said and "folder that exists" in said
 
 
 def test_a_wrong_date_is_said(home: Path) -> None:

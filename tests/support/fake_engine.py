@@ -138,6 +138,7 @@ class FakeStream:
         now = time.monotonic()
         if stats.tokens == 1:
             stats.time_to_first_token = stats.prompt_seconds = now - self._started
+        stats.decode_steps = stats.tokens - 1
         stats.decode_seconds = max(1e-6, now - self._started - stats.prompt_seconds)
         return session.engine.tokenizer.decode([token], special=True)
 
