@@ -95,8 +95,6 @@ class ChatSession:
             if self.conversation is None:
                 raise NotFound("there is nothing to export yet")
             conversation = self.conversation.id
-        if path.exists():
-            raise SelmError(f"{path} exists; choose another name")
         return export(self.store.conversations, conversation, path)
 
     def export_name(self, suffix: str = ".md") -> str:
@@ -294,11 +292,10 @@ class ChatSession:
         if not is_correction(message):
             return message
         conversations, feedback = self.store.conversations, self.store.feedback
+        versions = conversations.sibling_table([message])[message.id]
         found = [
             sibling
-            for sibling in map(
-                conversations.message, conversations.sibling_table([message])[message.id]
-            )
+            for sibling in map(conversations.message, versions)
             if not is_correction(sibling)
         ]
         if not found:
