@@ -1,0 +1,145 @@
+"""Writes a network and its tokenizer as one GGUF file of architecture ``qwen2``."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+from tokenizers import Tokenizer
+
+from selm_export.chat import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END
+from selm_export.network import Network, Shape
+
+LAYER_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+@dataclass(frozen=True)
+class Label:
+    """Who made the file, for its metadata."""
+
+    title: str
+    version: str = "1"
+    author: str = "The SELM Edge authors"
+    license: str = "apache-2.0"
+    description: str = "A small assistant that runs on this device"
+
+
+def tensor_name(name: str) -> str:
+    """``model.layers.0.mlp.up_proj.weight`` -> ``blk.0.ffn_up.weight``."""
+    base, _, kind = name.removeprefix("model.").rpartition(".")
+    if base == "embed_tokens":
+        return f"token_embd.{kind}"
+    if base == "norm":
+        return f"output_norm.{kind}"
+    _, number, part = base.split(".", 2)
+    return f"blk.{number}.{LAYER_NAMES[part]}.{kind}"
+
+
+def _write_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_layer_norm_rms_eps(shape.norm_epsilon)
+    writer.add_rope_freq_base(shape.rope_base)
+    writer.add_rope_dimension_count(shape.head_size)
+
+
+def _write_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, size: int) -> None:
+    ids = tokenizer.get_vocab()
+    tokens = [f"[PAD{i}]" for i in range(size)]
+    kinds = [gguf.TokenType.UNUSED] * size
+    for token, i in ids.items():
+        tokens[i] = token
+        kinds[i] = gguf.TokenType.CONTROL if token in SPECIAL_TOKENS else gguf.TokenType.NORMAL
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+    writer.add_eos_token_id(ids[TURN_END])
+    writer.add_eot_token_id(ids[TURN_END])
+    writer.add_pad_token_id(ids[END_OF_TEXT])
+    # Readers want some id here; add_bos_token says that it is never put in front.
+    writer.add_bos_token_id(ids[END_OF_TEXT])
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def write_gguf(path: Path, network: Network, tokenizer: Tokenizer, label: Label) -> None:
+    """Matrices as Q8_0, norms and biases as F32. The file appears whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".writing")
+    os.close(handle)
+    writer = gguf.GGUFWriter(temporary, "qwen2")
+    writer.add_name(label.title)
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_version(label.version)
+    writer.add_author(label.author)
+    writer.add_license(label.license)
+    writer.add_description(label.description)
+    writer.add_languages(["en"])
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _write_shape(writer, network.shape)
+    _write_vocabulary(writer, tokenizer, network.shape.vocab)
+    q8 = gguf.GGMLQuantizationType.Q8_0
+    for name, parameter in network.named_parameters():
+        value = parameter.detach().float().numpy().astype(np.float32)
+        if value.ndim == 2:
+            writer.add_tensor(tensor_name(name), gguf.quants.quantize(value, q8), raw_dtype=q8)
+        else:
+            writer.add_tensor(tensor_name(name), value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    Path(temporary).chmod(0o644)
+    Path(temporary).replace(path)
+
+
+def read_network(path: Path) -> Network:
+    """The network of a file that ``write_gguf`` wrote, dequantised: what a user's machine runs."""
+    import torch
+
+    reader = gguf.GGUFReader(str(path))
+
+    def number(key: str) -> float:
+        field = reader.fields[f"qwen2.{key}"]
+        return float(field.parts[field.data[0]][0])
+
+    tensors = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    shape = Shape(
+        vocab=tensors["token_embd.weight"].shape[0],
+        width=int(number("embedding_length")),
+        layers=int(number("block_count")),
+        heads=int(number("attention.head_count")),
+        kv_heads=int(number("attention.head_count_kv")),
+        feed_forward=int(number("feed_forward_length")),
+        context=int(number("context_length")),
+        rope_base=number("rope.freq_base"),
+        norm_epsilon=number("attention.layer_norm_rms_epsilon"),
+    )
+    network = Network(shape)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            value = torch.from_numpy(np.array(tensors[tensor_name(name)]))
+            parameter.copy_(value.view_as(parameter))
+    return network.eval()

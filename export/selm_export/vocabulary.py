@@ -1,0 +1,60 @@
+"""The tokenizer: byte-level BPE with Qwen2's pre-tokenizer, one digit at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from selm_export.chat import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, Conversation, render
+
+# The expression that files with tokenizer.ggml.pre = qwen2 are read with.
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:
+    """A tokenizer of exactly ``size`` tokens, unless the texts hold too few pairs."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def load_vocabulary(path: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(path))
+
+
+def encode(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[bool]]:
+    """Token ids, and which of them the assistant has to produce."""
+    ids: list[int] = []
+    reply: list[bool] = []
+    for piece in render(conversation):
+        found = tokenizer.encode(piece.text, add_special_tokens=False).ids
+        ids.extend(found)
+        reply.extend([piece.reply] * len(found))
+    return ids, reply
+
+
+def end_of_turn(tokenizer: Tokenizer) -> int:
+    return int(tokenizer.token_to_id(TURN_END))
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    return int(tokenizer.token_to_id(END_OF_TEXT))
