@@ -172,8 +172,9 @@ async def test_an_empty_prompt_sends_nothing(chat: Driver) -> None:
 
 
 async def test_the_view_follows_only_a_reader_at_the_end(tmp_path: Path) -> None:
-    lines = "\n\n".join(f"line {n}" for n in range(400))
-    async with driven(tmp_path, FakeSource([lines], delay=0.002)) as chat:
+    # More than a busy machine shows before the reader has looked back and returned.
+    lines = "\n\n".join(f"line {n}" for n in range(4000))
+    async with driven(tmp_path, FakeSource([lines], delay=0.004)) as chat:
         chat.app.prompt.load_text("Q")
         await chat.press("enter")
         view = chat.app.transcript
