@@ -31,6 +31,7 @@ class Core(Protocol):
     def metadata(self) -> Any: ...
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     def session(self) -> Session: ...
+    def chat(self, messages: Any, *, temperature: float, max_tokens: int) -> Any: ...
 
 
 @dataclass
@@ -39,6 +40,12 @@ class Score:
     tokens: int = 0
     size: int = 0
     cut: int = 0  # conversations that did not fit into the context
+
+    def __add__(self, other: Score) -> Score:
+        return Score(
+            self.nats + other.nats, self.tokens + other.tokens, self.size + other.size,
+            self.cut + other.cut,
+        )  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         nll = self.nats / max(1, self.tokens)

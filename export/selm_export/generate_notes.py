@@ -310,15 +310,17 @@ def _decline(r: random.Random, missing: str) -> str:
     return said + (r.choice(EXTRA) if r.random() < 0.25 else "")
 
 
-def case(r: random.Random, held_out: bool = False, answerable: bool | None = None) -> Case:
-    """Some notes and a question about one of them, or about something that none holds."""
-    side = Side(r, held_out)
+Entry = tuple[Fact, str, str]  # what kind, what it is about, the value
+
+
+def _known(r: random.Random, side: Side) -> list[Entry]:
+    """Some facts. The first one has a harder distractor than chance would give it, often."""
     count = r.choices((1, 2, 3, 4, 6, 8), (15, 25, 25, 18, 12, 5))[0]
     kinds = r.choices(FACTS, k=count)
     if count > 1 and r.random() < 0.5:  # A second fact of the asked kind is the hardest distractor.
         kinds[1] = kinds[0]
     asked = kinds[0]
-    known: dict[tuple[int, str], tuple[Fact, str, str]] = {}
+    known: dict[tuple[int, str], Entry] = {}
     for fact in kinds:
         key = fact.key(side)
         known.setdefault((id(fact), key), (fact, key, fact.value(side)))
@@ -326,27 +328,43 @@ def case(r: random.Random, held_out: bool = False, answerable: bool | None = Non
         fact, key = r.choice(FACTS), next(iter(known.values()))[1]
         if fact.key is asked.key and (id(fact), key) not in known and fact.missing != asked.missing:
             known[(id(fact), key)] = (fact, key, fact.value(side))
+    return list(known.values())
+
+
+def _new_key(fact: Fact, entries: list[Entry], side: Side) -> str | None:
+    """A key that no note names; the held-out side has few, and may have used them all."""
+    named = {key for _, key, _ in entries}
+    return next((k for k in (fact.key(side) for _ in range(50)) if k not in named), None)
+
+
+def _written(r: random.Random, entries: list[Entry], side: Side) -> list[str]:
+    lines = [f"N: {r.choice(f.notes).format(k=k, v=v)}" for f, k, v in entries]
+    r.shuffle(lines)
+    lines = lines or [f"N: {r.choice(FACTS[0].notes).format(k=side.person(), v=side.phone())}"]
+    return [_plain(line, r) for line in lines]
+
+
+def case(r: random.Random, held_out: bool = False, answerable: bool | None = None) -> Case:
+    """Some notes and a question about one of them, or about something that none holds."""
+    side = Side(r, held_out)
+    entries = _known(r, side)
     if answerable is None:
         answerable = r.random() < 0.75
-    fact, key, value = next(iter(known.values()))
+    fact, key, value = entries[0]
     if answerable:
         reply, wanted = fact.reply.format(k=key, v=value), value
     else:
         if r.random() < 0.5:
-            known.pop((id(fact), key))
-        named = {other for _, other, _ in known.values()}
-        free = [k for k in (fact.key(side) for _ in range(50)) if k not in named]
-        if not free:  # every key of the held-out side may stand in the notes already
+            entries.pop(0)
+        new = _new_key(fact, entries, side)
+        if new is None:
             return case(r, held_out, answerable)
-        key = free[0]
-        reply, wanted = _decline(r, fact.missing.format(k=key)), None
-    lines = [f"N: {r.choice(f.notes).format(k=k, v=v)}" for f, k, v in known.values()]
-    r.shuffle(lines)
-    lines = lines or [f"N: {r.choice(FACTS[0].notes).format(k=side.person(), v=side.phone())}"]
+        key, wanted = new, None
+        reply = _decline(r, fact.missing.format(k=key))
+    lines = _written(r, entries, side)
     question = r.choice(fact.questions).format(k=key)
-    others = tuple(v for f, k, v in known.values() if v != value)
-    text = "\n".join([*(_plain(line, r) for line in lines), question])
-    return Case(chat("notes", text, _sentence(reply)), wanted, others)
+    others = tuple(v for _, _, v in entries if v != value)
+    return Case(chat("notes", "\n".join([*lines, question]), _sentence(reply)), wanted, others)
 
 
 def _plain(line: str, r: random.Random) -> str:
@@ -359,4 +377,24 @@ def _sentence(reply: str) -> str:
 
 
 def conversation(r: random.Random) -> Conversation:
-    return case(r).conversation
+    """One to six questions about the same notes: much practice for few tokens of notes."""
+    side = Side(r, held_out=False)
+    entries = _known(r, side)
+    kept_back = [entries.pop(r.randrange(len(entries)))] if r.random() < 0.35 else []
+    turns: list[str] = []
+    asked: list[Entry] = []
+    for _ in range(r.choices((1, 2, 3, 4, 6), (25, 20, 25, 20, 10))[0]):
+        if entries and r.random() < 0.72:
+            asked = asked or r.sample(entries, len(entries))
+            fact, key, value = asked.pop()
+            reply = fact.reply.format(k=key, v=value)
+        else:
+            if kept_back and r.random() < 0.5:
+                fact, key, _ = kept_back[0]
+            else:
+                fact = r.choice(entries)[0] if entries else r.choice(FACTS)
+                key = _new_key(fact, [*entries, *kept_back], side) or side.invented()
+            reply = _decline(r, fact.missing.format(k=key))
+        turns += [r.choice(fact.questions).format(k=key), _sentence(reply)]
+    turns[0] = "\n".join([*_written(r, entries, side), turns[0]])
+    return chat("notes", *turns)

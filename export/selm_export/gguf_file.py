@@ -113,33 +113,3 @@ def write_gguf(path: Path, network: Network, tokenizer: Tokenizer, label: Label)
     writer.close()
     Path(temporary).chmod(0o644)
     Path(temporary).replace(path)
-
-
-def read_network(path: Path) -> Network:
-    """The network of a file that ``write_gguf`` wrote, dequantised: what a user's machine runs."""
-    import torch
-
-    reader = gguf.GGUFReader(str(path))
-
-    def number(key: str) -> float:
-        field = reader.fields[f"qwen2.{key}"]
-        return float(field.parts[field.data[0]][0])
-
-    tensors = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
-    shape = Shape(
-        vocab=tensors["token_embd.weight"].shape[0],
-        width=int(number("embedding_length")),
-        layers=int(number("block_count")),
-        heads=int(number("attention.head_count")),
-        kv_heads=int(number("attention.head_count_kv")),
-        feed_forward=int(number("feed_forward_length")),
-        context=int(number("context_length")),
-        rope_base=number("rope.freq_base"),
-        norm_epsilon=number("attention.layer_norm_rms_epsilon"),
-    )
-    network = Network(shape)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            value = torch.from_numpy(np.array(tensors[tensor_name(name)]))
-            parameter.copy_(value.view_as(parameter))
-    return network.eval()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selm_export import card, dataset, questions, scoring
+from selm_export import card, dataset, evaluate, metrics, scoring
 from selm_export.corpus import source_files
-from selm_export.gguf_file import Label, read_network, write_gguf
+from selm_export.gguf_file import Label, write_gguf
 from selm_export.network import Network, parameter_count
 from selm_export.recipe import Recipe
 from selm_export.stages import Ledger, Stage, file_hash, hash_of, write_json
@@ -44,7 +44,7 @@ class Pipeline:
         recipe, table = self.recipe, self.recipe.table
         data = [self.path("train.jsonl"), self.path("held-out.jsonl")]
         tokenizer, checkpoint = self.path("tokenizer.json"), self.path("checkpoint.pt")
-        model, metrics = self.path(self.model_file), self.path("metrics.json")
+        model, measured = self.path(self.model_file), self.path("metrics.json")
         published = [self.output / self.model_file, *self._published()]
         return [
             Stage("data", lambda: [self._data_hashes(), table["split"]], data, self.run_data),
@@ -63,7 +63,7 @@ class Pipeline:
             Stage(
                 "evaluate",
                 lambda: [ledger.digest("gguf"), ledger.digest("data"), table["evaluate"]],
-                [metrics], self.run_evaluate,
+                [measured], self.run_evaluate,
             ),
             Stage(
                 "card", lambda: [ledger.digest("gguf"), ledger.digest("evaluate")], published,
@@ -139,22 +139,21 @@ class Pipeline:
         return True
 
     def run_evaluate(self) -> bool:
-        """On the weights of the finished file, quantisation included."""
-        recipe = self.recipe
-        network = read_network(self.path(self.model_file))
-        tokenizer = load_vocabulary(self.path("tokenizer.json"))
+        """By the inference core, on the finished file: what a device will run."""
+        recipe, context = self.recipe, self.recipe.settings.shape.context
+        core = evaluate.load_core(self.path(self.model_file), context)
         held_out = dataset.read_conversations(self.path("held-out.jsonl"))
-        metrics = measure(network, tokenizer, held_out, recipe.questions, self.say)
-        metrics["parameters"] = parameter_count(network)
-        metrics["training"] = _progress(self.path("checkpoint.pt"))
-        write_json(self.path("metrics.json"), metrics)
+        measured = metrics.measure(core, held_out, context, recipe.questions, self.say)
+        measured["parameters"] = parameter_count(Network(recipe.settings.shape))
+        measured["training"] = _progress(self.path("checkpoint.pt"))
+        write_json(self.path("metrics.json"), measured)
         return True
 
     def run_card(self) -> bool:
         self.output.mkdir(parents=True, exist_ok=True)
         model = self.output / self.model_file
         shutil.copyfile(self.path(self.model_file), model)
-        metrics = json.loads(self.path("metrics.json").read_text(encoding="utf-8"))
+        measured = json.loads(self.path("metrics.json").read_text(encoding="utf-8"))
         name = self.recipe.name
         write_json(
             self.output / f"{name}.json",
@@ -162,11 +161,11 @@ class Pipeline:
                 "name": name, "title": self.recipe.title, "file": model.name,
                 "size": model.stat().st_size, "sha256": file_hash(model),
                 "license": "Apache-2.0", "recipe": "export/selm_export/recipes/bundled.toml",
-                "metrics": metrics,
+                "metrics": measured,
             },
         )  # fmt: skip
         card.draw_curve(self.path("log.jsonl"), self.output / f"{name}-loss.png")
-        text = card.write_card(self.recipe, metrics, model.stat().st_size, _counts(self.work))
+        text = card.write_card(self.recipe, measured, model.stat().st_size, _counts(self.work))
         (self.output / f"{name}-card.md").write_text(text, encoding="utf-8")
         return True
 
@@ -187,42 +186,3 @@ def _counts(work: Path) -> dict[str, int]:
         counts[dataset.family(c)] = counts.get(dataset.family(c), 0) + 1
     counts["held out"] = len(dataset.read_conversations(work / "held-out.jsonl"))
     return counts
-
-
-SUMS = (("add", 99), ("add", 9999), ("subtract", 99), ("subtract", 9999), ("multiply", 12),
-        ("multiply", 999), ("divide", 999), ("convert", 99999))  # fmt: skip
-ASKED = (
-    "Hello, who are you?", "What is 17 + 25?", "What is the capital of France?",
-    "I have a headache.", "Tell me a story about a fox.", "Can you help me write a birthday card?",
-    "N: The spare key is under the blue pot.\nN: Mia's train comes at 14:20.\n"
-    "When does Mia's train come?",
-    "N: Mia's train comes at 14:20.\nWhat is Mia's phone number?",
-)  # fmt: skip
-
-
-def measure(
-    network: Network, tokenizer: Any, held_out: list[Any], count: int, say: Say
-) -> dict[str, Any]:
-    tallies = scoring.reply_bits(network, tokenizer, held_out)
-    whole = scoring.total(tallies)
-    say(f"  held-out talk: {whole.bits_per_byte:.3f} bits per byte")
-    model = scoring.answerer(network, tokenizer)
-    answered = questions.share(questions.ask_notes(model, count, True))
-    declined = questions.share(questions.ask_notes(model, count, False))
-    say(f"  notes: {answered:.1%} answered exactly, {declined:.1%} of unanswerable ones declined")
-    arithmetic = {}
-    for kind, largest in SUMS:
-        name = f"{kind} up to {largest}"
-        asked = questions.sums(count // 2, kind, largest)
-        arithmetic[name] = round(questions.share(questions.ask_sums(model, asked)), 4)
-        say(f"  {name}: {arithmetic[name]:.1%}")
-    return {
-        "held_out_talk": {
-            "bits_per_byte": round(whole.bits_per_byte, 4), "tokens": whole.tokens,
-            "bytes": whole.size, "conversations": len(held_out),
-            "by_file": {k: round(t.bits_per_byte, 3) for k, t in sorted(tallies.items())},
-        },
-        "notes": {"questions": count, "answered_exactly": answered, "declined": declined},
-        "arithmetic": {"questions": count // 2, "right": arithmetic},
-        "samples": [{"user": q, "assistant": model(q)} for q in ASKED],
-    }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from selm_export.deepen import deepen, is_shallower
 from selm_export.errors import RecipeError
 from selm_export.network import Network, Shape, initialise
 from selm_export.optimise import FlatState, Rates, clip, step_rest
@@ -155,6 +156,8 @@ class Trainer:
 
     def _resume(self) -> None:
         found = load(self.checkpoint)
+        if is_shallower(found, self.settings.shape):
+            found = deepen(found, self.settings.shape)
         if found["names"] != [p[0] for p in self.state.parts] or found["shape"] != asdict(
             self.settings.shape
         ):

@@ -111,9 +111,41 @@ def test_gguf_says_what_readers_need(tokenizer: Any, model_path: Path) -> None:
     assert not list(model_path.parent.glob("*.writing"))
 
 
+def read_network(path: Path) -> Any:
+    """The network of a file that ``write_gguf`` wrote, dequantised: read by the gguf package."""
+    import gguf
+    import torch
+    from selm_export.gguf_file import tensor_name
+    from selm_export.network import Network, Shape
+
+    reader = gguf.GGUFReader(str(path))
+
+    def number(key: str) -> float:
+        field = reader.fields[f"qwen2.{key}"]
+        return float(field.parts[field.data[0]][0])
+
+    tensors = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    shape = Shape(
+        vocab=tensors["token_embd.weight"].shape[0],
+        width=int(number("embedding_length")),
+        layers=int(number("block_count")),
+        heads=int(number("attention.head_count")),
+        kv_heads=int(number("attention.head_count_kv")),
+        feed_forward=int(number("feed_forward_length")),
+        context=int(number("context_length")),
+        rope_base=number("rope.freq_base"),
+        norm_epsilon=number("attention.layer_norm_rms_epsilon"),
+    )
+    network = Network(shape)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            value = torch.from_numpy(np.array(tensors[tensor_name(name)]))
+            parameter.copy_(value.view_as(parameter))
+    return network.eval()
+
+
 def test_gguf_holds_the_weights(model_path: Path) -> None:
     import torch
-    from selm_export.gguf_file import read_network
     from selm_export.network import Network, initialise
 
     read = read_network(model_path)
@@ -193,8 +225,6 @@ def test_the_core_scores_the_shipped_format(model_path: Path) -> None:
     """The C++ core and torch agree on a file that this package wrote."""
     native = pytest.importorskip("selm_edge._core", reason="the inference core is not built")
     del native
-    from selm_export import scoring
-    from selm_export.gguf_file import read_network
 
     core = evaluate.load_core(model_path, 1024)
     conversation = chat("x", "What is 17 + 25?", "17 + 20 = 37, 37 + 5 = 42. The answer is 42.")
@@ -211,4 +241,3 @@ def test_the_core_scores_the_shipped_format(model_path: Path) -> None:
     rows = logits[len(ids) - 1 : -1]
     nats = torch.nn.functional.cross_entropy(rows, torch.tensor(reply), reduction="sum")
     assert got["nll"] * got["tokens"] == pytest.approx(float(nats), rel=2e-2)
-    assert scoring.prompt_text(conversation.messages[:1]).endswith("assistant\n")

@@ -23,7 +23,6 @@ from selm_export.errors import RecipeError
 from selm_export.network import Network, Shape, initialise
 from selm_export.optimise import orthogonalise
 from selm_export.packing import Batch
-from selm_export.scoring import Decoder
 from selm_export.train import Budget, Phase, Settings, Trainer, load, load_network, rate_factor
 
 SMALL = Shape(vocab=96, width=32, layers=2, heads=4, kv_heads=2, feed_forward=48, context=64)
@@ -110,17 +109,6 @@ def test_loss_is_the_weighted_cross_entropy_at_the_positions() -> None:
     assert float(got) == pytest.approx(expected, rel=1e-4)
 
 
-def test_decoder_equals_the_whole_forward_pass() -> None:
-    network = random_network()
-    ids = list(range(5, 30))
-    decoder = Decoder(network)
-    with torch.no_grad():
-        pieces = [decoder.feed(ids[:7]), decoder.feed(ids[7:8]), decoder.feed(ids[8:])]
-        whole = network(torch.tensor([ids]))[0]
-    for piece, end in zip(pieces, (6, 7, 24), strict=True):
-        assert torch.allclose(piece, whole[end], atol=1e-5)
-
-
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16), (32, 32)])
 def test_orthogonalise_evens_out_singular_values(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -183,6 +171,24 @@ def test_checkpoints_of_another_model_or_damaged_are_refused(tmp_path: Path) -> 
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(RecipeError, match="is no checkpoint"):
         load(checkpoint)
+
+
+def test_a_deepened_model_computes_the_same_and_trains_on(tmp_path: Path) -> None:
+    shallow = _train(tmp_path / "a", [4])
+    deep = replace(SETTINGS, shape=replace(SMALL, layers=3))
+    trainer = Trainer(deep, batches_of, tmp_path / "a" / "c.pt", tmp_path / "a" / "log.jsonl")
+    assert trainer.progress.step == 4
+    grown = Network(deep.shape)
+    for name, value in trainer.state.view(trainer.state.parameters).items():
+        grown.get_parameter(name).data = value.clone()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.allclose(grown.eval()(ids), shallow(ids), atol=1e-5)
+    trainer.run(Budget(12, None), stop_at=6)
+    added = grown.model.layers[1].get_parameter("self_attn.o_proj.weight")
+    assert not added.any()
+    learned = load_network(tmp_path / "a" / "c.pt", averaged=False).model.layers[1]
+    assert learned.get_parameter("self_attn.o_proj.weight").any()
 
 
 def test_sigterm_leaves_a_checkpoint_that_loads(tmp_path: Path) -> None:
