@@ -241,6 +241,8 @@ class Model:
         self.path = path
         self.tokenizer = Tokenizer(engine.tokenizer)
         self.template = ChatTemplate.of(engine.metadata, engine.tokenizer)
+        self.sampling = Sampling.recommended(engine.metadata)
+        """What a reply is sampled with where nothing else is asked for."""
         self._idle: EngineSession | None = None  # the last reply's, whose tokens may be reused
         self._lock = threading.RLock()  # a reply may be collected, and closed, at any line
         self._closed = False
@@ -425,8 +427,9 @@ class Model:
         """Go on from a prompt; iterate over the reply for its pieces.
 
         max_tokens: None goes on until the model ends or the context is full; stop: text (or texts)
-        that ends the reply and is not part of it; deadline: seconds from now; sampling and/or
-        single options of it; session: one of your own, else the model takes care of that.
+        that ends the reply and is not part of it; deadline: seconds from now; sampling (else what
+        the model's file recommends) and/or single options of it; session: one of your own, else
+        the model takes care of that.
         ValueError names a number out of its range.
         """
         if max_tokens is not None:
@@ -437,7 +440,7 @@ class Model:
             stop = (stop,)  # its letters, one by one, are hardly meant
         if not isinstance(prompt, Prompt):
             prompt = self.text_prompt(prompt, on_overflow=on_overflow, max_tokens=max_tokens)
-        chosen = replace(sampling or Sampling(), **options)
+        chosen = replace(sampling or self.sampling, **options)
         if chosen.seed is None:
             chosen = replace(chosen, seed=int.from_bytes(os.urandom(4), "little"))
         lent = session.engine if session is not None else self._take()

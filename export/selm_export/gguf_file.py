@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import gguf
 import numpy as np
@@ -84,8 +86,21 @@ def _write_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, size: int) 
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def write_gguf(path: Path, network: Network, tokenizer: Tokenizer, label: Label) -> None:
-    """Matrices as Q8_0, norms and biases as F32. The file appears whole or not at all."""
+def _write_sampling(writer: gguf.GGUFWriter, sampling: Mapping[str, float]) -> None:
+    add = {
+        "temperature": writer.add_sampling_temp, "top_k": writer.add_sampling_top_k,
+        "top_p": writer.add_sampling_top_p, "min_p": writer.add_sampling_min_p,
+    }  # fmt: skip
+    for name, value in sampling.items():
+        add[name](value)  # type: ignore[arg-type]
+
+
+def write_gguf(
+    path: Path, network: Network, tokenizer: Tokenizer, label: Label,
+    sampling: Mapping[str, float] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Matrices as Q8_0, norms and biases as F32; ``sampling`` is what the file recommends. The
+    file appears whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".writing")
     os.close(handle)
     writer = gguf.GGUFWriter(temporary, "qwen2")
@@ -100,6 +115,7 @@ def write_gguf(path: Path, network: Network, tokenizer: Tokenizer, label: Label)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _write_shape(writer, network.shape)
     _write_vocabulary(writer, tokenizer, network.shape.vocab)
+    _write_sampling(writer, sampling)
     q8 = gguf.GGMLQuantizationType.Q8_0
     for name, parameter in network.named_parameters():
         value = parameter.detach().float().numpy().astype(np.float32)

@@ -57,7 +57,8 @@ class Pipeline:
                 lambda: self.run_train(hash_of(self._train_inputs(ledger))),
             ),
             Stage(
-                "gguf", lambda: [ledger.digest("train"), ledger.digest("tokenizer"), recipe.title],
+                "gguf", lambda: [ledger.digest("train"), ledger.digest("tokenizer"), recipe.title,
+                               recipe.sampling],
                 [model], self.run_gguf,
             ),
             Stage(
@@ -135,7 +136,8 @@ class Pipeline:
     def run_gguf(self) -> bool:
         network = load_network(self.path("checkpoint.pt"))
         tokenizer = load_vocabulary(self.path("tokenizer.json"))
-        write_gguf(self.path(self.model_file), network, tokenizer, Label(self.recipe.title))
+        label = Label(self.recipe.title)
+        write_gguf(self.path(self.model_file), network, tokenizer, label, self.recipe.sampling)
         return True
 
     def run_evaluate(self) -> bool:

@@ -19,6 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 GENERATORS = ("arithmetic", "notes", "copy", "identity")
 
 
@@ -40,6 +41,7 @@ class Recipe:
     settings: Settings
     packing: Packing
     tokens: int
+    sampling: dict[str, float]  # what the file recommends
     remarks: str  # on how the shipped run went, for the card
     questions: int  # of each kind in the evaluation
     table: dict[str, Any]  # the file as read, for hashing
@@ -102,10 +104,21 @@ def _recipe(path: Path, table: dict[str, Any], data: Path | None) -> Recipe:
         settings=settings,
         packing=packing,
         tokens=tokens,
+        sampling=_sampling(path, table.get("sampling", {})),
         remarks=" ".join(str(table.get("remarks", "")).split()),
         questions=int(table["evaluate"]["questions"]),
         table=table,
     )
+
+
+def _sampling(path: Path, table: dict[str, Any]) -> dict[str, float]:
+    for name, value in table.items():
+        if name not in SAMPLING or isinstance(value, bool) or not isinstance(value, int | float):
+            raise RecipeError(
+                path, f"[sampling] {name} = {value!r} is no setting",
+                f"Numbers for {', '.join(SAMPLING)}",
+            )  # fmt: skip
+    return table
 
 
 def _check_phases(path: Path, phases: tuple[Phase, ...]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 FinishReason = Literal["stop", "length", "context", "cancelled", "deadline"]
 LogitRows = Literal["all", "last", "none"]
@@ -49,6 +49,17 @@ def check_range(name: str, value: object, kind: type, least: float, most: float)
         raise ValueError(f"{problem}, not {value!r}")
 
 
+RECOMMENDED = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repeat_penalty",
+    "general.sampling.penalty_last_n": "penalty_last_n",
+}
+"""GGUF keys in which a file says how its makers would sample from it, with our names of them."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen.
@@ -70,6 +81,16 @@ class Sampling:
     seed: int | None = None
     """None draws a fresh seed for each reply."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def recommended(cls, metadata: Mapping[str, MetadataValue]) -> Sampling:
+        """What a file recommends, where it does so with a sane value; else the defaults."""
+        found: dict[str, Any] = {}
+        for key, name in RECOMMENDED.items():
+            value = metadata.get(key)
+            if value is not None and not range_problem(name, value, *SAMPLING_RANGES[name]):
+                found[name] = value
+        return cls(**found)
 
     def __post_init__(self) -> None:
         """ValueError names the setting that is out of its range, and the range."""

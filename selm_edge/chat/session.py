@@ -181,7 +181,7 @@ class ChatSession:
             if self.conversation is None:
                 # With the settings in force: a later change of the defaults leaves it alone.
                 self.conversation = self.store.conversations.create(
-                    system=self.system or "", sampling=_changed(self.sampling)
+                    system=self.system or "", sampling=dict(self._own_sampling)
                 )
             parent = self.path[-1].id if self.path else None
             return self.store.conversations.add(self.conversation.id, parent, "user", text)
@@ -365,13 +365,19 @@ class ChatSession:
 
     @property
     def sampling(self) -> Sampling:
+        """What the user set, over what the open model recommends."""
+        model = self.model.assistant.model if self.model else None
+        return sampling_from(self._own_sampling, model.sampling if model else Sampling())
+
+    @property
+    def _own_sampling(self) -> Mapping[str, Any]:
         own = self.conversation.sampling if self.conversation else None
-        return sampling_from(own if own is not None else self.preferences.config.sampling)
+        return own if own is not None else self.preferences.config.sampling
 
     def set_sampling(self, changes: Mapping[str, Any]) -> None:
-        """Change these for this conversation and for new ones; None is the default of each."""
+        """Change these for this conversation and for new ones; None is the model's own."""
         if self.conversation is not None:
-            key, chosen = self.conversation.id, _with(_changed(self.sampling), changes)
+            key, chosen = self.conversation.id, _with(self._own_sampling, changes)
             self._saving(lambda: self.store.conversations.set_sampling(key, chosen))
             self._reload()
         self.preferences.change(sampling=_with(self.preferences.config.sampling, changes))
@@ -483,9 +489,8 @@ class ChatSession:
             self.on_problem(problem)
 
 
-def sampling_from(values: Mapping[str, Any]) -> Sampling:
-    """Stored values as a Sampling; what is unknown or of another type is left at its default."""
-    sampling = Sampling()
+def sampling_from(values: Mapping[str, Any], sampling: Sampling) -> Sampling:
+    """``sampling`` with stored values; what is unknown or of another type is left out."""
     known = {entry.name: getattr(sampling, entry.name) for entry in fields(Sampling)}
     good: dict[str, Any] = {}
     for name, value in values.items():
@@ -513,10 +518,7 @@ def _number(name: str, text: str) -> int | float:
 
 
 def _with(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with the changes, as what differs from the defaults."""
-    merged = {**values, **changes}
-    chosen = sampling_from({name: value for name, value in merged.items() if value is not None})
-    return _changed(chosen)
+    return {name: value for name, value in {**values, **changes}.items() if value is not None}
 
 
 def _yes(text: str) -> bool:
@@ -525,16 +527,6 @@ def _yes(text: str) -> bool:
     if text.lower() in ("no", "off", "false", "0"):
         return False
     raise ValueError("say yes or no")
-
-
-def _changed(sampling: Sampling) -> dict[str, Any]:
-    default = Sampling()
-    return {
-        entry.name: getattr(sampling, entry.name)
-        for entry in fields(Sampling)
-        if entry.name != "logit_bias"
-        and getattr(sampling, entry.name) != getattr(default, entry.name)
-    }
 
 
 def _plain(sampling: Sampling) -> dict[str, Any]:

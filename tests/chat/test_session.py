@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.chatting import FakeSource, make_session, talk, wait_for
 
+from selm_edge.backends.base import Sampling
 from selm_edge.chat.preferences import Preferences
 from selm_edge.chat.session import ChatSession, sampling_from
 from selm_edge.chat.text import free_path, spoken_path, write_new
@@ -217,14 +218,15 @@ def test_settings_of_a_conversation_and_of_new_ones(ready: ChatSession, tmp_path
     ready.set_system("Be kind.")
     first = ready.conversation
     assert first is not None
-    assert first.sampling == {"temperature": 0.0, "seed": 5} and first.system == "Be kind."
+    chosen = {"temperature": 0.0, "top_k": 40, "seed": 5}  # the default too: it was asked for
+    assert first.sampling == chosen and first.system == "Be kind."
     ready.new()
     assert ready.system == "Be kind." and ready.sampling.seed == 5
     ready.set_system("")
     ready.open(first.id)
     assert ready.system == "Be kind."
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved == {"sampling": {"temperature": 0.0, "seed": 5}}
+    assert saved == {"sampling": chosen}
 
 
 def test_preferences_keep_what_others_wrote(ready: ChatSession, tmp_path: Path) -> None:
@@ -240,8 +242,19 @@ def test_preferences_keep_what_others_wrote(ready: ChatSession, tmp_path: Path) 
 
 
 def test_stored_sampling_of_any_kind_gives_a_sampling() -> None:
-    assert sampling_from({"temperature": "hot", "top_k": 1.5, "nonsense": 1}) == sampling_from({})
-    assert sampling_from({"temperature": 1, "seed": 3}).temperature == 1.0
+    own = Sampling(temperature=0.2)
+    assert sampling_from({"temperature": "hot", "top_k": 1.5, "nonsense": 1}, own) == own
+    assert sampling_from({"temperature": 1, "seed": 3}, own).temperature == 1.0
+
+
+def test_the_model_recommends_and_the_user_decides(ready: ChatSession) -> None:
+    assert ready.model is not None
+    ready.model.assistant.model.sampling = Sampling(temperature=0.2, top_p=0.8)
+    assert (ready.sampling.temperature, ready.sampling.top_p) == (0.2, 0.8)
+    ready.set_sampling({"temperature": 0.7})  # the default of other models is a wish here
+    assert (ready.sampling.temperature, ready.sampling.top_p) == (0.7, 0.8)
+    ready.set_sampling({"temperature": None})
+    assert ready.sampling.temperature == 0.2
 
 
 # -- faults ----------------------------------------------------------------------------------------

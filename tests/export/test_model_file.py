@@ -70,7 +70,7 @@ def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     network = Network(Shape(vocab=640, width=64, layers=2, heads=2, kv_heads=1, feed_forward=96))
     initialise(network, 1)
     path: Path = tmp_path_factory.mktemp("gguf") / "small.gguf"
-    write_gguf(path, network, tokenizer, Label("Small"))
+    write_gguf(path, network, tokenizer, Label("Small"), {"temperature": 0.25, "top_k": 10})
     return path
 
 
@@ -219,6 +219,15 @@ def test_evaluation_reads_messages_and_talk(tmp_path: Path) -> None:
     lines.write_text('{"no": 1}\n')
     with pytest.raises(RecipeError, match=r"x\.jsonl: line 1 has no list"):
         evaluate.read_data(lines)
+
+
+def test_the_file_recommends_its_sampling(model_path: Path) -> None:
+    pytest.importorskip("selm_edge._core", reason="the inference core is not built")
+    from selm_edge import Model
+
+    with Model.load(model_path, context=64) as model:
+        assert (model.sampling.temperature, model.sampling.top_k) == (0.25, 10)
+        assert model.sampling.top_p == 0.95  # says nothing of it
 
 
 def test_the_core_scores_the_shipped_format(model_path: Path) -> None:

@@ -13,6 +13,7 @@ from support.chat_templates import CHATML
 from support.fake_engine import BOS, FakeBackend, FakeEngine
 
 from selm_edge import backends
+from selm_edge.backends.base import Sampling
 from selm_edge.errors import ContextError, SelmError
 from selm_edge.model import Model, Reply
 from selm_edge.templates import chatml
@@ -291,3 +292,14 @@ def test_backends_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Model.load("anything.gguf", backend="fake").engine is engine
     with pytest.raises(SelmError, match="native, llama-cpp, fake"):
         backends.get("nothing")
+
+
+def test_what_a_file_recommends_holds_where_nothing_else_is_asked() -> None:
+    said = {**CHAT, "general.sampling.temp": 0.25, "general.sampling.top_k": 7}
+    hostile = {"general.sampling.min_p": 2.0, "general.sampling.top_p": "all"}
+    model = Model(FakeEngine(["Yes."], metadata={**said, **hostile}))
+    question = [{"role": "user", "content": "x"}]
+    used = model.chat(question).sampling
+    assert (used.temperature, used.top_k, used.min_p, used.top_p) == (0.25, 7, 0.05, 0.95)
+    assert model.chat(question, top_k=3).sampling.top_k == 3
+    assert model.chat(question, sampling=Sampling()).sampling.temperature == 0.7
