@@ -21,7 +21,7 @@ def _item(side: notes.Side) -> str:
     make = side.r.choice((
         side.invented, side.invented, side.person, side.phone, side.code, side.time, side.date,
         side.street, side.price, side.town, lambda: side.one_of(notes.THINGS),
-        lambda: side.one_of(notes.FOODS), lambda: side.one_of(notes.COLOURS),
+        lambda: side.one_of(notes.FOODS), side.word, side.word, side.word,
     ))  # fmt: skip
     return make()
 

@@ -11,6 +11,8 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from selm_export.chat import Conversation, chat
 
@@ -104,6 +106,15 @@ SYLLABLES = _words(
 TAILS = ("", "n", "r", "s", "l", "x", "nd", "rt", "ck", "m")
 
 
+ANY_WORD = 0.5  # share of the listed values that are any word instead
+
+
+@cache
+def all_words() -> list[str]:
+    """Words that the talk files use at least three times."""
+    return (files("selm_export") / "words.txt").read_text(encoding="utf-8").split()
+
+
 def side_of(value: str) -> bool:
     """True for values kept for the held-out side (one in six)."""
     return zlib.crc32(value.encode()) % 6 == 0
@@ -122,7 +133,23 @@ class Side:
                 return value
 
     def one_of(self, values: list[str]) -> str:
+        """One of the list. In training often any word at all: from lists alone a model learns which
+        values there are, not to look them up, and fails at the first name it has not seen."""
+        if self.any_word():
+            article = "the " if values[0].startswith("the ") else ""
+            return article + self.word()
         return self.draw(lambda: self.r.choice(values))
+
+    def any_word(self) -> bool:
+        return not self.held_out and self.r.random() < ANY_WORD
+
+    def word(self) -> str:
+        words = self.draw(lambda: self.r.choice(all_words()))
+        return (
+            words
+            if self.r.random() < 0.75
+            else f"{words} {self.draw(lambda: self.r.choice(all_words()))}"
+        )
 
     def invented(self) -> str:
         r = self.r
@@ -135,10 +162,16 @@ class Side:
     def person(self) -> str:
         if self.r.random() < 0.3:
             return self.invented()
-        return self.one_of(PEOPLE).replace("_", " ")
+        if self.any_word():
+            return self.word().title()
+        return self.draw(lambda: self.r.choice(PEOPLE)).replace("_", " ")
 
     def town(self) -> str:
-        return self.invented() if self.r.random() < 0.3 else self.one_of(TOWNS)
+        if self.r.random() < 0.3:
+            return self.invented()
+        if self.any_word():
+            return self.word().title()
+        return self.draw(lambda: self.r.choice(TOWNS))
 
     def time(self) -> str:
         r = self.r
