@@ -124,7 +124,11 @@ class Sources:
         if name in self.documents:
             return shuffled(self.documents[name], seed)
         make = GENERATE[name]
-        return generated(lambda r: document(self.tokenizer, make(r)), seed)
+
+        def draw(r: random.Random) -> Document:
+            return replace(document(self.tokenizer, make(r)), drawn=True)
+
+        return generated(draw, seed)
 
 
 __all__ = ["Sources", "document", "family", "make_vocabulary", "prepare", "render"]

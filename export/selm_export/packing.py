@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,14 @@ SYSTEM_PROMPTS = (
 class Document:
     ids: list[int]
     reply: list[bool]
+    drawn: bool = False  # by lot: there is nothing to learn from what was not replied
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __add__(self, other: Document) -> Document:
-        return Document(self.ids + other.ids, self.reply + other.reply)
+        drawn = self.drawn or other.drawn
+        return Document(self.ids + other.ids, self.reply + other.reply, drawn)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def rows(documents: Iterator[Document], packing: Packing) -> Iterator[list[Docum
         while room > 8:
             while len(pool) < packing.pool:
                 d = next(documents)
-                pool.append(Document(d.ids[:length], d.reply[:length]))
+                pool.append(replace(d, ids=d.ids[:length], reply=d.reply[:length]))
             if not row:
                 chosen = 0  # the oldest goes first, or a long one could wait for ever
             else:
@@ -137,17 +139,22 @@ def _assemble(chosen: list[list[Document]], packing: Packing, r: np.random.Gener
     ids = np.full((packing.rows, length), packing.separator, dtype=np.int64)
     number = np.full((packing.rows, length), -1, dtype=np.int64)
     reply = np.zeros((packing.rows, length), dtype=bool)
+    drawn = np.zeros((packing.rows, length), dtype=bool)
     for i, row in enumerate(chosen):
         start = 0
         for j, document in enumerate(row):
             end = start + len(document)
             ids[i, start:end], number[i, start:end] = document.ids, j
-            reply[i, start:end] = document.reply
+            reply[i, start:end], drawn[i, start:end] = document.reply, document.drawn
             start = end
     # A token is predicted from the one before, which must belong to the same document.
     inside = (number[:, 1:] == number[:, :-1]) & (number[:, 1:] >= 0)
     wanted = np.flatnonzero(inside & reply[:, 1:])
-    other = np.flatnonzero(inside & ~reply[:, 1:]) if packing.user_weight > 0 else wanted[:0]
+    other = (
+        np.flatnonzero(inside & ~reply[:, 1:] & ~drawn[:, 1:])
+        if packing.user_weight > 0
+        else wanted[:0]
+    )
     if len(wanted) > packing.places:
         wanted = r.choice(wanted, packing.places, replace=False)
     other = r.permutation(other)[: packing.places - len(wanted)]

@@ -7,6 +7,7 @@ import json
 import lzma
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,14 @@ def test_user_tokens_fill_the_places_left() -> None:
     batch = next(batches(shuffled(_documents([20, 20, 20]), "1"), packing, "1"))
     assert set(batch.weights.tolist()) == {1.0, 0.25}
     assert len(batch.positions) == 30
+
+
+def test_what_was_drawn_by_lot_is_given_not_predicted() -> None:
+    drawn = [replace(d, drawn=True) for d in _documents([20, 20, 20])]
+    packing = Packing(rows=1, tokens=40, places=30, user_weight=0.25, separator=0, pool=4)
+    batch = next(batches(shuffled(drawn, "1"), packing, "1"))
+    assert set(batch.weights.tolist()) == {1.0, 0.0}
+    assert all(2 * (t % 100) >= 20 for t in batch.targets[batch.weights > 0])
 
 
 def test_mix_follows_the_shares() -> None:
