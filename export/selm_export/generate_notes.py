@@ -106,7 +106,7 @@ SYLLABLES = _words(
 TAILS = ("", "n", "r", "s", "l", "x", "nd", "rt", "ck", "m")
 
 
-ANY_WORD = 0.5  # share of the listed values that are any word instead
+ANY_WORD = 0.7  # share of the listed values that are any word instead
 
 
 @cache
