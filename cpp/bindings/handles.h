@@ -301,8 +301,9 @@ class Session {
     options.context = context;
     options.threads = threads;
     options.batch = batch;
-    if (kv_type != "f16" && kv_type != "f32") fail(SELM_ERROR_INVALID_ARGUMENT, "kv_type is f16 or f32");
-    options.kv_type = kv_type == "f32" ? SELM_KV_F32 : SELM_KV_F16;
+    if (kv_type != "f16" && kv_type != "f32" && kv_type != "q8_0")
+      fail(SELM_ERROR_INVALID_ARGUMENT, "kv_type is f16, f32 or q8_0");
+    options.kv_type = kv_type == "f32" ? SELM_KV_F32 : kv_type == "q8_0" ? SELM_KV_Q8_0 : SELM_KV_F16;
     state_->model = model.handle();
     const ModelInfo info = model.info();
     state_->n_vocab = info.n_vocab;

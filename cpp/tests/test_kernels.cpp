@@ -492,46 +492,127 @@ TEST("half precision: every half, and every boundary between two, on every table
   }
 }
 
-TEST("attention agrees with float64") {
+// The cache's rows in a format, and the numbers that they hold.
+struct CachedRows {
+  std::vector<std::byte> bytes;
+  std::vector<float> values;
+  size_t stride;
+};
+CachedRows cached(kernels::KvFormat format, size_t n_pos, size_t n, size_t widest, std::mt19937& source) {
+  CachedRows rows{{}, random_floats(n_pos * n, source), kernels::kv_row_bytes(format, widest) + 6};
+  rows.bytes.resize(n_pos * rows.stride);
+  const Table* scalar = kernels::table(Isa::scalar);
+  for (size_t p = 0; p < n_pos; ++p) {
+    std::byte* row = rows.bytes.data() + p * rows.stride;
+    float* x = rows.values.data() + p * n;
+    if (format == kernels::KvFormat::f32) {
+      std::memcpy(row, x, n * sizeof *x);
+    } else if (format == kernels::KvFormat::f16) {
+      scalar->to_f16(x, reinterpret_cast<uint16_t*>(row), n);
+      scalar->dequantize_row(Type::f16, row, x, n);
+    } else {
+      kernels::quantize_q8_0(x, n, row);
+      scalar->dequantize_row(Type::q8_0, row, x, n);
+    }
+  }
+  return rows;
+}
+
+// softmax(scale * q.k) v in float64.
+std::vector<double> true_attention(const float* q, const CachedRows& k, const CachedRows& v, size_t n_pos,
+                                   size_t d_k, size_t d_v, float scale) {
+  std::vector<double> weight(n_pos), out(d_v, 0.0);
+  double total = 0;
+  for (size_t p = 0; p < n_pos; ++p) {
+    double dot = 0;
+    for (size_t d = 0; d < d_k; ++d)
+      dot += static_cast<double>(q[d]) * static_cast<double>(k.values[p * d_k + d]);
+    total += weight[p] = std::exp(dot * static_cast<double>(scale));
+  }
+  for (size_t p = 0; p < n_pos; ++p)
+    for (size_t d = 0; d < d_v; ++d) out[d] += weight[p] / total * static_cast<double>(v.values[p * d_v + d]);
+  return out;
+}
+
+// All queries of a tile over all chunks, as an engine does it.
+std::vector<float> attend_in_tiles(const Table* t, kernels::KvFormat format, const CachedRows& k,
+                                   const CachedRows& v, const std::vector<const float*>& queries,
+                                   const std::vector<size_t>& seen, size_t tile, size_t d_k, size_t d_v,
+                                   float scale) {
+  const size_t stride = kernels::partial_floats(d_v);
+  std::vector<float> scratch(kernels::attention_scratch_floats(d_k, d_v) + 16), out(queries.size() * d_v);
+  for (size_t first = 0; first < queries.size(); first += tile) {
+    const size_t n = std::min(tile, queries.size() - first);
+    const size_t longest = *std::max_element(seen.begin() + static_cast<std::ptrdiff_t>(first),
+                                             seen.begin() + static_cast<std::ptrdiff_t>(first + n));
+    std::vector<float> states(n * stride), partials(n * stride);
+    for (size_t from = 0; from < longest; from += kernels::kChunk) {
+      std::vector<uint32_t> visible(n);
+      for (size_t r = 0; r < n; ++r) {
+        const size_t end = std::min(from + kernels::kChunk, seen[first + r]);
+        visible[r] = end > from ? static_cast<uint32_t>(end - from) : 0;
+      }
+      const kernels::AttentionChunk chunk{format, k.bytes.data() + from * k.stride,
+                                          v.bytes.data() + from * v.stride, k.stride,
+                                          std::min(kernels::kChunk, longest - from), d_k, d_v, scale};
+      float* into = from == 0 ? states.data() : partials.data();
+      t->attend(chunk, queries.data() + first, visible.data(), n, scratch.data(), into);
+      for (size_t r = 0; from != 0 && r < n; ++r)
+        kernels::fold_partial(states.data() + r * stride, partials.data() + r * stride, d_v);
+    }
+    for (size_t r = 0; r < n; ++r)
+      kernels::finish_partial(states.data() + r * stride, d_v, out.data() + (first + r) * d_v);
+  }
+  return out;
+}
+
+TEST("attention agrees with float64, and a query's bits do not depend on its neighbours") {
   std::mt19937 source(11);
+  using kernels::KvFormat;
   for (const Table* t : all_tables()) {
     for (const auto& [d_k, d_v] :
-         {std::pair<size_t, size_t>{64, 64}, {128, 128}, {80, 96}, {7, 5}, {16, 72}}) {
-      for (const size_t n_pos : std::initializer_list<size_t>{1, 2, 3, 5, 16, 33, 100}) {
-        const size_t stride = std::max(d_k, d_v) + 9;
-        const float scale = 1.5f / std::sqrt(static_cast<float>(d_k));
-        const std::vector<float> q = random_floats(d_k, source);
-        std::vector<float> k = random_floats(n_pos * stride, source),
-                           v = random_floats(n_pos * stride, source);
-        std::vector<uint16_t> k16(k.size()), v16(v.size());
-        t->to_f16(k.data(), k16.data(), k.size());
-        t->to_f16(v.data(), v16.data(), v.size());
-        t->from_f16(k16.data(), k.data(), k.size());  // so both see the same numbers
-        t->from_f16(v16.data(), v.data(), v.size());
-        std::vector<float> scores(n_pos), a(d_v + 1, 7.0f), b(d_v + 1, 7.0f);
-        t->attend_f32(q.data(), k.data(), v.data(), stride, n_pos, d_k, d_v, scale, scores.data(), a.data());
-        t->attend_f16(q.data(), k16.data(), v16.data(), stride, n_pos, d_k, d_v, scale, scores.data(),
-                      b.data());
-        std::vector<double> weight(n_pos);
-        double total = 0;
-        for (size_t p = 0; p < n_pos; ++p) {
-          double dot = 0;
-          for (size_t d = 0; d < d_k; ++d)
-            dot += static_cast<double>(q[d]) * static_cast<double>(k[p * stride + d]);
-          total += weight[p] = std::exp(dot * static_cast<double>(scale));
+         {std::pair<size_t, size_t>{64, 64}, {128, 128}, {80, 96}, {7, 5}, {16, 72}, {96, 32}}) {
+      for (const KvFormat format : {KvFormat::f16, KvFormat::f32, KvFormat::q8_0}) {
+        if (format == KvFormat::q8_0 && (d_k % 32 != 0 || d_v % 32 != 0)) continue;
+        for (const size_t n_pos : std::initializer_list<size_t>{1, 2, 33, 100, 256, 257, 700}) {
+          const float scale = 1.5f / std::sqrt(static_cast<float>(d_k));
+          const size_t widest = std::max(d_k, d_v);
+          const CachedRows k = cached(format, n_pos, d_k, widest, source);
+          const CachedRows v = cached(format, n_pos, d_v, widest, source);
+          const size_t n_queries = 1 + source() % kernels::kMaxQueries;
+          const std::vector<float> q = random_floats(n_queries * d_k, source);
+          std::vector<const float*> queries;
+          std::vector<size_t> seen;
+          for (size_t r = 0; r < n_queries; ++r) {
+            queries.push_back(q.data() + r * d_k);
+            seen.push_back(r == 0 ? n_pos : 1 + source() % n_pos);
+          }
+          const std::vector<float> out =
+              attend_in_tiles(t, format, k, v, queries, seen, kernels::kMaxQueries, d_k, d_v, scale);
+          bool right = true;
+          for (size_t r = 0; r < n_queries; ++r) {
+            const std::vector<double> truth = true_attention(queries[r], k, v, seen[r], d_k, d_v, scale);
+            for (size_t d = 0; d < d_v; ++d)
+              right = right && near(out[r * d_v + d], static_cast<float>(truth[d]), 3e-6);
+          }
+          CHECK(right);
+          for (const size_t tile : {size_t{1}, size_t{5}})
+            CHECK(attend_in_tiles(t, format, k, v, queries, seen, tile, d_k, d_v, scale) == out);
         }
-        bool right = a[d_v] == 7.0f && b[d_v] == 7.0f;
-        for (size_t d = 0; d < d_v; ++d) {
-          double sum = 0;
-          for (size_t p = 0; p < n_pos; ++p)
-            sum += weight[p] / total * static_cast<double>(v[p * stride + d]);
-          right =
-              right && near(a[d], static_cast<float>(sum), 2e-6) && near(b[d], static_cast<float>(sum), 2e-6);
-        }
-        CHECK(right);
       }
     }
   }
+}
+
+TEST("a q8_0 cache shows what is not finite, and keeps zeros and the largest") {
+  std::vector<float> x(64, 0.0f);
+  std::vector<std::byte> row(kernels::kv_row_bytes(kernels::KvFormat::q8_0, 64));
+  x[3] = 2.0f;
+  x[4] = -2.0f;
+  x[40] = std::numeric_limits<float>::quiet_NaN();
+  kernels::quantize_q8_0(x.data(), 64, row.data());
+  kernels::table(Isa::scalar)->dequantize_row(Type::q8_0, row.data(), x.data(), 64);
+  CHECK(near(x[3], 2.0f, 1e-3) && near(x[4], -2.0f, 1e-3) && x[5] == 0.0f && std::isnan(x[40]));
 }
 
 TEST("tables by name; the best is there") {

@@ -137,7 +137,8 @@ SELM_API selm_status selm_token_get(const selm_tokenizer* tokenizer, selm_token 
 
 /* ---- Session: one sequence, its cache, its threads ------------------------------------------ */
 
-typedef enum selm_kv_type { SELM_KV_F16 = 0, SELM_KV_F32 = 1 } selm_kv_type;
+/* How the cache holds keys and values; Q8_0 takes about half of F16 and needs heads of whole 32s. */
+typedef enum selm_kv_type { SELM_KV_F16 = 0, SELM_KV_F32 = 1, SELM_KV_Q8_0 = 2 } selm_kv_type;
 typedef struct selm_session_options {
   size_t struct_size;
   uint32_t context; /* positions; 0: what the model was trained with, at most 4096 */

@@ -29,6 +29,7 @@ static_assert(static_cast<int>(Code::deadline) == SELM_ERROR_DEADLINE);
 static_assert(static_cast<int>(engine::Finish::deadline) == SELM_FINISH_DEADLINE);
 static_assert(static_cast<int>(engine::Logits::all) == SELM_LOGITS_ALL);
 static_assert(static_cast<int>(engine::KvType::f32) == SELM_KV_F32);
+static_assert(static_cast<int>(engine::KvType::q8_0) == SELM_KV_Q8_0);
 
 // Its own vocabulary, or a view of a model's.
 struct selm_tokenizer {
@@ -110,11 +111,10 @@ Result<const kernels::Table*> choose_kernels(const char* isa) {
 Result<engine::SessionOptions> session_options(const selm_session_options* given) {
   selm_session_options o = SELM_SESSION_OPTIONS_INIT;
   SELM_TRY(read_options(given, &o));
-  if (o.kv_type != SELM_KV_F16 && o.kv_type != SELM_KV_F32) {
+  if (o.kv_type < SELM_KV_F16 || o.kv_type > SELM_KV_Q8_0) {
     return selm::error(Code::invalid_argument, "there is no kv_type %d", static_cast<int>(o.kv_type));
   }
-  return engine::SessionOptions{o.context, o.threads, o.batch,
-                                o.kv_type == SELM_KV_F32 ? engine::KvType::f32 : engine::KvType::f16};
+  return engine::SessionOptions{o.context, o.threads, o.batch, static_cast<engine::KvType>(o.kv_type)};
 }
 
 Result<engine::Sampling> sampling_options(const selm_sampling* given) {

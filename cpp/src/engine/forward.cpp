@@ -78,17 +78,10 @@ void Session::attention_inputs(const model::Layer& layer, const KvSlice& kv, siz
   const model::Hparams& h = model_.hparams();
   const size_t n_head = layer.shape.n_head;
   const size_t n_kv = layer.shape.n_head_kv;
-  const size_t slot = std::max(h.d_k, h.d_v);
+  const size_t stride = kernels::kv_row_bytes(options_.kv_type, std::max(h.d_k, h.d_v));
   const auto finish = [&](float* head, const model::Vector& norm, const float* cos_sin) {
     if (!norm.empty()) kernels_.rms_norm(head, norm.data(), head, h.d_k, h.rms_eps);
     kernels_.rope(head, cos_sin, h.rope.n_rot, h.rope.neox);
-  };
-  const auto store = [&](size_t element, const float* values, size_t count) {
-    if (options_.kv_type == KvType::f16) {
-      kernels_.to_f16(values, reinterpret_cast<uint16_t*>(kv_.data()) + element, count);
-    } else {
-      std::memcpy(reinterpret_cast<float*>(kv_.data()) + element, values, count * sizeof(float));
-    }
   };
   for_each_token(n, [&](size_t i) {
     float* q = q_ + i * n_head * h.d_k;
@@ -102,38 +95,104 @@ void Session::attention_inputs(const model::Layer& layer, const KvSlice& kv, siz
     for (size_t head = 0; head < n_kv; ++head) {
       finish(k + head * h.d_k, layer.k_norm, cos_sin);
       const size_t row = head * options_.context + position + i;
-      store(kv.k_offset + row * slot, k + head * h.d_k, h.d_k);
-      store(kv.v_offset + row * slot, v + head * h.d_v, h.d_v);
+      store_kv(k + head * h.d_k, h.d_k, kv_.data() + kv.k_offset + row * stride);
+      store_kv(v + head * h.d_v, h.d_v, kv_.data() + kv.v_offset + row * stride);
     }
   });
 }
 
+void Session::store_kv(const float* x, size_t n, std::byte* out) const {
+  switch (options_.kv_type) {
+    case KvType::f16: return kernels_.to_f16(x, reinterpret_cast<uint16_t*>(out), n);
+    case KvType::f32: std::memcpy(out, x, n * sizeof(float)); return;
+    case KvType::q8_0: return kernels::quantize_q8_0(x, n, out);
+  }
+}
+
+void Session::attend_chunk(const model::Layer& layer, const KvSlice& kv, const QueryTile& tile,
+                           size_t position, size_t from, unsigned worker, float* partials) {
+  const model::Hparams& h = model_.hparams();
+  const size_t n_head = layer.shape.n_head;
+  const size_t stride = kernels::kv_row_bytes(options_.kv_type, std::max(h.d_k, h.d_v));
+  const size_t kv_head = tile.head / (n_head / layer.shape.n_head_kv);
+  const size_t seen = position + tile.first + tile.n;  // by the tile's last token
+  const float* queries[kernels::kMaxQueries];
+  uint32_t visible[kernels::kMaxQueries];
+  size_t rows = 0;
+  for (size_t i = tile.first; i < tile.first + tile.n; ++i) {
+    const size_t end = std::min(from + kernels::kChunk, position + i + 1);
+    for (size_t head = tile.head; head < tile.head + tile.n_heads; ++head, ++rows) {
+      queries[rows] = q_ + (i * n_head + head) * h.d_k;
+      visible[rows] = end > from ? static_cast<uint32_t>(end - from) : 0;
+    }
+  }
+  const size_t at = (kv_head * options_.context + from) * stride;
+  const kernels::AttentionChunk chunk{options_.kv_type,
+                                      kv_.data() + kv.k_offset + at,
+                                      kv_.data() + kv.v_offset + at,
+                                      stride,
+                                      std::min(kernels::kChunk, seen - from),
+                                      h.d_k,
+                                      h.d_v,
+                                      1.0f / std::sqrt(static_cast<float>(h.d_k))};
+  kernels_.attend(chunk, queries, visible, rows, scratch_of(worker), partials);
+}
+
+// Tokens and heads that share a KV head go together, through the chunks in turn.
 void Session::attend(const model::Layer& layer, const KvSlice& kv, size_t position, size_t n) {
+  if (n == 1) return attend_decoding(layer, kv, position);
   const model::Hparams& h = model_.hparams();
   const size_t n_head = layer.shape.n_head;
   const size_t group = n_head / layer.shape.n_head_kv;
-  const size_t slot = std::max(h.d_k, h.d_v);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(h.d_k));
-  const size_t scores_stride = (options_.context + 15) / 16 * 16;
-  // Heads that share keys follow each other, so that one core finds them in its cache.
-  pool_->run(n * n_head, [&](size_t piece, unsigned worker) {
-    const size_t i = piece / n_head;
-    const size_t head = piece % n_head;
-    const size_t first = head / group * options_.context;
-    const float* q = q_ + (i * n_head + head) * h.d_k;
-    float* out = attended_ + (i * n_head + head) * h.d_v;
-    float* scores = scores_ + worker * scores_stride;
-    const size_t k_at = kv.k_offset + first * slot;
-    const size_t v_at = kv.v_offset + first * slot;
-    const size_t n_pos = position + i + 1;
-    if (options_.kv_type == KvType::f16) {
-      const auto* cache = reinterpret_cast<const uint16_t*>(kv_.data());
-      kernels_.attend_f16(q, cache + k_at, cache + v_at, slot, n_pos, h.d_k, h.d_v, scale, scores, out);
-    } else {
-      const auto* cache = reinterpret_cast<const float*>(kv_.data());
-      kernels_.attend_f32(q, cache + k_at, cache + v_at, slot, n_pos, h.d_k, h.d_v, scale, scores, out);
+  const size_t heads = std::min(group, kernels::kMaxQueries);
+  const size_t blocks = (group + heads - 1) / heads;  // of heads, in a group
+  const size_t tokens = kernels::kMaxQueries / heads;
+  const size_t tiles = (n + tokens - 1) / tokens;
+  const size_t stride = kernels::partial_floats(h.d_v);
+  pool_->run(layer.shape.n_head_kv * blocks * tiles, [&](size_t piece, unsigned worker) {
+    const size_t block = piece / tiles % blocks;
+    const size_t first = (tiles - 1 - piece % tiles) * tokens;  // the longest first
+    const QueryTile tile{first, std::min(tokens, n - first), piece / tiles / blocks * group + block * heads,
+                         std::min(heads, group - block * heads)};
+    const size_t rows = tile.n * tile.n_heads;
+    float* partials = scratch_of(worker) + kernels::attention_scratch_floats(h.d_k, h.d_v);
+    float* states = partials + kernels::kMaxQueries * stride;
+    const size_t seen = position + first + tile.n;
+    for (size_t from = 0; from < seen; from += kernels::kChunk) {
+      attend_chunk(layer, kv, tile, position, from, worker, from == 0 ? states : partials);
+      for (size_t r = 0; from != 0 && r < rows; ++r)
+        kernels::fold_partial(states + r * stride, partials + r * stride, h.d_v);
+    }
+    for (size_t r = 0; r < rows; ++r) {
+      const size_t row = (first + r / tile.n_heads) * n_head + tile.head + r % tile.n_heads;
+      kernels::finish_partial(states + r * stride, h.d_v, attended_ + row * h.d_v);
     }
   });
+}
+
+// One token: the threads share the chunks, so that a long context keeps all of them busy.
+void Session::attend_decoding(const model::Layer& layer, const KvSlice& kv, size_t position) {
+  const model::Hparams& h = model_.hparams();
+  const size_t n_head = layer.shape.n_head;
+  const size_t group = n_head / layer.shape.n_head_kv;
+  const size_t heads = std::min(group, kernels::kMaxQueries);
+  const size_t blocks = (group + heads - 1) / heads;
+  const size_t n_chunks = position / kernels::kChunk + 1;
+  const size_t stride = kernels::partial_floats(h.d_v);
+  pool_->run(layer.shape.n_head_kv * blocks * n_chunks, [&](size_t piece, unsigned worker) {
+    const size_t chunk = piece % n_chunks;
+    const size_t block = piece / n_chunks % blocks;
+    const QueryTile tile{0, 1, piece / n_chunks / blocks * group + block * heads,
+                         std::min(heads, group - block * heads)};
+    attend_chunk(layer, kv, tile, position, chunk * kernels::kChunk, worker,
+                 partials_ + (chunk * n_head + tile.head) * stride);
+  });
+  for (size_t head = 0; head < n_head; ++head) {
+    float* state = partials_ + head * stride;
+    for (size_t chunk = 1; chunk < n_chunks; ++chunk)
+      kernels::fold_partial(state, partials_ + (chunk * n_head + head) * stride, h.d_v);
+    kernels::finish_partial(state, h.d_v, attended_ + head * h.d_v);
+  }
 }
 
 void Session::add_residual(size_t n, const model::Vector& bias) {

@@ -25,19 +25,27 @@ SessionOptions with_defaults(const model::Model& model, SessionOptions options) 
   return options;
 }
 
-uint64_t kv_element_bytes(KvType type) { return type == KvType::f16 ? 2 : 4; }
-
 uint64_t padded(uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-// Elements from one cached position of a head to the next; keys and values share it.
-uint64_t slot(const model::Hparams& h) { return std::max(h.d_k, h.d_v); }
+// Bytes from one cached position of a head to the next; keys and values share it.
+uint64_t kv_stride(const model::Hparams& h, KvType type) {
+  return kernels::kv_row_bytes(type, std::max(h.d_k, h.d_v));
+}
+
+uint64_t chunks(uint64_t positions) { return (positions + kernels::kChunk - 1) / kernels::kChunk; }
+
+// What one thread works with in attention: the kernel's scratch, partials and states of its rows.
+uint64_t attention_floats(const model::Hparams& h) {
+  return kernels::attention_scratch_floats(h.d_k, h.d_v) +
+         2 * kernels::kMaxQueries * kernels::partial_floats(h.d_v);
+}
 
 }  // namespace
 
 // Sizes in bytes of each scratch array, in the order in which they lie.
 struct Session::Layout {
   uint64_t kv = 0;
-  uint64_t embd = 0, q = 0, k = 0, v = 0, attended = 0, ff = 0, cos_sin = 0, scores = 0;
+  uint64_t embd = 0, q = 0, k = 0, v = 0, attended = 0, ff = 0, cos_sin = 0, attention = 0, partials = 0;
   uint64_t acts[3] = {};
 
   // Every factor is bounded (hparams.cpp, the limits above), so no product here passes 2^62.
@@ -47,7 +55,7 @@ struct Session::Layout {
     uint64_t heads_kv = 0;
     uint64_t n_ff = 0;
     for (const model::LayerShape& layer : h.layers) {
-      kv += padded(uint64_t{layer.n_head_kv} * o.context * 2 * slot(h) * kv_element_bytes(o.kv_type));
+      kv += 2 * padded(uint64_t{layer.n_head_kv} * o.context * kv_stride(h, o.kv_type));
       heads = std::max<uint64_t>(heads, layer.n_head);
       heads_kv = std::max<uint64_t>(heads_kv, layer.n_head_kv);
       n_ff = std::max<uint64_t>(n_ff, layer.n_ff);
@@ -60,7 +68,8 @@ struct Session::Layout {
     attended = rows(heads * h.d_v);
     ff = rows(n_ff);
     cos_sin = rows(h.rope.n_rot);
-    scores = padded(uint64_t{o.threads} * padded(o.context * sizeof(float)));
+    attention = padded(uint64_t{o.threads} * attention_floats(h) * sizeof(float));
+    partials = padded(chunks(o.context) * heads * kernels::partial_floats(h.d_v) * sizeof(float));
     const uint64_t widest = std::max({uint64_t{h.n_embd}, heads * h.d_v, n_ff});
     for (uint32_t f = 0; f < 3; ++f) {
       acts[f] = padded(kernels::act_row_bytes(static_cast<kernels::ActFormat>(f), widest) * o.batch);
@@ -68,7 +77,7 @@ struct Session::Layout {
   }
 
   uint64_t scratch() const {
-    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + scores + acts[0] + acts[1] + acts[2];
+    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + attention + partials + acts[0] + acts[1] + acts[2];
   }
 };
 
@@ -77,6 +86,11 @@ Result<MemoryPlan> Session::plan(const model::Model& model, SessionOptions optio
   if (options.context > kMaxContext) {
     return error(Code::invalid_argument, "a context of %u positions is more than %u", options.context,
                  kMaxContext);
+  }
+  const model::Hparams& h = model.hparams();
+  if (options.kv_type == KvType::q8_0 && (h.d_k % 32 != 0 || h.d_v % 32 != 0)) {
+    return error(Code::invalid_argument, "heads of %u and %u elements do not fit a q8_0 cache (blocks of 32)",
+                 h.d_k, h.d_v);
   }
   const Layout layout(model, options);
   return MemoryPlan{model.file().size(), layout.kv, layout.scratch()};
@@ -123,16 +137,17 @@ Status Session::allocate() {
   gate_ = floats(layout.ff);
   up_ = floats(layout.ff);
   cos_sin_ = floats(layout.cos_sin);
-  scores_ = floats(layout.scores);
+  attention_ = floats(layout.attention);
+  attention_floats_ = attention_floats(model_.hparams());
+  partials_ = floats(layout.partials);
   for (int f = 0; f < 3; ++f) acts_[f] = take(layout.acts[f]);
 
   const model::Hparams& h = model_.hparams();
-  size_t offset = 0;  // elements
-  const size_t align = kAlign / kv_element_bytes(options_.kv_type);
+  size_t offset = 0;
   for (const model::LayerShape& layer : h.layers) {
-    const size_t heads = size_t{layer.n_head_kv} * options_.context;
-    kv_slices_.push_back({offset, offset + heads * slot(h)});
-    offset += (2 * heads * slot(h) + align - 1) / align * align;
+    const size_t bytes = padded(uint64_t{layer.n_head_kv} * options_.context * kv_stride(h, options_.kv_type));
+    kv_slices_.push_back({offset, offset + bytes});
+    offset += 2 * bytes;
   }
   tokens_.reserve(options_.context);
   pool_ = std::make_unique<ThreadPool>(options_.threads);
@@ -219,7 +234,7 @@ uint64_t Session::state_bytes() const {
   const model::Hparams& h = model_.hparams();
   uint64_t per_token = 0;
   for (const model::LayerShape& layer : h.layers) {
-    per_token += uint64_t{layer.n_head_kv} * 2 * slot(h) * kv_element_bytes(options_.kv_type);
+    per_token += uint64_t{layer.n_head_kv} * 2 * kv_stride(h, options_.kv_type);
   }
   return per_token * tokens_.size();
 }

@@ -18,7 +18,7 @@ namespace selm::engine {
 
 using text::Token;
 
-enum class KvType { f16, f32 };
+using KvType = kernels::KvFormat;
 enum class Logits { none, last, all };
 
 struct SessionOptions {
@@ -63,7 +63,7 @@ class Session {
  private:
   struct Layout;                // where each scratch array lies
   struct KvSlice {              // one layer's part of the cache
-    size_t k_offset, v_offset;  // elements; then [n_head_kv, context, max(d_k, d_v)]
+    size_t k_offset, v_offset;  // bytes; then [n_head_kv, context] rows of kv_row_bytes()
   };
 
   Session(const model::Model& model, const SessionOptions& options);
@@ -74,8 +74,18 @@ class Session {
   // The forward pass over tokens [position, position + n), n <= batch; leaves x_ after the last layer.
   Status run_layers(std::span<const Token> tokens, size_t position);
   void embed_tokens(std::span<const Token> tokens);
+  void store_kv(const float* x, size_t n, std::byte* out) const;
+  float* scratch_of(unsigned worker) const { return attention_ + worker * attention_floats_; }
   void attention_inputs(const model::Layer& layer, const KvSlice& kv, size_t position, size_t n);
   void attend(const model::Layer& layer, const KvSlice& kv, size_t position, size_t n);
+  void attend_decoding(const model::Layer& layer, const KvSlice& kv, size_t position);
+  // Query heads [head, head + n_heads) of tokens [first, first + n), which share one KV head, over
+  // the chunk that begins at `from`; the rows are the tokens' heads, token by token.
+  struct QueryTile {
+    size_t first, n, head, n_heads;
+  };
+  void attend_chunk(const model::Layer& layer, const KvSlice& kv, const QueryTile& tile, size_t position,
+                    size_t from, unsigned worker, float* partials);
   void add_residual(size_t n, const model::Vector& bias);
   // Output norm and head for rows [first, first + n) of x_.
   void head(size_t first, size_t n, float* logits);
@@ -111,7 +121,9 @@ class Session {
   float* gate_ = nullptr;       // [batch, n_ff]
   float* up_ = nullptr;         // [batch, n_ff]
   float* cos_sin_ = nullptr;    // [batch, n_rot]
-  float* scores_ = nullptr;     // [threads, context]
+  float* attention_ = nullptr;  // [threads] scratch of a tile
+  size_t attention_floats_ = 0;
+  float* partials_ = nullptr;   // [chunks, widest n_head], of one token that is decoded
   std::byte* acts_[3] = {};     // one per activation format, [batch, widest row]
 
   std::atomic<bool> cancelled_{false};

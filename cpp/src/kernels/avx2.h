@@ -29,10 +29,10 @@ void silu_mul(const float* gate, const float* up, float* out, size_t n);
 void rope(float* head, const float* cos_sin, size_t n_rot, bool neox);
 void to_f16(const float* x, uint16_t* out, size_t n);
 void from_f16(const uint16_t* x, float* out, size_t n);
-void attend_f16(const float* q, const uint16_t* k, const uint16_t* v, size_t stride, size_t n_pos, size_t d_k,
-                size_t d_v, float scale, float* scores, float* out);
-void attend_f32(const float* q, const float* k, const float* v, size_t stride, size_t n_pos, size_t d_k,
-                size_t d_v, float scale, float* scores, float* out);
+
+// avx2_attend.cpp
+void attend(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+            size_t n_queries, float* scratch, float* partials);
 
 namespace {
 
@@ -103,6 +103,29 @@ template <size_t kSize>
     for (size_t l = 0; l < half; ++l) x[l] = _mm256_add_ps(x[l], x[l + half]);
   }
   return x[0];
+}
+
+// 2^k for -126 <= k <= 127.
+[[maybe_unused]] inline __m256 power_of_two(__m256i k) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(k, _mm256_set1_epi32(127)), 23));
+}
+
+// As exp16 of avx512.h; 2^k in two factors, as k may lie beyond a float's exponents.
+[[maybe_unused]] inline __m256 exp8(__m256 x) {
+  x = _mm256_min_ps(_mm256_set1_ps(100.0f), _mm256_max_ps(_mm256_set1_ps(-110.0f), x));
+  const __m256 k = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504088896341f)),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fnmadd_ps(k, _mm256_set1_ps(0.693359375f), x);
+  r = _mm256_fnmadd_ps(k, _mm256_set1_ps(-2.12194440e-4f), r);
+  __m256 y = _mm256_set1_ps(1.9875691500e-4f);
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(1.3981999507e-3f));
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(8.3334519073e-3f));
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(4.1665795894e-2f));
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(1.6666665459e-1f));
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(5.0000001201e-1f));
+  y = _mm256_add_ps(_mm256_fmadd_ps(y, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
+  const __m256i whole = _mm256_cvtps_epi32(k), half = _mm256_srai_epi32(whole, 1);
+  return _mm256_mul_ps(_mm256_mul_ps(y, power_of_two(half)), power_of_two(_mm256_sub_epi32(whole, half)));
 }
 
 // Row r of 8 dwords becomes column r.

@@ -40,10 +40,10 @@ void silu_mul(const float* gate, const float* up, float* out, size_t n);
 void rope(float* head, const float* cos_sin, size_t n_rot, bool neox);
 void to_f16(const float* x, uint16_t* out, size_t n);
 void from_f16(const uint16_t* x, float* out, size_t n);
-void attend_f16(const float* q, const uint16_t* k, const uint16_t* v, size_t stride, size_t n_pos, size_t d_k,
-                size_t d_v, float scale, float* scores, float* out);
-void attend_f32(const float* q, const float* k, const float* v, size_t stride, size_t n_pos, size_t d_k,
-                size_t d_v, float scale, float* scores, float* out);
+
+// avx512_attend.cpp
+void attend(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+            size_t n_queries, float* scratch, float* partials);
 
 namespace {
 
@@ -114,6 +114,25 @@ template <size_t kSize>
   const __mmask16 mask = first_lanes(rows);
   if (!first) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum);
   _mm512_mask_storeu_ps(place, mask, sum);
+}
+
+// e^x within 2 units in the last place, to 0 below -103.97 and to infinity above 88.72; NaN stays.
+// x = k ln 2 + r with |r| <= ln 2 / 2; e^r by the polynomial of Cephes' expf (S. Moshier).
+[[maybe_unused]] inline __m512 exp16(__m512 x) {
+  // The second operand is the outcome where one is NaN.
+  x = _mm512_min_ps(_mm512_set1_ps(100.0f), _mm512_max_ps(_mm512_set1_ps(-110.0f), x));
+  const __m512 k = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(k, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 y = _mm512_set1_ps(1.9875691500e-4f);
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(1.3981999507e-3f));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(8.3334519073e-3f));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(4.1665795894e-2f));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(1.6666665459e-1f));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(5.0000001201e-1f));
+  y = _mm512_fmadd_ps(y, _mm512_mul_ps(r, r), r);
+  return _mm512_scalef_ps(_mm512_add_ps(y, _mm512_set1_ps(1.0f)), k);
 }
 
 // Row r of 16 dwords becomes column r.

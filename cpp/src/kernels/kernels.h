@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/attention.h"
 #include "quant/types.h"
 
 namespace selm::kernels {
@@ -54,14 +55,10 @@ struct Table {
   void (*to_f16)(const float* x, uint16_t* out, size_t n);
   void (*from_f16)(const uint16_t* x, float* out, size_t n);
 
-  // Attention of one query head over n_pos cached positions. Keys and values of position p start
-  // at k + p * stride and v + p * stride (elements, same type). Two passes or online softmax is
-  // the kernel's choice, but the order over positions is fixed. scores: n_pos floats of scratch.
-  // out[d] = sum_p softmax(scale * q.k_p)_p * v_p[d]
-  void (*attend_f16)(const float* q, const uint16_t* k, const uint16_t* v, size_t stride, size_t n_pos,
-                     size_t d_k, size_t d_v, float scale, float* scores, float* out);
-  void (*attend_f32)(const float* q, const float* k, const float* v, size_t stride, size_t n_pos, size_t d_k,
-                     size_t d_v, float scale, float* scores, float* out);
+  // The partials of up to kMaxQueries query rows over one chunk, partial_floats(d_v) apart. Query r
+  // sees the chunk's first visible[r] positions. scratch: attention_scratch_floats(d_k, d_v).
+  void (*attend)(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+                 size_t n_queries, float* scratch, float* partials);
 };
 
 // The table of an instruction set, or nullptr where this processor (or this build) lacks it.

@@ -1,4 +1,5 @@
 // The truth: plain C++, sums in double, one way to do each thing. Also what other processors run.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -191,39 +192,51 @@ void from_f16(const uint16_t* x, float* out, size_t n) {
   for (size_t i = 0; i < n; ++i) out[i] = quant::f16_to_f32(x[i]);
 }
 
-float value_of(float x) { return x; }
-float value_of(uint16_t x) { return quant::f16_to_f32(x); }
+// The elements of a cached row as floats.
+void unpack_kv(KvFormat format, const std::byte* row, size_t n, float* out) {
+  switch (format) {
+    case KvFormat::f16: return quant::dequantize_row(Type::f16, row, out, n);
+    case KvFormat::f32: return quant::dequantize_row(Type::f32, row, out, n);
+    case KvFormat::q8_0: return quant::dequantize_row(Type::q8_0, row, out, n);
+  }
+}
 
-// softmax(scale * q.k) v, two passes: all scores, then the weighted sum in the order of positions.
-template <typename Element>
-void attend(const float* q, const Element* k, const Element* v, size_t stride, size_t n_pos, size_t d_k,
-            size_t d_v, float scale, float* scores, float* out) {
-  float max = -std::numeric_limits<float>::infinity();
-  for (size_t p = 0; p < n_pos; ++p) {
-    double dot = 0;
-    for (size_t d = 0; d < d_k; ++d) {
-      dot += static_cast<double>(q[d]) * static_cast<double>(value_of(k[p * stride + d]));
+// One query at a time: all scores, then the weighted sum.
+void attend(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+            size_t n_queries, float* scratch, float* partials) {
+  const size_t widest = padded(std::max(chunk.d_k, chunk.d_v));
+  float* row = scratch;
+  double* sums = reinterpret_cast<double*>(scratch + widest);  // of 2 * kStrip * widest floats
+  float* scores = scratch + 2 * kStrip * widest;
+  for (size_t r = 0; r < n_queries; ++r) {
+    float* partial = partials + r * partial_floats(chunk.d_v);
+    float max = -std::numeric_limits<float>::infinity();
+    for (size_t p = 0; p < visible[r]; ++p) {
+      unpack_kv(chunk.format, chunk.keys + p * chunk.stride, chunk.d_k, row);
+      double dot = 0;
+      for (size_t d = 0; d < chunk.d_k; ++d) dot += static_cast<double>(queries[r][d]) * static_cast<double>(row[d]);
+      scores[p] = static_cast<float>(dot) * chunk.scale;
+      max = scores[p] > max ? scores[p] : max;
     }
-    scores[p] = static_cast<float>(dot) * scale;
-    max = scores[p] > max ? scores[p] : max;
-  }
-  double total = 0;
-  for (size_t p = 0; p < n_pos; ++p) {
-    scores[p] = std::exp(scores[p] - max);
-    total += static_cast<double>(scores[p]);
-  }
-  for (size_t d = 0; d < d_v; ++d) {
-    double sum = 0;
-    for (size_t p = 0; p < n_pos; ++p) {
-      sum += static_cast<double>(scores[p]) * static_cast<double>(value_of(v[p * stride + d]));
+    double total = 0;
+    for (size_t p = 0; p < visible[r]; ++p) {
+      scores[p] = std::exp(scores[p] - max);
+      total += static_cast<double>(scores[p]);
     }
-    out[d] = n_pos == 0 ? 0.0f : static_cast<float>(sum / total);
+    std::fill_n(sums, chunk.d_v, 0.0);
+    for (size_t p = 0; p < visible[r]; ++p) {
+      unpack_kv(chunk.format, chunk.values + p * chunk.stride, chunk.d_v, row);
+      for (size_t d = 0; d < chunk.d_v; ++d) sums[d] += static_cast<double>(scores[p]) * static_cast<double>(row[d]);
+    }
+    for (size_t d = 0; d < chunk.d_v; ++d) partial[d] = static_cast<float>(sums[d]);
+    partial[padded(chunk.d_v)] = max;
+    partial[padded(chunk.d_v) + 1] = static_cast<float>(total);
   }
 }
 
 constexpr Table kScalar = {
-    Isa::scalar, "scalar", quantize_row, matmul,   quant::dequantize_row, rms_norm,      add,
-    silu_mul,    rope,     to_f16,       from_f16, attend<uint16_t>,      attend<float>,
+    Isa::scalar, "scalar", quantize_row, matmul, quant::dequantize_row, rms_norm, add,
+    silu_mul,    rope,     to_f16,       from_f16, attend,
 };
 
 }  // namespace
