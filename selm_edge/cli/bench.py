@@ -38,6 +38,20 @@ _BEST_BUILD = (
     help="Tokens read one by one after them.",
 )
 @click.option(
+    "--depth",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Tokens that the context holds before them.",
+)
+@click.option(
+    "--hog",
+    type=click.IntRange(0, 4096),
+    default=0,
+    show_default=True,
+    help="Busy processes beside the engines.",
+)
+@click.option(
     "--rounds",
     type=click.IntRange(1),
     default=3,
@@ -68,6 +82,7 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     Examples:
       selm bench
       selm bench --model qwen --against llama-cpp --json
+      selm bench --model qwen --depth 8192 --prompt 512
     """
     from selm_edge import _core
     from selm_edge import config as preferences
@@ -77,8 +92,8 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     config = preferences.load()
     entry = Catalog().resolve(model or config.model)
     NativeEngine(str(entry.path), threads=None, context=16).close()  # says what is wrong with it
-    prompt, generate = options["prompt"], options["generate"]
-    path, shape = str(entry.path), [str(prompt), str(generate)]
+    prompt, generate, depth = options["prompt"], options["generate"], options["depth"]
+    path, shape = str(entry.path), [str(prompt), str(generate), str(depth)]
     cores = options["threads"] or config.threads or 0  # 0: the core looks what it may use
     load = _load_average()
     with contextlib.ExitStack() as stack:
@@ -90,7 +105,8 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
             _require_llama(python)
             peer = _worker(python, "llama-cpp", [path, str(cores), *shape])
             workers["llama_cpp"] = stack.enter_context(peer)
-        timings = _alternate(workers, options["rounds"])
+        with _hogs(options["hog"]):
+            timings = _alternate(workers, options["rounds"])
         figures = {
             name: _figures(worker, timings[name], prompt, generate, workers["native"].facts)
             for name, worker in workers.items()
@@ -104,6 +120,8 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
         "load_average": load,
         "prompt": prompt,
         "generate": generate,
+        "depth": depth,
+        "hog": options["hog"],
         **figures,
         "stream_gb_per_s": round(bandwidth, 2),
     }
@@ -175,6 +193,19 @@ def _worker(python: str, kind: str, shape: list[str]) -> Iterator[_Worker]:
         process.communicate()
 
 
+@contextlib.contextmanager
+def _hogs(count: int) -> Iterator[None]:
+    """So many processes that want a core all the time."""
+    busy = [sys.executable, "-S", "-c", "while True: pass"]
+    processes = [subprocess.Popen(busy, stdin=subprocess.DEVNULL) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def _require_llama(python: str) -> None:
     probe = [python, "-c", "import llama_cpp"]
     try:
@@ -227,6 +258,8 @@ def _report(result: dict[str, Any]) -> None:
         plain(
             f"{result['model']} ({human_bytes(result['file_bytes'])}), {result['threads']} threads,"
             f" prompt {result['prompt']}, generate {result['generate']}"
+            + (f", depth {result['depth']}" if result["depth"] else "")
+            + (f", beside {result['hog']} busy processes" if result["hog"] else "")
         )
     )
     click.echo(f"{'':12}{'prefill':>12}{'decode':>12}{'GB/s':>8}{'load':>9}{'memory':>11}")

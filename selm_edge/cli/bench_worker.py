@@ -1,13 +1,14 @@
 """One engine in a process of its own, measured on request: `selm bench` starts it.
 
-    python bench_worker.py native|llama-cpp MODEL THREADS PROMPT GENERATE
+    python bench_worker.py native|llama-cpp MODEL THREADS PROMPT GENERATE DEPTH
 
 It prints a JSON line when the model is open, then one for each line it reads: ``run`` measures one
 round, ``quit`` ends. The file stands alone, so that the other engine may
 live in another Python environment.
 
 Both engines evaluate the same fixed tokens, the prompt at once and then one by one with the logits
-of each: what is timed is the forward pass, with no sampler and no text.
+of each: what is timed is the forward pass, with no sampler and no text. DEPTH tokens stand in the
+context before them; they are read once and not timed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import sys
 import time
 from collections.abc import Sequence
 from typing import Any
+
+FILL = 512  # tokens at a time
 
 
 class Native:
@@ -35,8 +38,8 @@ class Native:
     def evaluate(self, tokens: Sequence[int]) -> object:
         return self.session.eval(tokens, "last")
 
-    def restart(self) -> None:
-        self.session.truncate(0)
+    def truncate(self, length: int) -> None:
+        self.session.truncate(length)
 
 
 class LlamaCpp:
@@ -80,15 +83,25 @@ class LlamaCpp:
         self.position += len(tokens)
         return self.lib.llama_get_logits_ith(self.context, len(tokens) - 1)[0]
 
-    def restart(self) -> None:
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
-        self.position = 0
+    def truncate(self, length: int) -> None:
+        self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.context), 0, length, -1)
+        self.position = length
 
 
-def measure(engine: Native | LlamaCpp, prompt: int, generate: int) -> dict[str, float]:
+def some_tokens(engine: Native | LlamaCpp, count: int) -> list[int]:
+    return [(i * 7919 + 13) % engine.vocab for i in range(count)]
+
+
+def fill(engine: Native | LlamaCpp, depth: int) -> None:
+    tokens = some_tokens(engine, depth)
+    for start in range(0, depth, FILL):
+        engine.evaluate(tokens[start : start + FILL])
+
+
+def measure(engine: Native | LlamaCpp, prompt: int, generate: int, depth: int) -> dict[str, float]:
     """Seconds of one round."""
-    tokens = [(i * 7919 + 13) % engine.vocab for i in range(prompt + generate)]
-    engine.restart()
+    tokens = some_tokens(engine, prompt + generate)
+    engine.truncate(depth)
     began = time.perf_counter()
     engine.evaluate(tokens[:prompt])
     middle = time.perf_counter()
@@ -112,14 +125,16 @@ def say(value: object) -> None:
 
 def main() -> None:
     kind, path = sys.argv[1], sys.argv[2]
-    threads, prompt, generate = map(int, sys.argv[3:6])
+    threads, prompt, generate, depth = map(int, sys.argv[3:7])
+    context = depth + prompt + generate + 16
     began = time.perf_counter()
-    engine = (Native if kind == "native" else LlamaCpp)(path, threads, prompt + generate + 16)
+    engine = (Native if kind == "native" else LlamaCpp)(path, threads, context)
     say({"load_s": time.perf_counter() - began, **engine.facts})
+    fill(engine, depth)
     for line in sys.stdin:
         command = line.strip()
         if command == "run":
-            say(measure(engine, prompt, generate))
+            say(measure(engine, prompt, generate, depth))
         elif command == "quit":
             say({"peak_rss_mb": peak_rss_mb()})
             return

@@ -476,7 +476,15 @@ def test_bench(cli: Any, stories: Path) -> None:
         assert native[key] > 0
     assert len(native["rounds"]) == 2 and result["stream_gb_per_s"] > 0
     assert (result["prompt"], result["generate"], result["threads"]) == (8, 4, 1)
+    assert (result["depth"], result["hog"]) == (0, 0)
     assert "native" in cli(*arguments).stdout
+
+
+def test_bench_at_a_depth_beside_busy_processes(cli: Any, stories: Path) -> None:
+    arguments = ("bench", "-m", str(stories), "--prompt", "8", "--generate", "4", "--rounds", "1",
+                 "--threads", "1", "--depth", "64", "--hog", "1")  # fmt: skip
+    done = cli(*arguments)
+    assert "depth 64, beside 1 busy process" in done.stdout, done.stderr
 
 
 def test_bench_against_a_missing_peer_says_how_to_get_it(cli: Any, stories: Path) -> None:
