@@ -246,6 +246,28 @@ def test_the_cache_is_counted_exactly(tmp_path: Path) -> None:
         assert session.core.state_bytes == len(TOKENS) * 2 * heads * config.d_head * size
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_q8_0_cache(tmp_path: Path, isa: str) -> None:
+    """Half the memory of f16, nearly its logits, and the same bits for prompts in pieces."""
+    require_isa(isa)
+    path = write_quantised(tmp_path / "m.gguf", WIDE, Type.F16)
+    session = Session(path, isa=isa, kv_type="q8_0")
+    logits = session.eval(TOKENS)
+    assert session.core.state_bytes == len(TOKENS) * 2 * 2 * 2 * (WIDE.d_head // 32 * 34)
+    exact = Session(path, isa=isa, kv_type="f32").eval(TOKENS)
+    assert 0 < relative_error(logits, exact) < 2e-2
+    for sizes in ([1], [7], [15, 1, 16]):
+        again = Session(path, isa=isa, kv_type="q8_0").eval_in_pieces(TOKENS, sizes)
+        assert again.tobytes() == logits.tobytes()
+
+
+def test_a_q8_0_cache_needs_heads_of_whole_blocks(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", CONFIGS["llama"])
+    with pytest.raises(_core.CoreError, match="blocks of 32") as caught:
+        Session(path, kv_type="q8_0")
+    assert caught.value.args[0] == "invalid_argument"
+
+
 def test_a_full_context_evaluates_nothing(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", CONFIGS["llama"])
     session = Session(path, context=32)
