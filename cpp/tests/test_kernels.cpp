@@ -552,9 +552,14 @@ std::vector<float> attend_in_tiles(const Table* t, kernels::KvFormat format, con
         const size_t end = std::min(from + kernels::kChunk, seen[first + r]);
         visible[r] = end > from ? static_cast<uint32_t>(end - from) : 0;
       }
-      const kernels::AttentionChunk chunk{format, k.bytes.data() + from * k.stride,
-                                          v.bytes.data() + from * v.stride, k.stride,
-                                          std::min(kernels::kChunk, longest - from), d_k, d_v, scale};
+      const kernels::AttentionChunk chunk{format,
+                                          k.bytes.data() + from * k.stride,
+                                          v.bytes.data() + from * v.stride,
+                                          k.stride,
+                                          std::min(kernels::kChunk, longest - from),
+                                          d_k,
+                                          d_v,
+                                          scale};
       float* into = from == 0 ? states.data() : partials.data();
       t->attend(chunk, queries.data() + first, visible.data(), n, scratch.data(), into);
       for (size_t r = 0; from != 0 && r < n; ++r)

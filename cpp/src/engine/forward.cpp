@@ -103,9 +103,13 @@ void Session::attention_inputs(const model::Layer& layer, const KvSlice& kv, siz
 
 void Session::store_kv(const float* x, size_t n, std::byte* out) const {
   switch (options_.kv_type) {
-    case KvType::f16: return kernels_.to_f16(x, reinterpret_cast<uint16_t*>(out), n);
-    case KvType::f32: std::memcpy(out, x, n * sizeof(float)); return;
-    case KvType::q8_0: return kernels::quantize_q8_0(x, n, out);
+    case KvType::f16:
+      return kernels_.to_f16(x, reinterpret_cast<uint16_t*>(out), n);
+    case KvType::f32:
+      std::memcpy(out, x, n * sizeof(float));
+      return;
+    case KvType::q8_0:
+      return kernels::quantize_q8_0(x, n, out);
   }
 }
 

@@ -77,7 +77,8 @@ struct Session::Layout {
   }
 
   uint64_t scratch() const {
-    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + attention + partials + acts[0] + acts[1] + acts[2];
+    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + attention + partials + acts[0] + acts[1] +
+           acts[2];
   }
 };
 
@@ -145,7 +146,8 @@ Status Session::allocate() {
   const model::Hparams& h = model_.hparams();
   size_t offset = 0;
   for (const model::LayerShape& layer : h.layers) {
-    const size_t bytes = padded(uint64_t{layer.n_head_kv} * options_.context * kv_stride(h, options_.kv_type));
+    const size_t bytes =
+        padded(uint64_t{layer.n_head_kv} * options_.context * kv_stride(h, options_.kv_type));
     kv_slices_.push_back({offset, offset + bytes});
     offset += 2 * bytes;
   }

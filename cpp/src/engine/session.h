@@ -123,8 +123,8 @@ class Session {
   float* cos_sin_ = nullptr;    // [batch, n_rot]
   float* attention_ = nullptr;  // [threads] scratch of a tile
   size_t attention_floats_ = 0;
-  float* partials_ = nullptr;   // [chunks, widest n_head], of one token that is decoded
-  std::byte* acts_[3] = {};     // one per activation format, [batch, widest row]
+  float* partials_ = nullptr;  // [chunks, widest n_head], of one token that is decoded
+  std::byte* acts_[3] = {};    // one per activation format, [batch, widest row]
 
   std::atomic<bool> cancelled_{false};
   std::chrono::steady_clock::time_point deadline_{};

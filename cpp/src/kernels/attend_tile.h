@@ -26,7 +26,8 @@ struct Tile {
   float* scores;  // [n_queries][kChunk]
 
   void unpack(const std::byte* rows, size_t count, size_t n) const {
-    for (size_t p = 0; p < count; ++p) V::unpack(chunk.format, rows + p * chunk.stride, n, strip + p * padded(n));
+    for (size_t p = 0; p < count; ++p)
+      V::unpack(chunk.format, rows + p * chunk.stride, n, strip + p * padded(n));
   }
 
   void turn(size_t count) const {
@@ -136,7 +137,8 @@ struct Tile {
     size_t r = 0;
     for (; r + V::kValueRows <= n_queries; r += V::kValueRows)
       weigh_columns<V::kValueRows>(count, scores + r * kChunk + position, partials + r * stride);
-    weigh_rest<V::kValueRows - 1>(count, n_queries - r, scores + r * kChunk + position, partials + r * stride);
+    weigh_rest<V::kValueRows - 1>(count, n_queries - r, scores + r * kChunk + position,
+                                  partials + r * stride);
   }
   template <size_t kRows>
   void weigh_rest(size_t count, size_t n, const float* weights, float* out) const {

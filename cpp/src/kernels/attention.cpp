@@ -12,9 +12,12 @@ namespace selm::kernels {
 
 size_t kv_row_bytes(KvFormat format, size_t n) {
   switch (format) {
-    case KvFormat::f16: return n * 2;
-    case KvFormat::f32: return n * 4;
-    case KvFormat::q8_0: return quant::row_bytes(quant::Type::q8_0, n);
+    case KvFormat::f16:
+      return n * 2;
+    case KvFormat::f32:
+      return n * 4;
+    case KvFormat::q8_0:
+      return quant::row_bytes(quant::Type::q8_0, n);
   }
   return 0;
 }

@@ -17,10 +17,10 @@ size_t kv_row_bytes(KvFormat format, size_t n);
 // Blocks of type Q8_0; a block with an infinity or NaN gets that as its scale, so that it shows.
 void quantize_q8_0(const float* x, size_t n, std::byte* out);
 
-inline constexpr size_t kChunk = 256;       // positions
-inline constexpr size_t kMaxQueries = 32;   // of one call
-inline constexpr size_t kPadded = 16;       // scratch rows are whole vectors of every instruction set
-inline constexpr size_t kStrip = 32;        // positions that are unpacked at a time
+inline constexpr size_t kChunk = 256;      // positions
+inline constexpr size_t kMaxQueries = 32;  // of one call
+inline constexpr size_t kPadded = 16;      // scratch rows are whole vectors of every instruction set
+inline constexpr size_t kStrip = 32;       // positions that are unpacked at a time
 
 constexpr size_t padded(size_t n) { return (n + kPadded - 1) / kPadded * kPadded; }
 

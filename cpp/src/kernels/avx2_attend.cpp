@@ -38,7 +38,8 @@ struct Vector {
       for (size_t i = 0; i < n; i += 32, row += 34) {
         const __m256 scale = _mm256_set1_ps(_cvtsh_ss(load_u16(row)));
         for (size_t j = 0; j < 32; j += 8) {
-          const __m256i q = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + 2 + j)));
+          const __m256i q =
+              _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + 2 + j)));
           store(out + i + j, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(q)));
         }
       }

@@ -195,9 +195,12 @@ void from_f16(const uint16_t* x, float* out, size_t n) {
 // The elements of a cached row as floats.
 void unpack_kv(KvFormat format, const std::byte* row, size_t n, float* out) {
   switch (format) {
-    case KvFormat::f16: return quant::dequantize_row(Type::f16, row, out, n);
-    case KvFormat::f32: return quant::dequantize_row(Type::f32, row, out, n);
-    case KvFormat::q8_0: return quant::dequantize_row(Type::q8_0, row, out, n);
+    case KvFormat::f16:
+      return quant::dequantize_row(Type::f16, row, out, n);
+    case KvFormat::f32:
+      return quant::dequantize_row(Type::f32, row, out, n);
+    case KvFormat::q8_0:
+      return quant::dequantize_row(Type::q8_0, row, out, n);
   }
 }
 
@@ -214,7 +217,8 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
     for (size_t p = 0; p < visible[r]; ++p) {
       unpack_kv(chunk.format, chunk.keys + p * chunk.stride, chunk.d_k, row);
       double dot = 0;
-      for (size_t d = 0; d < chunk.d_k; ++d) dot += static_cast<double>(queries[r][d]) * static_cast<double>(row[d]);
+      for (size_t d = 0; d < chunk.d_k; ++d)
+        dot += static_cast<double>(queries[r][d]) * static_cast<double>(row[d]);
       scores[p] = static_cast<float>(dot) * chunk.scale;
       max = scores[p] > max ? scores[p] : max;
     }
@@ -226,7 +230,8 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
     std::fill_n(sums, chunk.d_v, 0.0);
     for (size_t p = 0; p < visible[r]; ++p) {
       unpack_kv(chunk.format, chunk.values + p * chunk.stride, chunk.d_v, row);
-      for (size_t d = 0; d < chunk.d_v; ++d) sums[d] += static_cast<double>(scores[p]) * static_cast<double>(row[d]);
+      for (size_t d = 0; d < chunk.d_v; ++d)
+        sums[d] += static_cast<double>(scores[p]) * static_cast<double>(row[d]);
     }
     for (size_t d = 0; d < chunk.d_v; ++d) partial[d] = static_cast<float>(sums[d]);
     partial[padded(chunk.d_v)] = max;
@@ -235,8 +240,8 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
 }
 
 constexpr Table kScalar = {
-    Isa::scalar, "scalar", quantize_row, matmul, quant::dequantize_row, rms_norm, add,
-    silu_mul,    rope,     to_f16,       from_f16, attend,
+    Isa::scalar, "scalar", quantize_row, matmul, quant::dequantize_row, rms_norm, add, silu_mul,
+    rope,        to_f16,   from_f16,     attend,
 };
 
 }  // namespace
