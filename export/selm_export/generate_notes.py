@@ -346,10 +346,11 @@ def _decline(r: random.Random, missing: str) -> str:
 Entry = tuple[Fact, str, str]  # what kind, what it is about, the value
 
 
-def _known(r: random.Random, side: Side) -> list[Entry]:
-    """Some facts. The first one has a harder distractor than chance would give it, often."""
+def _known(r: random.Random, side: Side, alike: bool = False) -> list[Entry]:
+    """Some facts, of two kinds only if ``alike``. The first one has a harder distractor than chance
+    would give it, often."""
     count = r.choices((1, 2, 3, 4, 6, 8), (15, 25, 25, 18, 12, 5))[0]
-    kinds = r.choices(FACTS, k=count)
+    kinds = r.choices(r.sample(FACTS, 2) if alike else FACTS, k=count)
     if count > 1 and r.random() < 0.5:  # A second fact of the asked kind is the hardest distractor.
         kinds[1] = kinds[0]
     asked = kinds[0]
@@ -412,7 +413,7 @@ def _sentence(reply: str) -> str:
 def conversation(r: random.Random) -> Conversation:
     """One to six questions about the same notes: much practice for few tokens of notes."""
     side = Side(r, held_out=False)
-    entries = _known(r, side)
+    entries = _known(r, side, alike=r.random() < 0.5)
     kept_back = [entries.pop(r.randrange(len(entries)))] if r.random() < 0.35 else []
     turns: list[str] = []
     asked: list[Entry] = []
