@@ -310,7 +310,7 @@ FACTS = (
          ("I lent the {k} to {v}.", "{v} has the {k}.", "{k}: borrowed by {v}",
           "{v} borrowed the {k}."),
          ("Who has the {k}?", "Who borrowed the {k}?", "Whom did I lend the {k} to?"),
-         "{v} has the {k}.", "who has the {k}"),
+         "The {k} is with {v}.", "who has the {k}"),
     Fact(_of(EVENTS), Side.person,
          ("{v} takes me to the {k}.", "{k} with {v}", "{v} comes along to the {k}."),
          ("Who comes along to the {k}?", "With whom is the {k}?", "who is at the {k} with me"),
