@@ -159,19 +159,18 @@ class Side:
             )
         )
 
-    def person(self) -> str:
+    def name(self, values: list[str]) -> str:
         if self.r.random() < 0.3:
             return self.invented()
         if self.any_word():
             return self.word().title()
-        return self.draw(lambda: self.r.choice(PEOPLE)).replace("_", " ")
+        return self.draw(lambda: self.r.choice(values))
+
+    def person(self) -> str:
+        return self.name(PEOPLE).replace("_", " ")
 
     def town(self) -> str:
-        if self.r.random() < 0.3:
-            return self.invented()
-        if self.any_word():
-            return self.word().title()
-        return self.draw(lambda: self.r.choice(TOWNS))
+        return self.name(TOWNS)
 
     def time(self) -> str:
         r = self.r

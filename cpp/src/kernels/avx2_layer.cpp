@@ -7,7 +7,6 @@ namespace selm::kernels::avx2 {
 namespace {
 
 // Up to 8 elements as floats, zeros past `count`; never reads past them.
-inline __m256 load(const float* p) { return _mm256_loadu_ps(p); }
 inline __m256 load(const uint16_t* p) { return _mm256_cvtph_ps(load16(p)); }
 inline __m256 load(const float* p, size_t count) { return _mm256_maskload_ps(p, first_lanes(count)); }
 inline __m256 load(const uint16_t* p, size_t count) {
