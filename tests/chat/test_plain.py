@@ -189,8 +189,9 @@ def test_a_full_disk_is_said_and_it_goes_on(tmp_path: Path) -> None:
 # -- real processes ------------------------------------------------------------------------------
 
 PROGRAM = """
-import sys
-from pathlib import Path
+import signal, sys
+# A job in the background starts with the interrupt ignored, and what it starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from support.chatting import FakeSource
 from selm_edge.chat import app, models
 slow = "slow" in sys.argv
