@@ -92,9 +92,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "no table '%s' on this processor\n", argv[1]);
     return 1;
   }
-  for (const kernels::Isa isa : {kernels::Isa::avx512, kernels::Isa::avx2}) {
+  for (const kernels::Isa isa : kernels::kAllIsas) {
     const Table* t = only != nullptr ? only : kernels::table(isa);
-    if (t == nullptr) continue;
+    if (t == nullptr || (only == nullptr && isa == kernels::Isa::scalar)) continue;
     for (const Type type : test::kAllTypes) {
       if (n % quant::info(type).block_size != 0) continue;
       if (type_name.empty() || type_name == quant::info(type).name)

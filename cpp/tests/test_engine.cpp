@@ -94,7 +94,7 @@ TEST("the same bits for every block type and instruction set, however the prompt
     shape.d_head = 32;
     const TempFile file(tiny_model(shape));
     REQUIRE(file.written());
-    for (const char* isa : {"scalar", "avx2", "avx512"}) {
+    for (const char* isa : {"scalar", "avx2", "avx512", "neon", "dotprod", "i8mm"}) {
       if (selm::kernels::by_name(isa) == nullptr) {
         std::printf("skipped: this processor has no %s\n", isa);
         continue;

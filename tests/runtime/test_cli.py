@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support.chat_templates import CHATML
+from support.core import ISAS
 from support.fake_engine import FakeBackend, FakeEngine
 from support.processes import child_environment
 
@@ -438,7 +439,7 @@ def test_doctor(cli: Any, home: Path, tmp_path: Path) -> None:
     assert done.returncode == (0 if report["ok"] else 1)
     found = {(check["topic"], check["item"]): check for check in report["checks"]}
     assert found["versions", "core"]["value"] == selm_edge.__version__
-    assert found["processor", "instruction set"]["value"] in ("scalar", "avx2", "avx512")
+    assert found["processor", "instruction set"]["value"] in ISAS
     assert found["paths", "data"]["value"] == str(home) and found["paths", "data"]["ok"]
     assert found["backends", "native"]["ok"] and ("backends", "llama-cpp") in found
     assert found["versions", "sqlite"]["ok"]

@@ -19,7 +19,7 @@ from selm_edge import _core
 
 Floats = npt.NDArray[np.float32]
 Type = gguf.GGMLQuantizationType
-ISAS = ("scalar", "avx2", "avx512")
+ISAS = ("scalar", "avx2", "avx512", "neon", "dotprod", "i8mm")
 BLOCK_TYPES = [
     *(Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0),
     *(Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS),

@@ -12,6 +12,10 @@
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace selm {
@@ -55,6 +59,41 @@ CpuFeatures cpu_features() {
   f.amx_tile = tiles && bit(d, 24);
   f.amx_int8 = tiles && bit(d, 25);
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) f.avx512bf16 = f.avx512f && bit(a, 5);
+  return f;
+}
+#elif defined(__aarch64__) && defined(__linux__)
+// Bits: Linux, Documentation/arch/arm64/elf_hwcaps.rst (older headers lack the later names).
+CpuFeatures cpu_features() {
+  constexpr unsigned long kAsimd = 1ul << 1, kAsimdDp = 1ul << 20, kI8mm = 1ul << 13;
+  const unsigned long caps = getauxval(AT_HWCAP), caps2 = getauxval(AT_HWCAP2);
+  CpuFeatures f;
+  f.neon = (caps & kAsimd) != 0;
+  f.dotprod = (caps & kAsimdDp) != 0;
+  f.i8mm = (caps2 & kI8mm) != 0;
+  return f;
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+namespace {
+
+bool has_feature(const char* name) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+
+}  // namespace
+
+CpuFeatures cpu_features() {
+  CpuFeatures f;
+  f.neon = true;
+  f.dotprod = has_feature("hw.optional.arm.FEAT_DotProd");
+  f.i8mm = has_feature("hw.optional.arm.FEAT_I8MM");
+  return f;
+}
+#elif defined(__aarch64__)
+CpuFeatures cpu_features() {
+  CpuFeatures f;
+  f.neon = true;  // part of every aarch64 processor that runs an operating system
   return f;
 }
 #else

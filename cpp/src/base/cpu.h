@@ -21,12 +21,17 @@ struct CpuFeatures {
   bool amx_tile = false;  // Linux also wants arch_prctl(ARCH_REQ_XCOMP_PERM) before the first use
   bool amx_int8 = false;
   bool amx_bf16 = false;
+  bool neon = false;     // aarch64's Advanced SIMD
+  bool dotprod = false;  // sdot
+  bool i8mm = false;     // smmla
 
-  // What the two kernel tables are compiled for.
+  // What the kernel tables are compiled for.
   bool has_avx2_table() const { return avx2 && fma && f16c; }
   bool has_avx512_table() const {
     return has_avx2_table() && avx512f && avx512bw && avx512dq && avx512vl && avx512vnni;
   }
+  bool has_dotprod_table() const { return neon && dotprod; }
+  bool has_i8mm_table() const { return has_dotprod_table() && i8mm; }
 };
 CpuFeatures cpu_features();
 

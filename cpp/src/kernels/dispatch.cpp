@@ -30,6 +30,11 @@ size_t act_row_bytes(ActFormat format, size_t n) {
 const Table* avx2_table() { return nullptr; }
 const Table* avx512_table() { return nullptr; }
 #endif
+#if !defined(__aarch64__)
+const Table* neon_table() { return nullptr; }
+const Table* dotprod_table() { return nullptr; }
+const Table* i8mm_table() { return nullptr; }
+#endif
 
 const Table* table(Isa isa) {
   switch (isa) {
@@ -39,19 +44,26 @@ const Table* table(Isa isa) {
       return cpu_features().has_avx2_table() ? avx2_table() : nullptr;
     case Isa::avx512:
       return cpu_features().has_avx512_table() ? avx512_table() : nullptr;
+    case Isa::neon:
+      return cpu_features().neon ? neon_table() : nullptr;
+    case Isa::dotprod:
+      return cpu_features().has_dotprod_table() ? dotprod_table() : nullptr;
+    case Isa::i8mm:
+      return cpu_features().has_i8mm_table() ? i8mm_table() : nullptr;
   }
   return nullptr;
 }
 
 const Table* best() {
-  for (const Isa isa : {Isa::avx512, Isa::avx2}) {
-    if (const Table* t = table(isa)) return t;
+  const Table* found = scalar_table();
+  for (const Isa isa : kAllIsas) {
+    if (const Table* t = table(isa)) found = t;
   }
-  return scalar_table();
+  return found;
 }
 
 const Table* by_name(std::string_view name) {
-  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : kAllIsas) {
     const Table* t = table(isa);
     if (t != nullptr && name == t->name) return t;
   }

@@ -15,7 +15,11 @@
 
 namespace selm::kernels {
 
-enum class Isa : uint32_t { scalar = 0, avx2 = 1, avx512 = 2 };
+// neon, dotprod and i8mm (aarch64) give the same bits.
+enum class Isa : uint32_t { scalar = 0, avx2 = 1, avx512 = 2, neon = 8, dotprod = 9, i8mm = 10 };
+// All of them; of two for the same architecture the better one comes later.
+inline constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2,    Isa::avx512,
+                                   Isa::neon,   Isa::dotprod, Isa::i8mm};
 
 // How a weight type wants its activations; quantised once per product.
 enum class ActFormat : uint32_t {
@@ -29,7 +33,7 @@ size_t act_row_bytes(ActFormat format, size_t n);
 
 struct Table {
   Isa isa;
-  const char* name;  // "scalar", "avx2", "avx512"
+  const char* name;  // "scalar", "avx2", "avx512", "neon", "dotprod", "i8mm"
 
   // One row of n floats (n a multiple of the format's block) to `out` (64-byte aligned).
   void (*quantize_row)(ActFormat format, const float* x, size_t n, std::byte* out);
@@ -65,7 +69,7 @@ struct Table {
 const Table* table(Isa isa);
 // The best one here.
 const Table* best();
-// By name ("scalar", "avx2", "avx512"); nullptr if unknown or not available.
+// By its name; nullptr if unknown or not available.
 const Table* by_name(std::string_view name);
 
 }  // namespace selm::kernels
