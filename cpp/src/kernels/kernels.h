@@ -18,8 +18,7 @@ namespace selm::kernels {
 // neon, dotprod and i8mm (aarch64) give the same bits.
 enum class Isa : uint32_t { scalar = 0, avx2 = 1, avx512 = 2, neon = 8, dotprod = 9, i8mm = 10 };
 // All of them; of two for the same architecture the better one comes later.
-inline constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2,    Isa::avx512,
-                                   Isa::neon,   Isa::dotprod, Isa::i8mm};
+inline constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon, Isa::dotprod, Isa::i8mm};
 
 // How a weight type wants its activations; quantised once per product.
 enum class ActFormat : uint32_t {

@@ -13,7 +13,8 @@
 //     load_acts(q, at, a): 16 elements of 4 columns
 //     dot16<kWide>(dot, codes, a): the sums of 4 rows x 4 columns, in 4 vectors: a tile
 //     arrange(x, y): two columns' values, lanes = rows, to the tile's order; collect: back
-//     kRowVectors, spread(x, to): a value of each row in the orders of the tile's vectors
+//     kRowVectors, spread(x, to): a value of each row as vectors 0 .. kRowVectors of a tile want it
+//     columns(x, y, to): likewise of two columns, for two vectors
 // kWide: codes beyond +-64 (few columns; +-32 in strips), whose products do not add up far in 16 bits.
 #pragma once
 
@@ -70,39 +71,70 @@ template <int kZero>
   for (size_t i = 0; i < 4; ++i) row[i] = weights + (r + i < n_rows ? r + i : n_rows - 1) * row_bytes;
 }
 
-[[maybe_unused]] inline float32x4_t load_sums(const float* place, size_t rows) {
-  if (rows >= 4) return vld1q_f32(place);
+// The last rows of a matrix: rare, so out of the way of the rest.
+[[maybe_unused, gnu::noinline]] float32x4_t load_fewer(const float* place, size_t rows) {
   float copy[4] = {};
   __builtin_memcpy(copy, place, rows * sizeof(float));
   return vld1q_f32(copy);
+}
+[[maybe_unused, gnu::noinline]] void store_fewer(float* place, size_t rows, float32x4_t sums) {
+  float copy[4];
+  vst1q_f32(copy, sums);
+  __builtin_memcpy(place, copy, rows * sizeof(float));
+}
+[[maybe_unused]] inline float32x4_t load_sums(const float* place, size_t rows) {
+  return rows >= 4 ? vld1q_f32(place) : load_fewer(place, rows);
 }
 [[maybe_unused]] inline void store_sums(float* place, size_t rows, float32x4_t sums) {
   if (rows >= 4) {
     vst1q_f32(place, sums);
   } else {
-    float copy[4];
-    vst1q_f32(copy, sums);
-    __builtin_memcpy(place, copy, rows * sizeof(float));
+    store_fewer(place, rows, sums);
   }
 }
 
-// The outputs of a strip for a tile of columns: what earlier pieces left, in the tile's order.
+// A value of each of 4 rows, to the strip.
+template <class P>
+inline void store_rows(float (*to)[4], float32x4_t x) {
+  float32x4_t spread[P::kRowVectors];
+  P::spread(x, spread);
+  for (size_t i = 0; i < P::kRowVectors; ++i) vst1q_f32(to[i], spread[i]);
+}
+template <class P>
+inline void store_rows(int32_t (*to)[4], int32x4_t x) {
+  int32x4_t spread[P::kRowVectors];
+  P::spread(x, spread);
+  for (size_t i = 0; i < P::kRowVectors; ++i) vst1q_s32(to[i], spread[i]);
+}
+
+// The outputs of a strip for a tile of columns, in the tile's order: what earlier pieces left, and
+// back. All unrolled, so that they may stay in registers in between.
 using Outputs = float32x4_t[kStripVectors][kTileColumns];
 template <class P>
-inline void load_outputs(const float* out, size_t ldo, size_t rows, size_t cols, bool first, Outputs& acc) {
+[[gnu::always_inline]] inline void load_outputs(const float* out, size_t ldo, size_t rows, size_t cols,
+                                                bool first, Outputs& acc) {
+#pragma GCC unroll 2
   for (size_t v = 0; v < kStripVectors; ++v) {
+#pragma GCC unroll 4
     for (size_t c = 0; c < kTileColumns; ++c) {
       const bool wanted = !first && c < cols && 4 * v < rows;
       acc[v][c] = wanted ? load_sums(out + c * ldo + 4 * v, rows - 4 * v) : vdupq_n_f32(0.0f);
     }
+#pragma GCC unroll 2
     for (size_t c = 0; c < kTileColumns; c += 2) P::arrange(acc[v][c], acc[v][c + 1]);
   }
 }
 template <class P>
-inline void store_outputs(float* out, size_t ldo, size_t rows, size_t cols, Outputs& acc) {
-  for (size_t v = 0; v < kStripVectors && 4 * v < rows; ++v) {
+[[gnu::always_inline]] inline void store_outputs(float* out, size_t ldo, size_t rows, size_t cols,
+                                                 Outputs& acc) {
+#pragma GCC unroll 2
+  for (size_t v = 0; v < kStripVectors; ++v) {
+#pragma GCC unroll 2
     for (size_t c = 0; c < kTileColumns; c += 2) P::collect(acc[v][c], acc[v][c + 1]);
-    for (size_t c = 0; c < cols; ++c) store_sums(out + c * ldo + 4 * v, rows - 4 * v, acc[v][c]);
+#pragma GCC unroll 4
+    for (size_t c = 0; c < kTileColumns; ++c) {
+      if (c < cols && 4 * v < rows) store_sums(out + c * ldo + 4 * v, rows - 4 * v, acc[v][c]);
+    }
   }
 }
 
@@ -113,7 +145,14 @@ struct ColumnTiles {
   static void arrange(V&, V&) {}
   template <class V>
   static void collect(V&, V&) {}
-  static void spread(int32x4_t x, int32x4_t* to) { to[0] = x; }
+  template <class V>
+  static void spread(V x, V* to) {
+    to[0] = x;
+  }
+  static void columns(float x, float y, float32x4_t* to) {
+    to[0] = vdupq_n_f32(x);
+    to[1] = vdupq_n_f32(y);
+  }
   static void load_acts(const int8_t* const* q, size_t at, int8x16_t* a) {
 #pragma GCC unroll 4
     for (size_t c = 0; c < kTileColumns; ++c) a[c] = vld1q_s8(q[c] + at);

@@ -32,6 +32,14 @@ struct Square {
     to[0] = vzip1q_s32(x, x);
     to[1] = vzip2q_s32(x, x);
   }
+  static void spread(float32x4_t x, float32x4_t* to) {
+    to[0] = vzip1q_f32(x, x);
+    to[1] = vzip2q_f32(x, x);
+  }
+  static void columns(float x, float y, float32x4_t* to) {
+    const float32x2_t both = vset_lane_f32(y, vdup_n_f32(x), 1);
+    to[0] = to[1] = vcombine_f32(both, both);
+  }
 
   // Elements 0-7, then 8-15, of two rows or two columns side by side.
   struct Sides {

@@ -67,7 +67,7 @@ template <class P, class T, int kCols>
     q[c] = acts[c].q + 256 * s;
     if constexpr (kMinima) sums[c] = group_sums<T>(acts[c].sum + 16 * s);
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 1  // more rows at once than registers for their codes and scales
   for (size_t i = 0; i < 4; ++i) {
     const SmallScales x = T::scales(row[i]);
     int32x4_t dot[kCols];
@@ -134,8 +134,8 @@ struct Strip256 {
   alignas(64) int8_t codes[kBlocks][8][kStripVectors][2][64];  // [s, group of 32]; zero point taken off
   int32_t scale[kBlocks][16][kStripVectors][P::kRowVectors][4];
   int16_t min[kBlocks][16][kStripVectors][4];  // only types with minima, as dmin
-  float d[kBlocks][kStripVectors][4];
-  float dmin[kBlocks][kStripVectors][4];
+  float d[kBlocks][kStripVectors][P::kRowVectors][4];
+  float dmin[kBlocks][kStripVectors][P::kRowVectors][4];
 };
 
 template <class P, class T, int g = 0>
@@ -175,18 +175,14 @@ void unpack_block_256(const std::byte* const* row, size_t s, size_t v, Strip256<
   for (size_t h = 0; h < (T::kGroup == 16 ? 2 : 1); ++h) {
     int16x4_t turned[8];
     turn_4x8(x[0].scale[h], x[1].scale[h], x[2].scale[h], x[3].scale[h], turned);
-    for (size_t g = 0; g < 8; ++g) {
-      int32x4_t spread[P::kRowVectors];
-      P::spread(vmovl_s16(turned[g]), spread);
-      for (size_t i = 0; i < P::kRowVectors; ++i) vst1q_s32(strip.scale[s][8 * h + g][v][i], spread[i]);
-    }
+    for (size_t g = 0; g < 8; ++g) store_rows<P>(strip.scale[s][8 * h + g][v], vmovl_s16(turned[g]));
     if constexpr (T::kMin) {
       turn_4x8(x[0].min[h], x[1].min[h], x[2].min[h], x[3].min[h], turned);
       for (size_t g = 0; g < 8; ++g) vst1_s16(strip.min[s][8 * h + g][v], turned[g]);
     }
   }
-  vst1q_f32(strip.d[s][v], load_heads(row, T::kScale));
-  if constexpr (T::kMin) vst1q_f32(strip.dmin[s][v], load_heads(row, T::kScale + 2));
+  store_rows<P>(strip.d[s][v], load_heads(row, T::kScale));
+  if constexpr (T::kMin) store_rows<P>(strip.dmin[s][v], load_heads(row, T::kScale + 2));
 }
 
 template <class P, class T>
@@ -248,27 +244,27 @@ template <class P, class T>
                                                 size_t s, const Totals& total, Outputs& acc) {
 #pragma GCC unroll 2
   for (size_t c = 0; c < kTileColumns; c += 2) {
-    const float scale0 = acts[c].scale[s0 + s], scale1 = acts[c + 1].scale[s0 + s];
+    float32x4_t scale[2];
+    P::columns(acts[c].scale[s0 + s], acts[c + 1].scale[s0 + s], scale);
 #pragma GCC unroll 2
     for (size_t v = 0; v < kStripVectors; ++v) {
-      const float32x4_t d = vld1q_f32(strip.d[s][v]);
-      float32x4_t d0 = vmulq_n_f32(d, scale0), d1 = vmulq_n_f32(d, scale1);
-      P::arrange(d0, d1);
-      acc[v][c] = vfmaq_f32(acc[v][c], vcvtq_f32_s32(total[v][c]), d0);
-      acc[v][c + 1] = vfmaq_f32(acc[v][c + 1], vcvtq_f32_s32(total[v][c + 1]), d1);
+      int32x4_t min[2];
       if constexpr (T::kMin) {
         const int32x4_t zero = vdupq_n_s32(0);
-        const GroupSums sums0 = group_sums<T>(acts[c].sum + 16 * (s0 + s));
-        const GroupSums sums1 = group_sums<T>(acts[c + 1].sum + 16 * (s0 + s));
-        int32x4_t min0 = add_minima<T>(zero, strip.min[s], v, sums0);
-        int32x4_t min1 = add_minima<T>(zero, strip.min[s], v, sums1);
-        const float32x4_t dmin = vld1q_f32(strip.dmin[s][v]);
-        d0 = vmulq_n_f32(dmin, scale0);
-        d1 = vmulq_n_f32(dmin, scale1);
-        P::arrange(min0, min1);
-        P::arrange(d0, d1);
-        acc[v][c] = vfmsq_f32(acc[v][c], vcvtq_f32_s32(min0), d0);
-        acc[v][c + 1] = vfmsq_f32(acc[v][c + 1], vcvtq_f32_s32(min1), d1);
+        min[0] = add_minima<T>(zero, strip.min[s], v, group_sums<T>(acts[c].sum + 16 * (s0 + s)));
+        min[1] = add_minima<T>(zero, strip.min[s], v, group_sums<T>(acts[c + 1].sum + 16 * (s0 + s)));
+        P::arrange(min[0], min[1]);
+      }
+#pragma GCC unroll 2
+      for (size_t i = 0; i < 2; ++i) {
+        const size_t row = i % P::kRowVectors;
+        const float32x4_t d = vmulq_f32(vld1q_f32(strip.d[s][v][row]), scale[i]);
+        float32x4_t x = vfmaq_f32(acc[v][c + i], vcvtq_f32_s32(total[v][c + i]), d);
+        if constexpr (T::kMin) {
+          const float32x4_t dmin = vmulq_f32(vld1q_f32(strip.dmin[s][v][row]), scale[i]);
+          x = vfmsq_f32(x, vcvtq_f32_s32(min[i]), dmin);
+        }
+        acc[v][c + i] = x;
       }
     }
   }
@@ -306,7 +302,7 @@ void many_256(const std::byte* weights, size_t n_rows, size_t n, const std::byte
         float* place = out + c * ldo + r;
         load_outputs<P>(place, ldo, rows, n_cols - c, s0 == 0, acc);
         tile_256<P, T>(strip, act, s0, count, acc);
-        store_outputs<P>(place, ldo, rows, n_cols - c < kTileColumns ? n_cols - c : kTileColumns, acc);
+        store_outputs<P>(place, ldo, rows, n_cols - c, acc);
       }
     }
   }

@@ -85,13 +85,12 @@ template <class P, class T, int kCols>
   const float32x4_t d = load_heads(row, 0);
 #pragma GCC unroll 2
   for (int c = 0; c < kCols; ++c) {
-    const int32_t sum = acts[c].sum[b];
     const float scale = acts[c].scale[b];
     int32x4_t dot = sum_4(part[c]);
-    if constexpr (T::kZero != 0) dot = vsubq_s32(dot, vdupq_n_s32(sum * T::kZero));
+    if constexpr (T::kZero != 0) dot = vmlsq_s32(dot, vld1q_dup_s32(acts[c].sum + b), vdupq_n_s32(T::kZero));
     acc[c] = vfmaq_f32(acc[c], vcvtq_f32_s32(dot), vmulq_n_f32(d, scale));
     if constexpr (T::kMin)
-      acc[c] = vfmaq_f32(acc[c], load_heads(row, 2), vdupq_n_f32(scale * static_cast<float>(sum)));
+      acc[c] = vfmaq_f32(acc[c], load_heads(row, 2), vdupq_n_f32(scale * static_cast<float>(acts[c].sum[b])));
   }
 }
 
@@ -129,17 +128,18 @@ void few_32(const std::byte* weights, size_t n_rows, size_t n, const std::byte* 
 
 // ---- Many columns: a strip of rows is unpacked once ----------------------------------------------
 
+template <class P>
 struct Strip32 {
   static constexpr size_t kBlocks = kPiece / 32;
   alignas(64) int8_t codes[kBlocks][kStripVectors][2][64];  // zero point taken off
-  float d[kBlocks][kStripVectors][4];
-  float m[kBlocks][kStripVectors][4];  // only types with minima
+  float d[kBlocks][kStripVectors][P::kRowVectors][4];
+  float m[kBlocks][kStripVectors][P::kRowVectors][4];  // only types with minima
 };
 
 // Blocks b0 .. b0 + count of `rows` rows.
 template <class P, class T>
 void unpack_strip_32(const std::byte* weights, size_t rows, size_t row_bytes, size_t b0, size_t count,
-                     Strip32& strip) {
+                     Strip32<P>& strip) {
   for (size_t v = 0; v < kStripVectors; ++v) {
     const std::byte* row[4];
     row_starts(weights + b0 * T::kBytes, 4 * v, rows, row_bytes, row);
@@ -153,8 +153,8 @@ void unpack_strip_32(const std::byte* weights, size_t rows, size_t row_bytes, si
       }
       P::store_codes(strip.codes[b][v][0], low);
       P::store_codes(strip.codes[b][v][1], high);
-      vst1q_f32(strip.d[b][v], load_heads(row, 0));
-      if constexpr (T::kMin) vst1q_f32(strip.m[b][v], load_heads(row, 2));
+      store_rows<P>(strip.d[b][v], load_heads(row, 0));
+      if constexpr (T::kMin) store_rows<P>(strip.m[b][v], load_heads(row, 2));
       for (size_t i = 0; i < 4; ++i) row[i] += T::kBytes;
     }
   }
@@ -162,7 +162,7 @@ void unpack_strip_32(const std::byte* weights, size_t rows, size_t row_bytes, si
 
 // Block b of the strip, block b0 + b of the row.
 template <class P, class T>
-[[gnu::always_inline]] inline void add_tile_32(const Strip32& strip, const Act32* acts,
+[[gnu::always_inline]] inline void add_tile_32(const Strip32<P>& strip, const Act32* acts,
                                                const int8_t* const* q, size_t b0, size_t b, Outputs& acc) {
   int32x4_t dot[kStripVectors][kTileColumns];
 #pragma GCC unroll 8
@@ -179,21 +179,20 @@ template <class P, class T>
 #pragma GCC unroll 2
   for (size_t c = 0; c < kTileColumns; c += 2) {
     const float scale0 = acts[c].scale[b0 + b], scale1 = acts[c + 1].scale[b0 + b];
+    float32x4_t scale[2], sum[2];
+    P::columns(scale0, scale1, scale);
+    if constexpr (T::kMin) {
+      P::columns(scale0 * static_cast<float>(acts[c].sum[b0 + b]),
+                 scale1 * static_cast<float>(acts[c + 1].sum[b0 + b]), sum);
+    }
 #pragma GCC unroll 2
     for (size_t v = 0; v < kStripVectors; ++v) {
-      const float32x4_t d = vld1q_f32(strip.d[b][v]);
-      float32x4_t d0 = vmulq_n_f32(d, scale0), d1 = vmulq_n_f32(d, scale1);
-      P::arrange(d0, d1);
-      acc[v][c] = vfmaq_f32(acc[v][c], vcvtq_f32_s32(dot[v][c]), d0);
-      acc[v][c + 1] = vfmaq_f32(acc[v][c + 1], vcvtq_f32_s32(dot[v][c + 1]), d1);
-      if constexpr (T::kMin) {
-        float32x4_t m0 = vld1q_f32(strip.m[b][v]), m1 = m0;
-        float32x4_t s0 = vdupq_n_f32(scale0 * static_cast<float>(acts[c].sum[b0 + b]));
-        float32x4_t s1 = vdupq_n_f32(scale1 * static_cast<float>(acts[c + 1].sum[b0 + b]));
-        P::arrange(m0, m1);
-        P::arrange(s0, s1);
-        acc[v][c] = vfmaq_f32(acc[v][c], m0, s0);
-        acc[v][c + 1] = vfmaq_f32(acc[v][c + 1], m1, s1);
+#pragma GCC unroll 2
+      for (size_t i = 0; i < 2; ++i) {
+        const float32x4_t d = vmulq_f32(vld1q_f32(strip.d[b][v][i % P::kRowVectors]), scale[i]);
+        float32x4_t x = vfmaq_f32(acc[v][c + i], vcvtq_f32_s32(dot[v][c + i]), d);
+        if constexpr (T::kMin) x = vfmaq_f32(x, vld1q_f32(strip.m[b][v][i % P::kRowVectors]), sum[i]);
+        acc[v][c + i] = x;
       }
     }
   }
@@ -202,12 +201,13 @@ template <class P, class T>
 template <class P, class T>
 void many_32(const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts, size_t n_cols,
              float* out, size_t ldo) {
+  using Strip = Strip32<P>;
   const size_t n_blocks = n / 32, row_bytes = n_blocks * T::kBytes, act_bytes = act32_bytes(n);
-  Strip32 strip;
+  Strip strip;
   for (size_t r = 0; r < n_rows; r += kStripRows) {
     const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
-    for (size_t b0 = 0; b0 < n_blocks; b0 += Strip32::kBlocks) {
-      const size_t count = n_blocks - b0 < Strip32::kBlocks ? n_blocks - b0 : Strip32::kBlocks;
+    for (size_t b0 = 0; b0 < n_blocks; b0 += Strip::kBlocks) {
+      const size_t count = n_blocks - b0 < Strip::kBlocks ? n_blocks - b0 : Strip::kBlocks;
       unpack_strip_32<P, T>(weights + r * row_bytes, rows, row_bytes, b0, count, strip);
       for (size_t c = 0; c < n_cols; c += kTileColumns) {
         Act32 act[kTileColumns];
@@ -220,7 +220,7 @@ void many_32(const std::byte* weights, size_t n_rows, size_t n, const std::byte*
         float* place = out + c * ldo + r;
         load_outputs<P>(place, ldo, rows, n_cols - c, b0 == 0, acc);
         for (size_t b = 0; b < count; ++b) add_tile_32<P, T>(strip, act, q, b0, b, acc);
-        store_outputs<P>(place, ldo, rows, n_cols - c < kTileColumns ? n_cols - c : kTileColumns, acc);
+        store_outputs<P>(place, ldo, rows, n_cols - c, acc);
       }
     }
   }
