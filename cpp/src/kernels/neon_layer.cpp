@@ -37,7 +37,8 @@ void rope_adjacent(float* head, const float* cos_sin, size_t n_rot) {
   for (; i + 8 <= n_rot; i += 8) {
     const float32x4x2_t x = vld2q_f32(head + i);
     const Pairs y = rotate(x.val[0], x.val[1], vld2q_f32(cos_sin + i));
-    vst2q_f32(head + i, float32x4x2_t{{y.a, y.b}});
+    const float32x4x2_t turned = {{y.a, y.b}};
+    vst2q_f32(head + i, turned);
   }
   for (; i < n_rot; i += 2) {
     const float a = head[i], b = head[i + 1], cos = cos_sin[i], sin = cos_sin[i + 1];
