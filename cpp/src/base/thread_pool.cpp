@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <new>
 
@@ -9,6 +10,10 @@ namespace selm {
 namespace {
 
 constexpr std::chrono::microseconds kSpin(40);
+// A wait for others is a hold-up from here on, if it is also twice what the caller itself worked:
+// pieces are of about one size.
+constexpr std::chrono::microseconds kHoldUp(400);
+constexpr std::chrono::milliseconds kAloneFirst(4), kAloneMost(128);
 constexpr size_t kStackBytes = size_t{512} << 10;
 
 inline void pause_briefly() {
@@ -65,7 +70,8 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::run_pieces(size_t n_pieces, Function function, void* context) {
-  if (n_workers_ == 0 || n_pieces <= 1 || n_pieces > UINT32_MAX) {
+  const Clock::time_point began = n_workers_ == 0 ? Clock::time_point{} : Clock::now();
+  if (n_workers_ == 0 || n_pieces <= 1 || n_pieces > UINT32_MAX || began < alone_until_) {
     for (size_t i = 0; i < n_pieces; ++i) function(context, i, 0);
     return;
   }
@@ -82,7 +88,17 @@ void ThreadPool::run_pieces(size_t n_pieces, Function function, void* context) {
   wake_.fetch_add(1);
   if (n_sleepers_.load() != 0) wake_.notify_all();
   done_.fetch_add(work(0));
+  if (done_.load(std::memory_order_acquire) == n_pieces) return;
+  const Clock::time_point worked = Clock::now();
   wait_until_done(static_cast<uint32_t>(n_pieces));
+  note_wait(began, worked, Clock::now());
+}
+
+void ThreadPool::note_wait(Clock::time_point began, Clock::time_point worked, Clock::time_point done) {
+  if (done - worked < kHoldUp || done - worked < 2 * (worked - began)) return;
+  const bool again = began - alone_until_ < kAloneMost;
+  alone_for_ = again ? std::min<Clock::duration>(2 * alone_for_, kAloneMost) : kAloneFirst;
+  alone_until_ = done + alone_for_;
 }
 
 // Claims and does pieces until none is left; how many it did.

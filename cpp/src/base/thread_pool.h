@@ -4,6 +4,10 @@
 // fewer of them, and a run ends when its pieces are done, not when every thread has been heard: a
 // worker that sleeps through a run costs nothing. The caller works too, and could do it all alone.
 //
+// A worker that is taken off its core in the middle of a piece holds up the run, for a time slice of
+// the system; where other processes want the cores, that happens again and again. So after such a
+// wait the caller works alone for a while, longer each time that it repeats.
+//
 // Between runs workers spin for some tens of microseconds (a forward pass starts its next product
 // within that time, and a futex wake costs several) and then sleep, so an idle pool takes no power.
 // More threads than cores would spin on each other's time: size a pool by usable_cores().
@@ -12,6 +16,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -59,7 +64,9 @@ class ThreadPool {
   };
 
   void run_pieces(size_t n_pieces, Function function, void* context);
+  using Clock = std::chrono::steady_clock;
   uint32_t work(unsigned thread);
+  void note_wait(Clock::time_point began, Clock::time_point worked, Clock::time_point done);
   void wait_until_done(uint32_t n_pieces);
   void serve(unsigned thread);
   uint32_t wait_for_wake(uint32_t seen);
@@ -75,6 +82,10 @@ class ThreadPool {
 
   alignas(64) std::atomic<uint32_t> done_{0};  // pieces of this run
   std::atomic<bool> caller_sleeps_{false};
+
+  // Of the caller alone.
+  Clock::time_point alone_until_{};
+  Clock::duration alone_for_{};
 
   alignas(64) std::atomic<uint32_t> wake_{0};  // changes with every run, and to stop
   std::atomic<uint32_t> n_sleepers_{0};
