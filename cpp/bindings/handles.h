@@ -295,7 +295,8 @@ struct SessionState {
 
 class Session {
  public:
-  Session(const Model& model, uint32_t context, uint32_t threads, uint32_t batch, const std::string& kv_type)
+  Session(const Model& model, uint32_t context, uint32_t threads, uint32_t batch, const std::string& kv_type,
+          bool exact)
       : state_(std::make_shared<SessionState>()) {
     selm_session_options options = SELM_SESSION_OPTIONS_INIT;
     options.context = context;
@@ -303,6 +304,7 @@ class Session {
     options.batch = batch;
     if (kv_type != "f16" && kv_type != "f32" && kv_type != "q8_0")
       fail(SELM_ERROR_INVALID_ARGUMENT, "kv_type is f16, f32 or q8_0");
+    options.exact = exact ? 1 : 0;
     options.kv_type = kv_type == "f32" ? SELM_KV_F32 : kv_type == "q8_0" ? SELM_KV_Q8_0 : SELM_KV_F16;
     state_->model = model.handle();
     const ModelInfo info = model.info();

@@ -96,8 +96,9 @@ PYBIND11_MODULE(_core, m) {
       .def("close", &Model::close);
 
   py::class_<Session>(m, "Session")
-      .def(py::init<const Model&, uint32_t, uint32_t, uint32_t, const std::string&>(), "model"_a,
-           py::kw_only(), "context"_a = 0, "threads"_a = 0, "batch"_a = 0, "kv_type"_a = "f16")
+      .def(py::init<const Model&, uint32_t, uint32_t, uint32_t, const std::string&, bool>(), "model"_a,
+           py::kw_only(), "context"_a = 0, "threads"_a = 0, "batch"_a = 0, "kv_type"_a = "f16",
+           "exact"_a = false)
       .def("eval", &Session::eval, "tokens"_a, "logits"_a = "all")
       .def("embed", &Session::embed, "tokens"_a)
       .def("truncate", &Session::truncate, "length"_a)

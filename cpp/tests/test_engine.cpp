@@ -45,9 +45,10 @@ std::vector<selm_token> some_tokens(size_t n) {
 }
 
 std::vector<float> logits_in_pieces(const std::string& path, size_t n, size_t piece, uint32_t threads,
-                                    const char* isa = nullptr) {
+                                    const char* isa = nullptr, bool exact = true) {
   selm_session_options options = SELM_SESSION_OPTIONS_INIT;
   options.threads = threads;
+  options.exact = exact ? 1 : 0;
   Handles h;
   h.isa = isa;
   std::vector<float> logits(n * kVocab);
@@ -94,7 +95,7 @@ TEST("the same bits for every block type and instruction set, however the prompt
     shape.d_head = 32;
     const TempFile file(tiny_model(shape));
     REQUIRE(file.written());
-    for (const char* isa : {"scalar", "avx2", "avx512", "neon", "dotprod", "i8mm"}) {
+    for (const char* isa : {"scalar", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm"}) {
       if (selm::kernels::by_name(isa) == nullptr) {
         std::printf("skipped: this processor has no %s\n", isa);
         continue;
@@ -106,6 +107,37 @@ TEST("the same bits for every block type and instruction set, however the prompt
         CHECK(same_bits(whole, logits_in_pieces(file.path(), 21, piece, 2, isa)));
       }
     }
+  }
+}
+
+TEST("large pieces may have arithmetic of their own: near, and the same for any threads and grouping") {
+  for (const uint32_t type : {0u, 2u, 12u}) {
+    TinyShape shape;
+    shape.matrix_type = type;
+    shape.n_embd = 256;
+    shape.n_ff = 512;
+    shape.n_head = 8;
+    shape.d_head = 32;
+    const TempFile file(tiny_model(shape));
+    REQUIRE(file.written());
+    const auto* table = selm::kernels::by_name("amx");
+    if (table == nullptr) {
+      std::printf("skipped: this processor has no amx, and this build does not emulate it\n");
+      return;
+    }
+    const char* isa = table->name;
+    const std::vector<float> exact = logits_in_pieces(file.path(), 50, 50, 1, isa);
+    const std::vector<float> fast = logits_in_pieces(file.path(), 50, 50, 1, isa, false);
+    REQUIRE(!exact.empty() && fast.size() == exact.size());
+    CHECK(same_bits(fast, exact) == (type == 0));  // F32 keeps its precision
+    double error = 0, power = 0;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      error += std::pow(static_cast<double>(fast[i]) - static_cast<double>(exact[i]), 2);
+      power += std::pow(static_cast<double>(exact[i]), 2);
+    }
+    CHECK(error <= 2e-4 * power);
+    CHECK(same_bits(fast, logits_in_pieces(file.path(), 50, 50, 3, isa, false)));
+    CHECK(same_bits(logits_in_pieces(file.path(), 50, 16, 2, isa, false), exact));
   }
 }
 

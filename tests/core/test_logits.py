@@ -180,6 +180,8 @@ def test_pieces_of_up_to_16_give_the_same_bits(model: Path, isa: str, kv_type: s
         assert session().eval_in_pieces(TOKENS, sizes).tobytes() == single.tobytes()
     whole = session().eval(TOKENS)  # a larger piece may use faster arithmetic
     assert nmse(whole, single) <= 2e-4
+    exact = Session(model, isa=isa, kv_type=kv_type, exact=True)
+    assert exact.eval(TOKENS).tobytes() == single.tobytes()
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -251,7 +253,7 @@ def test_a_q8_0_cache(tmp_path: Path, isa: str) -> None:
     """Half the memory of f16, nearly its logits, and the same bits for prompts in pieces."""
     require_isa(isa)
     path = write_quantised(tmp_path / "m.gguf", WIDE, Type.F16)
-    session = Session(path, isa=isa, kv_type="q8_0")
+    session = Session(path, isa=isa, kv_type="q8_0", exact=True)
     logits = session.eval(TOKENS)
     assert session.core.state_bytes == len(TOKENS) * 2 * 2 * 2 * (WIDE.d_head // 32 * 34)
     exact = Session(path, isa=isa, kv_type="f32").eval(TOKENS)

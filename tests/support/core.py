@@ -19,7 +19,7 @@ from selm_edge import _core
 
 Floats = npt.NDArray[np.float32]
 Type = gguf.GGMLQuantizationType
-ISAS = ("scalar", "avx2", "avx512", "neon", "dotprod", "i8mm")
+ISAS = ("scalar", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm")
 BLOCK_TYPES = [
     *(Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0),
     *(Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS),
@@ -72,10 +72,16 @@ class Session:
         batch: int = 0,
         kv_type: str = "f32",
         isa: str | None = None,
+        exact: bool = False,
     ) -> None:
         self.model = _core.Model(str(path), isa=isa)
         self.core = _core.Session(
-            self.model, context=context, threads=threads, batch=batch, kv_type=kv_type
+            self.model,
+            context=context,
+            threads=threads,
+            batch=batch,
+            kv_type=kv_type,
+            exact=exact,
         )
 
     def eval(self, tokens: Sequence[int]) -> Floats:

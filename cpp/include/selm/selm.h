@@ -55,7 +55,8 @@ SELM_API const char* selm_isa(void);
 typedef struct selm_model_options {
   size_t struct_size;
   bool check_weights; /* also look for infinite or NaN scales in every block (reads the whole file) */
-  const char* isa;    /* NULL: SELM_ISA or the best; "scalar", "avx2", "avx512"; "neon", "dotprod", "i8mm" */
+  const char*
+      isa; /* NULL: SELM_ISA or the best; "scalar", "avx2", "avx512", "amx"; "neon", "dotprod", "i8mm" */
 } selm_model_options;
 #define SELM_MODEL_OPTIONS_INIT \
   { sizeof(selm_model_options), false, NULL }
@@ -145,9 +146,11 @@ typedef struct selm_session_options {
   uint32_t threads; /* 0: the cores this process may use */
   uint32_t batch;   /* tokens evaluated together; 0: 256 */
   selm_kv_type kv_type;
+  uint32_t exact; /* not 0: prompts give the bits of single tokens also where larger pieces have faster
+                     arithmetic of their own (amx) */
 } selm_session_options;
 #define SELM_SESSION_OPTIONS_INIT \
-  { sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16 }
+  { sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16, 0 }
 
 typedef struct selm_memory_plan {
   size_t struct_size;

@@ -32,15 +32,22 @@ void Session::for_each_token(size_t n, const Work& work) {
 template <class Prepare>
 void Session::project(size_t n, std::span<const Product> products, const Prepare& prepare) {
   const size_t width = products[0].matrix->columns;
-  bool wanted[3] = {};
+  // A file that is kept in F32 is kept for its precision.
+  const bool bf16 = n >= kernels::kBf16Columns && kernels_.matmul_bf16 != nullptr && !options_.exact &&
+                    products[0].matrix->type != quant::Type::f32;
+  const auto matmul = bf16 ? kernels_.matmul_bf16 : kernels_.matmul;
+  const auto format_of = [bf16](const Product& p) {
+    return bf16 ? kernels::ActFormat::bf16 : kernels::act_format(p.matrix->type);
+  };
+  bool wanted[kernels::kActFormats] = {};
   size_t total_rows = 0;
   for (const Product& p : products) {
-    wanted[static_cast<size_t>(kernels::act_format(p.matrix->type))] = true;
+    wanted[static_cast<size_t>(format_of(p))] = true;
     total_rows += p.matrix->rows;
   }
   for_each_token(n, [&](size_t i) {
     const float* row = prepare(i);
-    for (uint32_t f = 0; f < 3; ++f) {
+    for (uint32_t f = 0; f < kernels::kActFormats; ++f) {
       const auto format = static_cast<kernels::ActFormat>(f);
       if (wanted[f])
         kernels_.quantize_row(format, row, width, acts_[f] + i * kernels::act_row_bytes(format, width));
@@ -60,8 +67,8 @@ void Session::project(size_t n, std::span<const Product> products, const Prepare
     const model::Matrix& m = *p->matrix;
     const size_t first = piece * step;
     const size_t rows = std::min<size_t>(step, m.rows - first);
-    const std::byte* acts = acts_[static_cast<size_t>(kernels::act_format(m.type))];
-    kernels_.matmul(m.type, m.data + first * m.row_bytes(), rows, width, acts, n, p->out + first, p->ldo);
+    const std::byte* acts = acts_[static_cast<size_t>(format_of(*p))];
+    matmul(m.type, m.data + first * m.row_bytes(), rows, width, acts, n, p->out + first, p->ldo);
   });
 }
 

@@ -46,7 +46,7 @@ uint64_t attention_floats(const model::Hparams& h) {
 struct Session::Layout {
   uint64_t kv = 0;
   uint64_t embd = 0, q = 0, k = 0, v = 0, attended = 0, ff = 0, cos_sin = 0, attention = 0, partials = 0;
-  uint64_t acts[3] = {};
+  uint64_t acts[3] = {};  // bf16 takes the room of f32: products never want both
 
   // Every factor is bounded (hparams.cpp, the limits above), so no product here passes 2^62.
   Layout(const model::Model& model, const SessionOptions& o) {
@@ -142,6 +142,7 @@ Status Session::allocate() {
   attention_floats_ = attention_floats(model_.hparams());
   partials_ = floats(layout.partials);
   for (int f = 0; f < 3; ++f) acts_[f] = take(layout.acts[f]);
+  acts_[static_cast<size_t>(kernels::ActFormat::bf16)] = acts_[static_cast<size_t>(kernels::ActFormat::f32)];
 
   const model::Hparams& h = model_.hparams();
   size_t offset = 0;

@@ -26,6 +26,7 @@ struct SessionOptions {
   uint32_t threads = 0;  // 0: the cores this process may use
   uint32_t batch = 0;    // tokens evaluated together; 0: 256
   KvType kv_type = KvType::f16;
+  bool exact = false;  // large pieces give the same bits as single tokens, on every instruction set
 };
 
 struct MemoryPlan {
@@ -123,8 +124,8 @@ class Session {
   float* cos_sin_ = nullptr;    // [batch, n_rot]
   float* attention_ = nullptr;  // [threads] scratch of a tile
   size_t attention_floats_ = 0;
-  float* partials_ = nullptr;  // [chunks, widest n_head], of one token that is decoded
-  std::byte* acts_[3] = {};    // one per activation format, [batch, widest row]
+  float* partials_ = nullptr;                   // [chunks, widest n_head], of one token that is decoded
+  std::byte* acts_[kernels::kActFormats] = {};  // one per activation format, [batch, widest row]
 
   std::atomic<bool> cancelled_{false};
   std::chrono::steady_clock::time_point deadline_{};

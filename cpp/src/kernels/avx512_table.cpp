@@ -1,3 +1,4 @@
+#include "kernels/amx.h"
 #include "kernels/avx512.h"
 
 #if defined(__x86_64__)
@@ -26,10 +27,21 @@ constexpr Table kTable = {
     rope,        to_f16,   from_f16,     attend,
 };
 
+void quantize_row_amx(ActFormat format, const float* x, size_t n, std::byte* out) {
+  if (format == ActFormat::bf16) return amx::to_bf16(x, n, out);
+  quantize_row(format, x, n, out);
+}
+
+constexpr Table kAmxTable = {
+    Isa::amx, "amx",  quantize_row_amx, matmul, quant::dequantize_row, rms_norm, add, silu_mul,
+    rope,     to_f16, from_f16,         attend, amx::matmul,
+};
+
 }  // namespace
 }  // namespace avx512
 
 const Table* avx512_table() { return &avx512::kTable; }
+const Table* amx_table() { return &avx512::kAmxTable; }
 
 }  // namespace selm::kernels
 

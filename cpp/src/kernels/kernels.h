@@ -3,7 +3,8 @@
 //
 // Bits: the value of one output depends on its row, its column and n alone, never on how many
 // rows or columns share the call, nor on threads. So a prompt in pieces gives the same bits as
-// one token at a time. No function allocates (they use up to 80 KB of stack), and none has state.
+// one token at a time (by `matmul`; `matmul_bf16` is another arithmetic, for large pieces). No function
+// allocates (they use up to 80 KB of stack), and none has state.
 #pragma once
 
 #include <cstddef>
@@ -16,25 +17,30 @@
 namespace selm::kernels {
 
 // neon, dotprod and i8mm (aarch64) give the same bits.
-enum class Isa : uint32_t { scalar = 0, avx2 = 1, avx512 = 2, neon = 8, dotprod = 9, i8mm = 10 };
+// amx is avx512 with matmul_bf16.
+enum class Isa : uint32_t { scalar = 0, avx2 = 1, avx512 = 2, amx = 3, neon = 8, dotprod = 9, i8mm = 10 };
 // All of them; of two for the same architecture the better one comes later.
-inline constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon, Isa::dotprod, Isa::i8mm};
+inline constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2,    Isa::avx512, Isa::amx,
+                                   Isa::neon,   Isa::dotprod, Isa::i8mm};
 
 // How a weight type wants its activations; quantised once per product.
 enum class ActFormat : uint32_t {
-  f32,    // as they are (weights F32, F16, BF16)
-  q8_32,  // blocks of 32 int8 with a float scale and the sum of the 32 (32-element weight blocks)
-  q8_256  // blocks of 256 int8 with a float scale and 16 sums of 16 (K-quants, IQ4_XS)
+  f32,     // as they are (weights F32, F16, BF16)
+  q8_32,   // blocks of 32 int8 with a float scale and the sum of the 32 (32-element weight blocks)
+  q8_256,  // blocks of 256 int8 with a float scale and 16 sums of 16 (K-quants, IQ4_XS)
+  bf16     // rounded to bf16 (matmul_bf16, weights of any type)
 };
-ActFormat act_format(quant::Type type);
+inline constexpr size_t kActFormats = 4;
+ActFormat act_format(quant::Type type);  // of `matmul`
 // Bytes of one activation row of n elements, a multiple of 64 so that rows stay aligned.
 size_t act_row_bytes(ActFormat format, size_t n);
 
 struct Table {
   Isa isa;
-  const char* name;  // "scalar", "avx2", "avx512", "neon", "dotprod", "i8mm"
+  const char* name;  // "scalar", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm"
 
-  // One row of n floats (n a multiple of the format's block) to `out` (64-byte aligned).
+  // One row of n floats (n a multiple of the format's block) to `out` (64-byte aligned). bf16 only
+  // where there is a matmul_bf16.
   void (*quantize_row)(ActFormat format, const float* x, size_t n, std::byte* out);
 
   // out[c * ldo + r] = sum_k W[r][k] * A[c][k], r < n_rows, c < n_cols.
@@ -62,11 +68,18 @@ struct Table {
   // sees the chunk's first visible[r] positions. scratch: attention_scratch_floats(d_k, d_v).
   void (*attend)(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
                  size_t n_queries, float* scratch, float* partials);
+
+  // As matmul, of activations in ActFormat::bf16 and weights rounded to bf16, summed in float: faster
+  // from kBf16Columns on. nullptr where the instruction set has nothing of the kind.
+  void (*matmul_bf16)(quant::Type type, const std::byte* weights, size_t n_rows, size_t n,
+                      const std::byte* acts, size_t n_cols, float* out, size_t ldo) = nullptr;
 };
+// Up to 16 tokens at once give the bits of single ones, so the other arithmetic begins here.
+inline constexpr size_t kBf16Columns = 17;
 
 // The table of an instruction set, or nullptr where this processor (or this build) lacks it.
 const Table* table(Isa isa);
-// The best one here.
+// The best one here (never amx, which has been tested by emulation only).
 const Table* best();
 // By its name; nullptr if unknown or not available.
 const Table* by_name(std::string_view name);

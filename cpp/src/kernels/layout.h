@@ -58,6 +58,7 @@ struct Act256 {
 const Table* scalar_table();
 const Table* avx2_table();
 const Table* avx512_table();
+const Table* amx_table();
 const Table* neon_table();
 const Table* dotprod_table();
 const Table* i8mm_table();

@@ -1,0 +1,107 @@
+// The AMX instructions that amx.cpp uses. Where SELM_EMULATE_AMX is defined they are plain C++, so that
+// everything around them is tested on processors without AMX.
+//
+// As assembly, since GCC 12's intrinsic does not say that a configuration's 64 bytes are read.
+// Intel, Architecture Instruction Set Extensions Programming Reference, chapter "AMX".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace selm::kernels::amx {
+
+// The operand of ldtilecfg: rows and bytes of a row of each tile.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+#if defined(SELM_EMULATE_AMX)
+namespace {
+
+// As the processor: rows and bytes beyond a tile's configuration are neither read nor written.
+struct EmulatedTiles {
+  TileConfig config;
+  uint8_t data[8][16][64];
+};
+thread_local EmulatedTiles tiles;
+
+inline void configure_tiles(const TileConfig& config) {
+  tiles.config = config;
+  std::memset(tiles.data, 0, sizeof tiles.data);
+}
+inline void release_tiles() { tiles.config = TileConfig{}; }
+
+template <int kTile>
+inline void zero_tile() {
+  std::memset(tiles.data[kTile], 0, sizeof tiles.data[kTile]);
+}
+template <int kTile>
+inline void load_tile(const void* p, size_t stride) {
+  zero_tile<kTile>();
+  for (size_t r = 0; r < tiles.config.rows[kTile]; ++r) {
+    std::memcpy(tiles.data[kTile][r], static_cast<const std::byte*>(p) + r * stride,
+                tiles.config.row_bytes[kTile]);
+  }
+}
+template <int kTile>
+inline void store_tile(void* p, size_t stride) {
+  for (size_t r = 0; r < tiles.config.rows[kTile]; ++r) {
+    std::memcpy(static_cast<std::byte*>(p) + r * stride, tiles.data[kTile][r], tiles.config.row_bytes[kTile]);
+  }
+}
+inline float bf16_at(const uint8_t* row, size_t i) {
+  uint32_t bits = 0;
+  std::memcpy(reinterpret_cast<uint8_t*>(&bits) + 2, row + 2 * i, 2);
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+template <int kSum, int kA, int kB>
+inline void multiply_tiles() {
+  for (size_t m = 0; m < tiles.config.rows[kSum]; ++m) {
+    float sum[16];
+    std::memcpy(sum, tiles.data[kSum][m], sizeof sum);
+    for (size_t k = 0; k < tiles.config.row_bytes[kA] / 4u; ++k) {
+      for (size_t n = 0; n < tiles.config.row_bytes[kSum] / 4u; ++n) {
+        for (size_t i = 0; i < 2; ++i)
+          sum[n] += bf16_at(tiles.data[kA][m], 2 * k + i) * bf16_at(tiles.data[kB][k], 2 * n + i);
+      }
+    }
+    std::memcpy(tiles.data[kSum][m], sum, sizeof sum);
+  }
+}
+
+}  // namespace
+#elif defined(__x86_64__)
+namespace {
+
+inline void configure_tiles(const TileConfig& config) { __asm__ volatile("ldtilecfg %0" : : "m"(config)); }
+inline void release_tiles() { __asm__ volatile("tilerelease"); }
+
+template <int kTile>
+inline void zero_tile() {
+  __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));
+}
+// Rows of the tile's bytes, `stride` apart.
+template <int kTile>
+inline void load_tile(const void* p, size_t stride) {
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride), "i"(kTile) : "memory");
+}
+template <int kTile>
+inline void store_tile(void* p, size_t stride) {
+  __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(kTile) : "memory");
+}
+// sum[m][n] += over k of a[m][k] * b[k / 2][n][k % 2], pairs of bf16 in float, k ascending.
+template <int kSum, int kA, int kB>
+inline void multiply_tiles() {
+  __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+}
+
+}  // namespace
+#endif
+
+}  // namespace selm::kernels::amx
