@@ -45,15 +45,17 @@ MIXES = {  # --type: of most matrices, of those that matter more, general.file_t
     "q4_0": (Type.Q4_0, Type.Q4_0, 2),
     "q8_0": (Type.Q8_0, Type.Q8_0, 7),
     "q4_k_m": (Type.Q4_K, Type.Q6_K, 15),
+    "q5_k_m": (Type.Q5_K, Type.Q6_K, 17),
+    "q6_k": (Type.Q6_K, Type.Q6_K, 18),
 }
-FALLBACK = {Type.Q4_K: Type.Q5_0, Type.Q6_K: Type.Q8_0}
+FALLBACK = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 VOCABULARY_KEYS = "tokenizer."
 REAL_TOKENS = 151643  # before the control tokens, as Qwen2 has it
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def gets_more_bits(layer: int, layers: int) -> bool:
-    """llama.cpp's rule for attn_v and ffn_down in Q4_K_M: the ends, and every third between."""
+    """llama.cpp's rule for attn_v and ffn_down in Q4_K_M and Q5_K_M: the ends, and every third between."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
@@ -62,7 +64,7 @@ def tensor_type(name: str, shape: tuple[int, ...], mix: str, layers: int) -> Typ
         return Type.F32
     most, better, _ = MIXES[mix]
     if name == "token_embd.weight":  # tied: it is the output head too
-        kind = Type.Q6_K if mix.startswith("q4") else most
+        kind = most if mix in ("f16", "q8_0") else Type.Q6_K
     elif "attn_v" in name or "ffn_down" in name:
         kind = better if gets_more_bits(int(name.split(".")[1]), layers) else most
     else:

@@ -2,7 +2,7 @@
 
     python bench_worker.py native|llama-cpp MODEL THREADS PROMPT GENERATE DEPTH
 
-It prints a JSON line when the model is open, then one for each line it reads: ``run`` measures one
+It prints a JSON line once the first token is through, then one for each line it reads: ``run`` measures one
 round, ``quit`` ends. The file stands alone, so that the other engine may
 live in another Python environment.
 
@@ -129,7 +129,11 @@ def main() -> None:
     context = depth + prompt + generate + 16
     began = time.perf_counter()
     engine = (Native if kind == "native" else LlamaCpp)(path, threads, context)
-    say({"load_s": time.perf_counter() - began, **engine.facts})
+    loaded = time.perf_counter()
+    engine.evaluate(some_tokens(engine, 1))
+    first = time.perf_counter()
+    say({"load_s": loaded - began, "first_token_s": first - began, **engine.facts})
+    engine.truncate(0)
     fill(engine, depth)
     for line in sys.stdin:
         command = line.strip()

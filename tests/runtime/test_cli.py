@@ -475,6 +475,7 @@ def test_bench(cli: Any, stories: Path) -> None:
     native = result["native"]
     for key in ("prefill_tps", "decode_tps", "decode_gb_per_s", "load_s", "peak_rss_mb"):
         assert native[key] > 0
+    assert native["first_token_s"] > native["load_s"]
     assert len(native["rounds"]) == 2 and result["stream_gb_per_s"] > 0
     assert (result["prompt"], result["generate"], result["threads"]) == (8, 4, 1)
     assert (result["depth"], result["hog"]) == (0, 0)
@@ -511,3 +512,4 @@ def test_bench_against_llama_cpp(cli: Any, stories: Path) -> None:
     for kind in ("prefill", "decode"):
         ours, theirs = (result[e][f"{kind}_tps"] for e in ("native", "llama_cpp"))
         assert result["ratio"][kind] == pytest.approx(ours / theirs, rel=0.01, abs=0.001)
+    assert result["ratio"]["first_token"] > 0
