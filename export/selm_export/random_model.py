@@ -55,7 +55,7 @@ CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def gets_more_bits(layer: int, layers: int) -> bool:
-    """llama.cpp's rule for attn_v and ffn_down in Q4_K_M and Q5_K_M: the ends, and every third between."""
+    """llama.cpp's rule for attn_v and ffn_down in Q4_K_M, Q5_K_M: the ends, every third between."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 

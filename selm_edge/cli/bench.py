@@ -72,7 +72,8 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     """Measure tokens a second, memory and the share of the machine's bandwidth used.
 
     Each engine runs in a process of its own; their rounds alternate, after one that does not
-    count. The first token is timed from the opening of the file, which is in the page cache. The peer should be its best build:
+    count. The first token is timed from the opening of the file, which is in the page cache.
+    The peer should be its best build:
 
     \b
       CC=clang CXX=clang++ CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_OPENMP=OFF" \\
@@ -284,7 +285,9 @@ def _report(result: dict[str, Any]) -> None:
         )
     if "ratio" in result:
         ratio = result["ratio"]
-        click.echo(f"{'ratio':12}{ratio['prefill']:>11.2f}x{ratio['decode']:>11.2f}x{ratio['first_token']:>19.2f}x")
+        click.echo(
+            f"{'ratio':12}{ratio['prefill']:>11.2f}x{ratio['decode']:>11.2f}x{ratio['first_token']:>19.2f}x"
+        )
     click.echo(f"read bandwidth of this machine: {result['stream_gb_per_s']:.1f} GB/s")
     for name in ("native", "llama_cpp"):
         if name in result:

@@ -2,9 +2,9 @@
 
     python bench_worker.py native|llama-cpp MODEL THREADS PROMPT GENERATE DEPTH
 
-It prints a JSON line once the first token is through, then one for each line it reads: ``run`` measures one
-round, ``quit`` ends. The file stands alone, so that the other engine may
-live in another Python environment.
+It prints a JSON line once the first token is through, then one for each line it reads: ``run``
+measures one round, ``quit`` ends. The file stands alone, so that the other engine may live in
+another Python environment.
 
 Both engines evaluate the same fixed tokens, the prompt at once and then one by one with the logits
 of each: what is timed is the forward pass, with no sampler and no text. DEPTH tokens stand in the
