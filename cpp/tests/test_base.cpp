@@ -228,6 +228,32 @@ TEST("usable cores follow the affinity mask") {
   CHECK(selm::usable_cores() == all);
 }
 
+TEST("slow cores are not counted where there are fast ones") {
+  Folder folder;
+  REQUIRE(folder.ok());
+  const std::string& root = folder.path();
+  const std::vector<uint32_t> four = {0, 1, 2, 3}, slow = {2, 3};
+  CHECK(selm::fast_cores(four, root) == 4);  // the system says nothing
+  CHECK(selm::fast_cores({}, root) == 0);
+  for (const char* name : {"cpu_atom", "system", "system/cpu", "system/cpu/cpu0", "system/cpu/cpu1",
+                           "system/cpu/cpu2", "system/cpu/cpu3"}) {
+    folder.folder(name);
+  }
+  folder.file("cpu_atom/cpus", "2-3,7\n");
+  CHECK(selm::fast_cores(four, root) == 2 && selm::fast_cores(slow, root) == 2);
+  folder.file("cpu_atom/cpus", "1,3\n");
+  CHECK(selm::fast_cores(four, root) == 2);
+  for (const char* nonsense : {"", "-", "x-y", "5-1", ",,"}) {
+    folder.file("cpu_atom/cpus", nonsense);
+    CHECK(selm::fast_cores(four, root) == 4);
+  }
+  folder.file("system/cpu/cpu0/cpu_capacity", "1024\n");  // one large, one middle, two little ones
+  folder.file("system/cpu/cpu1/cpu_capacity", "800\n");
+  folder.file("system/cpu/cpu2/cpu_capacity", "250\n");
+  folder.file("system/cpu/cpu3/cpu_capacity", "250\n");
+  CHECK(selm::fast_cores(four, root) == 2 && selm::fast_cores(slow, root) == 2);
+}
+
 TEST("CPU quota, cgroup version 2: the tightest up to the root") {
   Folder folder;
   REQUIRE(folder.ok());

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -164,18 +165,34 @@ bool has_controller(std::string_view list, std::string_view name) {
   return false;
 }
 
-unsigned affinity_cores() {
+// The processors that this process may run on; none where the system does not say.
+std::vector<uint32_t> affinity() {
+  std::vector<uint32_t> processors;
 #if defined(__linux__)
   // 4096 bits: more than a fixed cpu_set_t holds, as large machines refuse too small a mask.
-  constexpr size_t kWords = 4096 / (8 * sizeof(unsigned long));
-  unsigned long mask[kWords] = {};
+  constexpr uint32_t kBits = 8 * sizeof(unsigned long);
+  unsigned long mask[4096 / kBits] = {};
   if (sched_getaffinity(0, sizeof mask, reinterpret_cast<cpu_set_t*>(mask)) == 0) {
-    unsigned count = 0;
-    for (const unsigned long word : mask) count += static_cast<unsigned>(__builtin_popcountl(word));
-    if (count > 0) return count;
+    for (uint32_t i = 0; i < 4096; ++i) {
+      if ((mask[i / kBits] >> (i % kBits) & 1) != 0) processors.push_back(i);
+    }
   }
 #endif
-  return std::max(1u, std::thread::hardware_concurrency());
+  return processors;
+}
+
+// Whether a list of the kernel's ("0-3,8,10-11") has the number.
+bool in_list(std::string_view list, uint64_t wanted) {
+  while (!list.empty()) {
+    const size_t comma = std::min(list.find(','), list.size());
+    const std::string_view part = list.substr(0, comma);
+    list.remove_prefix(std::min(comma + 1, list.size()));
+    const std::optional<uint64_t> first = number(part);
+    const size_t dash = part.find('-');
+    const std::optional<uint64_t> last = dash < part.size() ? number(part.substr(dash + 1)) : first;
+    if (first && last && *first <= wanted && wanted <= *last) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -203,16 +220,34 @@ unsigned cgroup_cores(std::string_view membership, const std::string& root) {
   return limit;
 }
 
+unsigned fast_cores(std::span<const uint32_t> processors, const std::string& root) {
+  const std::string slow = read_small(root + "/cpu_atom/cpus").value_or("");
+  std::vector<uint64_t> capacities;
+  uint64_t greatest = 0;
+  for (const uint32_t i : processors) {
+    const std::string file = root + "/system/cpu/cpu" + std::to_string(i) + "/cpu_capacity";
+    capacities.push_back(number(read_small(file).value_or("")).value_or(UINT64_MAX));
+    if (capacities.back() != UINT64_MAX) greatest = std::max(greatest, capacities.back());
+  }
+  unsigned fast = 0;
+  for (size_t i = 0; i < processors.size(); ++i) {
+    if (!in_list(slow, processors[i]) && capacities[i] >= greatest - greatest / 2) ++fast;
+  }
+  return fast == 0 ? static_cast<unsigned>(processors.size()) : fast;
+}
+
 unsigned usable_cores() {
-  const unsigned allowed = affinity_cores();
+  const std::vector<uint32_t> allowed = affinity();
 #if defined(__linux__)
-  if (const std::optional<std::string> membership = read_small("/proc/self/cgroup")) {
+  const unsigned fast = fast_cores(allowed, "/sys/devices");
+  if (const std::optional<std::string> membership = read_small("/proc/self/cgroup"); membership && fast > 0) {
     if (const unsigned quota = cgroup_cores(*membership, "/sys/fs/cgroup"); quota != 0) {
-      return std::min(allowed, quota);
+      return std::min(fast, quota);
     }
   }
+  if (fast > 0) return fast;
 #endif
-  return allowed;
+  return std::max(1u, std::thread::hardware_concurrency());
 }
 
 }  // namespace selm

@@ -2,6 +2,8 @@
 // (no globals); cheap enough for start-up, not for inner loops.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -36,9 +38,14 @@ struct CpuFeatures {
 };
 CpuFeatures cpu_features();
 
-// Cores that this process may keep busy: its affinity mask, or less where a cgroup limits it. >= 1.
-// More threads than this wait for each other's time slices and run many times slower.
+// Cores that this process should keep busy: those of its affinity mask, of the fast kind where there
+// are two, or less where a cgroup limits it. >= 1. More threads than it has cores wait for each other's
+// time slices and run many times slower; a slow core holds up the fast ones.
 unsigned usable_cores();
+
+// How many of these processors (by number) are not slow ones; `root` is /sys/devices. Slow are Intel's
+// "atom" cores, and those of less than half the greatest capacity (Arm). All, where none or all are.
+unsigned fast_cores(std::span<const uint32_t> processors, const std::string& root);
 
 // Cores that a CPU quota allows, rounded to the nearest, at least 1; 0: no limit. `membership` is
 // the text of /proc/self/cgroup, `root` where the hierarchies are mounted (/sys/fs/cgroup). Both
