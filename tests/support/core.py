@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ from selm_edge import _core
 
 Floats = npt.NDArray[np.float32]
 Type = gguf.GGMLQuantizationType
-ISAS = ("scalar", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm")
+# What a processor of this architecture may have; tests skip what this one lacks.
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+ISAS = ("scalar", *(("neon", "dotprod", "i8mm") if ARM else ("avx2", "avx512", "amx")))
 BLOCK_TYPES = [
     *(Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0),
     *(Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS),
