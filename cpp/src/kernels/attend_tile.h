@@ -92,9 +92,13 @@ struct Tile {
       for (size_t p = 0; p < whole; ++p) row[p] = 0.0f;
       return;
     }
+    // Below e^-60 a weight is lost beside that of the largest, and is zero here: as a denormal number it
+    // would make each product of its many times slower.
+    const Reg least = V::set1(-60.0f), lost = V::exp(least);
     Reg total = V::zero();
     for (size_t p = 0; p < whole; p += V::kLanes) {
-      const Reg e = V::exp(V::sub(V::load(row + p), V::set1(max)));
+      const Reg x = V::sub(V::load(row + p), V::set1(max));
+      const Reg e = V::sub(V::exp(V::max(least, x)), lost);  // NaN stays: it is the second operand
       V::store(row + p, e);
       total = V::add(total, e);
     }

@@ -42,14 +42,21 @@ void quantize_q8_0(const float* x, size_t n, std::byte* out) {
   }
 }
 
+namespace {
+
+// e^x; zero where it is lost beside 1, as products of denormal numbers are many times slower.
+float share(float x) { return x < -60.0f ? 0.0f : std::exp(x); }
+
+}  // namespace
+
 void fold_partial(float* state, const float* partial, size_t d_v) {
   const size_t at = padded(d_v);
   const float old_max = state[at];
   const float new_max = partial[at];
   if (new_max == -std::numeric_limits<float>::infinity()) return;
   const float max = new_max > old_max ? new_max : old_max;
-  const float old_share = std::exp(old_max - max);  // e^-infinity is 0
-  const float new_share = std::exp(new_max - max);
+  const float old_share = share(old_max - max);  // -infinity: 0
+  const float new_share = share(new_max - max);
   for (size_t d = 0; d < d_v; ++d) state[d] = state[d] * old_share + partial[d] * new_share;
   state[at] = max;
   state[at + 1] = state[at + 1] * old_share + partial[at + 1] * new_share;
