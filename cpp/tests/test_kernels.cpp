@@ -341,8 +341,13 @@ TEST("weights that end at the end of a mapping, at any alignment, are read no fu
           std::vector<float> got(p.rows * p.cols);
           t->matmul(type, weights, p.rows, n, acts.data(), cols, got.data(), p.rows);
           CHECK(same_bits(got.data(), want.data(), got.size()));
-          if (t->matmul_bf16 != nullptr)
-            t->matmul_bf16(type, weights, p.rows, n, to_bf16(*t, p).data(), cols, got.data(), p.rows);
+          if (t->matmul_bf16 != nullptr) {
+            const Buffer rounded = to_bf16(*t, p);
+            std::vector<float> elsewhere(got.size());
+            t->matmul_bf16(type, weights, p.rows, n, rounded.data(), cols, got.data(), p.rows);
+            t->matmul_bf16(type, p.weights.data(), p.rows, n, rounded.data(), cols, elsewhere.data(), p.rows);
+            CHECK(same_bits(got.data(), elsewhere.data(), got.size()));
+          }
           munmap(map, whole + page);
         }
       }

@@ -55,8 +55,8 @@ SELM_API const char* selm_isa(void);
 typedef struct selm_model_options {
   size_t struct_size;
   bool check_weights; /* also look for infinite or NaN scales in every block (reads the whole file) */
-  const char*
-      isa; /* NULL: SELM_ISA or the best; "scalar", "avx2", "avx512", "amx"; "neon", "dotprod", "i8mm" */
+  /* NULL: SELM_ISA or the best; "scalar", "avx2", "avx512", "amx"; "neon", "dotprod", "i8mm" */
+  const char* isa;
 } selm_model_options;
 #define SELM_MODEL_OPTIONS_INIT \
   { sizeof(selm_model_options), false, NULL }

@@ -8,6 +8,7 @@
 #if defined(__x86_64__)
 
 #include "kernels/amx_tiles.h"
+#include "kernels/avx512_float_types.h"
 #include "kernels/avx512_k_types.h"
 #include "kernels/avx512_q32_types.h"
 
@@ -89,25 +90,6 @@ inline void write_bf16(const std::byte* row, size_t k0, size_t count, uint16_t* 
     }
   }
 }
-
-// 16 elements of a row of floats of some kind, or the first of them.
-struct F32 {
-  static constexpr size_t kBytes = 4;
-  static __m512 load(const std::byte* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
-};
-struct F16 {
-  static constexpr size_t kBytes = 2;
-  static __m512 load(const std::byte* p, __mmask16 mask) {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
-  }
-};
-struct Bf16 {
-  static constexpr size_t kBytes = 2;
-  static __m512 load(const std::byte* p, __mmask16 mask) {
-    const __m512i x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
-  }
-};
 
 template <class T>
 inline void write_bf16(const std::byte* row, size_t k0, size_t count, uint16_t* out) {

@@ -256,11 +256,10 @@ void many_columns(const std::byte* weights, size_t n_rows, size_t n, const std::
                   float* out, size_t ldo) {
   const size_t n_blocks = n / 32, row_bytes = n_blocks * T::kBytes, act_bytes = act32_bytes(n);
   Strip strip;
-  // Pieces outside, rows inside: one piece of all columns fits in the second cache, whole ones do not.
-  for (size_t b0 = 0; b0 < n_blocks; b0 += kPieceBlocks) {
-    const size_t count = n_blocks - b0 < kPieceBlocks ? n_blocks - b0 : kPieceBlocks;
-    for (size_t r = 0; r < n_rows; r += kStripRows) {
-      const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
+  for (size_t r = 0; r < n_rows; r += kStripRows) {
+    const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
+    for (size_t b0 = 0; b0 < n_blocks; b0 += kPieceBlocks) {
+      const size_t count = n_blocks - b0 < kPieceBlocks ? n_blocks - b0 : kPieceBlocks;
       unpack_rows<T>(weights + r * row_bytes, rows, row_bytes, b0, count, strip);
       for (size_t c = 0; c < n_cols; c += kTileColumns) {
         const size_t cols = n_cols - c < kTileColumns ? n_cols - c : kTileColumns;

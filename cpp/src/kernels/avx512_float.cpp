@@ -2,32 +2,12 @@
 // one fused multiply-add each, then the lanes are summed. A tile of rows and columns shares loads,
 // never lanes.
 #include "kernels/avx512.h"
+#include "kernels/avx512_float_types.h"
 
 #if defined(__x86_64__)
 
 namespace selm::kernels::avx512 {
 namespace {
-
-struct F32 {
-  static constexpr size_t kBytes = 4;
-  static __m512 load(const std::byte* p) { return _mm512_loadu_ps(p); }
-  static __m512 load(const std::byte* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
-};
-struct F16 {
-  static constexpr size_t kBytes = 2;
-  static __m512 load(const std::byte* p) { return _mm512_cvtph_ps(load32(p)); }
-  static __m512 load(const std::byte* p, __mmask16 mask) {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
-  }
-};
-struct Bf16 {
-  static constexpr size_t kBytes = 2;
-  static __m512 widen(__m256i x) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-  }
-  static __m512 load(const std::byte* p) { return widen(load32(p)); }
-  static __m512 load(const std::byte* p, __mmask16 mask) { return widen(_mm256_maskz_loadu_epi16(mask, p)); }
-};
 
 // 16 elements (the first of them, by `mask`, in the last step of a row) into every accumulator.
 template <class T, size_t kRows, size_t kCols, bool kWhole>

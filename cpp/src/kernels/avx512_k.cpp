@@ -320,11 +320,10 @@ void many_columns(const std::byte* weights, size_t n_rows, size_t n, const std::
                   float* out, size_t ldo) {
   const size_t n_blocks = n / 256, row_bytes = n_blocks * T::kBytes, act_bytes = act256_bytes(n);
   Strip strip;
-  // Pieces outside, rows inside: one piece of all columns fits in the second cache, whole ones do not.
-  for (size_t s0 = 0; s0 < n_blocks; s0 += kPieceBlocks) {
-    const size_t count = n_blocks - s0 < kPieceBlocks ? n_blocks - s0 : kPieceBlocks;
-    for (size_t r = 0; r < n_rows; r += kStripRows) {
-      const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
+  for (size_t r = 0; r < n_rows; r += kStripRows) {
+    const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
+    for (size_t s0 = 0; s0 < n_blocks; s0 += kPieceBlocks) {
+      const size_t count = n_blocks - s0 < kPieceBlocks ? n_blocks - s0 : kPieceBlocks;
       for (size_t v = 0; v < kVectors; ++v) {
         unpack_rows<T>(weights + r * row_bytes, rows, row_bytes, s0, count, v, strip);
       }
