@@ -24,22 +24,6 @@ using namespace selm;
 using namespace selm::test;
 using quant::Type;
 
-struct Problem {
-  Type type;
-  size_t rows, n, cols;
-  std::vector<std::byte> weights;
-  std::vector<float> x;  // [cols, n]
-};
-
-Problem random_problem(Type type, size_t rows, size_t n, size_t cols, std::mt19937& source) {
-  Problem p{type, rows, n, cols, {}, random_floats(cols * n, source)};
-  for (size_t r = 0; r < rows; ++r) {
-    const std::vector<std::byte> row = test::random_row(type, n, source);
-    p.weights.insert(p.weights.end(), row.begin(), row.end());
-  }
-  return p;
-}
-
 Buffer quantize(const Table& t, const Problem& p) {
   const kernels::ActFormat format = kernels::act_format(p.type);
   const size_t bytes = kernels::act_row_bytes(format, p.n);
@@ -53,15 +37,6 @@ std::vector<float> multiply(const Table& t, const Problem& p, const Buffer& acts
   std::vector<float> out(p.rows * p.cols, std::numeric_limits<float>::quiet_NaN());
   t.matmul(p.type, p.weights.data(), p.rows, p.n, acts.data(), p.cols, out.data(), p.rows);
   return out;
-}
-
-std::vector<float> weights_of(const Problem& p) {
-  std::vector<float> w(p.rows * p.n);
-  for (size_t r = 0; r < p.rows; ++r) {
-    quant::dequantize_row(p.type, p.weights.data() + r * quant::row_bytes(p.type, p.n), w.data() + r * p.n,
-                          p.n);
-  }
-  return w;
 }
 
 // |scale * code| + |minimum| of every weight: those two may cancel, their rounding errors do not.
@@ -118,18 +93,6 @@ void compare_with_scalar(const Table& t, const Problem& p) {
                      std::to_string(i) + ": " + std::to_string(got[i]) + " for " + std::to_string(want[i]));
       return;
     }
-  }
-}
-
-// Row lengths: one block, some that fill no vector, more than one piece of the kernels.
-std::vector<size_t> lengths(Type type) {
-  switch (quant::info(type).block_size) {
-    case 32:
-      return {32, 64, 96, 160, 512, 544, 896, 2048 + 32, 4864};
-    case 256:
-      return {256, 512, 768, 1280, 2048, 2304, 4864 + 256};
-    default:
-      return {1, 7, 16, 33, 100, 896};
   }
 }
 
@@ -218,86 +181,6 @@ TEST("the tables of aarch64 give the same bits") {
   }
 }
 
-// ---- bf16 -----------------------------------------------------------------------------------------
-
-std::vector<const Table*> bf16_tables() {
-  std::vector<const Table*> tables;
-  for (const Table* t : all_tables()) {
-    if (t->matmul_bf16 != nullptr) tables.push_back(t);
-  }
-  if (tables.empty()) std::printf("skipped: no table here has products of bf16\n");
-  return tables;
-}
-
-float rounded_to_bf16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-Buffer to_bf16(const Table& t, const Problem& p) {
-  const size_t bytes = kernels::act_row_bytes(kernels::ActFormat::bf16, p.n);
-  Buffer acts(bytes * p.cols);
-  for (size_t c = 0; c < p.cols; ++c)
-    t.quantize_row(kernels::ActFormat::bf16, p.x.data() + c * p.n, p.n, acts.data() + c * bytes);
-  return acts;
-}
-
-TEST("bf16 products are the sums of rounded weights and activations") {
-  std::mt19937 source(21);
-  for (const Table* t : bf16_tables()) {
-    for (const Type type : test::kAllTypes) {
-      for (const size_t n : lengths(type)) {
-        const Problem p = random_problem(type, 1 + source() % 70, n, 17 + source() % 50, source);
-        const std::vector<float> w = weights_of(p);
-        std::vector<float> got(p.rows * p.cols);
-        t->matmul_bf16(type, p.weights.data(), p.rows, n, to_bf16(*t, p).data(), p.cols, got.data(), p.rows);
-        double error = 0, power = 0;
-        for (size_t i = 0; i < got.size(); ++i) {
-          const float *row = w.data() + i % p.rows * n, *x = p.x.data() + i / p.rows * n;
-          double want = 0;
-          for (size_t k = 0; k < n; ++k)
-            want += static_cast<double>(rounded_to_bf16(row[k])) * static_cast<double>(rounded_to_bf16(x[k]));
-          error += std::pow(want - static_cast<double>(got[i]), 2);
-          power += want * want;
-        }
-        // Not exact: a fused multiply-add may put a weight on the other side of a rounding boundary.
-        CHECK(error <= 1e-8 * power);
-      }
-    }
-  }
-}
-
-TEST("a bf16 product has the same bits however rows and columns are grouped, and writes nothing else") {
-  std::mt19937 source(22);
-  for (const Table* t : bf16_tables()) {
-    for (const Type type : {Type::f32, Type::q8_0, Type::q4_k}) {
-      const size_t n = type == Type::f32 ? 777 : 1280;
-      const Problem p = random_problem(type, 75, n, 53, source);
-      const Buffer acts = to_bf16(*t, p);
-      const size_t row_bytes = quant::row_bytes(type, n);
-      const size_t act_bytes = kernels::act_row_bytes(kernels::ActFormat::bf16, n);
-      std::vector<float> all(p.rows * p.cols);
-      t->matmul_bf16(type, p.weights.data(), p.rows, n, acts.data(), p.cols, all.data(), p.rows);
-      for (int i = 0; i < 40; ++i) {
-        const size_t rows = 1 + source() % p.rows, cols = 1 + source() % p.cols;
-        const size_t r = source() % (p.rows - rows + 1), c = source() % (p.cols - cols + 1), ldo = rows + 3;
-        std::vector<float> part(cols * ldo, 7.0f);
-        t->matmul_bf16(type, p.weights.data() + r * row_bytes, rows, n, acts.data() + c * act_bytes, cols,
-                       part.data(), ldo);
-        bool right = true;
-        for (size_t j = 0; j < cols; ++j) {
-          right = right && same_bits(part.data() + j * ldo, all.data() + (c + j) * p.rows + r, rows);
-          for (size_t k = rows; k < ldo; ++k) right = right && part[j * ldo + k] == 7.0f;
-        }
-        CHECK(right);
-      }
-    }
-  }
-}
-
 TEST("outputs go to columns ldo apart and nothing else is written") {
   std::mt19937 source(4);
   for (const Table* t : all_tables()) {
@@ -341,13 +224,6 @@ TEST("weights that end at the end of a mapping, at any alignment, are read no fu
           std::vector<float> got(p.rows * p.cols);
           t->matmul(type, weights, p.rows, n, acts.data(), cols, got.data(), p.rows);
           CHECK(same_bits(got.data(), want.data(), got.size()));
-          if (t->matmul_bf16 != nullptr) {
-            const Buffer rounded = to_bf16(*t, p);
-            std::vector<float> elsewhere(got.size());
-            t->matmul_bf16(type, weights, p.rows, n, rounded.data(), cols, got.data(), p.rows);
-            t->matmul_bf16(type, p.weights.data(), p.rows, n, rounded.data(), cols, elsewhere.data(), p.rows);
-            CHECK(same_bits(got.data(), elsewhere.data(), got.size()));
-          }
           munmap(map, whole + page);
         }
       }

@@ -146,8 +146,8 @@ typedef struct selm_session_options {
   uint32_t threads; /* 0: the cores this process may use */
   uint32_t batch;   /* tokens evaluated together; 0: 256 */
   selm_kv_type kv_type;
-  uint32_t exact; /* not 0: prompts give the bits of single tokens also where larger pieces have faster
-                     arithmetic of their own (amx) */
+  uint32_t exact; /* not 0: prompts give the bits of single tokens also where pieces of more than 16
+                     have faster arithmetic of their own */
 } selm_session_options;
 #define SELM_SESSION_OPTIONS_INIT \
   { sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16, 0 }

@@ -32,7 +32,7 @@ struct CpuFeatures {
   bool has_avx512_table() const {
     return has_avx2_table() && avx512f && avx512bw && avx512dq && avx512vl && avx512vnni;
   }
-  bool has_amx_table() const { return has_avx512_table() && avx512bf16 && amx_tile && amx_bf16; }
+  bool has_amx_table() const { return has_avx512_table() && avx512bf16 && amx_tile && amx_int8 && amx_bf16; }
   bool has_dotprod_table() const { return neon && dotprod; }
   bool has_i8mm_table() const { return has_dotprod_table() && i8mm; }
 };

@@ -14,8 +14,8 @@ namespace {
 size_t rows_per_piece(size_t total_rows, size_t n_tokens, unsigned threads) {
   const size_t pieces = size_t{threads} * (n_tokens == 1 ? 4 : 8);
   const size_t rows = (total_rows + pieces - 1) / pieces;
-  constexpr size_t kStep = 32;  // the strip that kernels unpack for prompts
-  return std::max(kStep, (rows + kStep - 1) / kStep * kStep);
+  const size_t step = n_tokens == 1 ? 32 : 64;  // for prompts, the rows that kernels unpack at a time
+  return std::max(step, (rows + step - 1) / step * step);
 }
 
 }  // namespace
@@ -32,17 +32,13 @@ void Session::for_each_token(size_t n, const Work& work) {
 template <class Prepare>
 void Session::project(size_t n, std::span<const Product> products, const Prepare& prepare) {
   const size_t width = products[0].matrix->columns;
-  // A file that is kept in F32 is kept for its precision.
-  const bool bf16 = n >= kernels::kBf16Columns && kernels_.matmul_bf16 != nullptr && !options_.exact &&
-                    products[0].matrix->type != quant::Type::f32;
-  const auto matmul = bf16 ? kernels_.matmul_bf16 : kernels_.matmul;
-  const auto format_of = [bf16](const Product& p) {
-    return bf16 ? kernels::ActFormat::bf16 : kernels::act_format(p.matrix->type);
+  const auto method_of = [&](const Product& p) {
+    return kernels::method(kernels_, p.matrix->type, n, options_.exact);
   };
   bool wanted[kernels::kActFormats] = {};
   size_t total_rows = 0;
   for (const Product& p : products) {
-    wanted[static_cast<size_t>(format_of(p))] = true;
+    wanted[static_cast<size_t>(method_of(p).format)] = true;
     total_rows += p.matrix->rows;
   }
   for_each_token(n, [&](size_t i) {
@@ -67,7 +63,8 @@ void Session::project(size_t n, std::span<const Product> products, const Prepare
     const model::Matrix& m = *p->matrix;
     const size_t first = piece * step;
     const size_t rows = std::min<size_t>(step, m.rows - first);
-    const std::byte* acts = acts_[static_cast<size_t>(format_of(*p))];
+    const auto [format, matmul] = method_of(*p);
+    const std::byte* acts = acts_[static_cast<size_t>(format)];
     matmul(m.type, m.data + first * m.row_bytes(), rows, width, acts, n, p->out + first, p->ldo);
   });
 }

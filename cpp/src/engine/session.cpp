@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "base/cpu.h"
 
@@ -15,6 +16,8 @@ constexpr uint32_t kMaxContext = 1u << 24;
 constexpr uint32_t kMaxBatch = 4096;
 constexpr uint32_t kMaxThreads = 512;
 constexpr uint64_t kAlign = 64;
+
+using kernels::ActFormat;
 
 SessionOptions with_defaults(const model::Model& model, SessionOptions options) {
   if (options.context == 0) options.context = std::min(model.hparams().n_ctx_train, kDefaultContext);
@@ -46,7 +49,7 @@ uint64_t attention_floats(const model::Hparams& h) {
 struct Session::Layout {
   uint64_t kv = 0;
   uint64_t embd = 0, q = 0, k = 0, v = 0, attended = 0, ff = 0, cos_sin = 0, attention = 0, partials = 0;
-  uint64_t acts[3] = {};  // bf16 takes the room of f32: products never want both
+  uint64_t acts[kernels::kActFormats] = {};
 
   // Every factor is bounded (hparams.cpp, the limits above), so no product here passes 2^62.
   Layout(const model::Model& model, const SessionOptions& o) {
@@ -71,14 +74,16 @@ struct Session::Layout {
     attention = padded(uint64_t{o.threads} * attention_floats(h) * sizeof(float));
     partials = padded(chunks(o.context) * heads * kernels::partial_floats(h.d_v) * sizeof(float));
     const uint64_t widest = std::max({uint64_t{h.n_embd}, heads * h.d_v, n_ff});
-    for (uint32_t f = 0; f < 3; ++f) {
+    for (uint32_t f = 0; f < kernels::kActFormats; ++f) {
       acts[f] = padded(kernels::act_row_bytes(static_cast<kernels::ActFormat>(f), widest) * o.batch);
     }
+    if (o.exact || model.kernels().matmul_u8 == nullptr) acts[static_cast<size_t>(ActFormat::u8_256)] = 0;
+    if (o.exact || model.kernels().matmul_bf16 == nullptr) acts[static_cast<size_t>(ActFormat::bf16)] = 0;
   }
 
   uint64_t scratch() const {
-    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + attention + partials + acts[0] + acts[1] +
-           acts[2];
+    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + attention + partials +
+           std::accumulate(std::begin(acts), std::end(acts), uint64_t{0});
   }
 };
 
@@ -141,8 +146,7 @@ Status Session::allocate() {
   attention_ = floats(layout.attention);
   attention_floats_ = attention_floats(model_.hparams());
   partials_ = floats(layout.partials);
-  for (int f = 0; f < 3; ++f) acts_[f] = take(layout.acts[f]);
-  acts_[static_cast<size_t>(kernels::ActFormat::bf16)] = acts_[static_cast<size_t>(kernels::ActFormat::f32)];
+  for (uint32_t f = 0; f < kernels::kActFormats; ++f) acts_[f] = take(layout.acts[f]);
 
   const model::Hparams& h = model_.hparams();
   size_t offset = 0;

@@ -1,5 +1,5 @@
-// The AMX instructions that amx.cpp uses. Where SELM_EMULATE_AMX is defined they are plain C++, so that
-// everything around them is tested on processors without AMX.
+// The AMX instructions that amx_int8.cpp and amx_bf16.cpp use. Where SELM_EMULATE_AMX is defined they are
+// plain C++, so that everything around them is tested on processors without AMX.
 //
 // As assembly, since GCC 12's intrinsic does not say that a configuration's 64 bytes are read.
 // Intel, Architecture Instruction Set Extensions Programming Reference, chapter "AMX".
@@ -61,7 +61,21 @@ inline float bf16_at(const uint8_t* row, size_t i) {
   return x;
 }
 template <int kSum, int kA, int kB>
-inline void multiply_tiles() {
+inline void multiply_bytes() {
+  for (size_t m = 0; m < tiles.config.rows[kSum]; ++m) {
+    int32_t sum[16];
+    std::memcpy(sum, tiles.data[kSum][m], sizeof sum);
+    for (size_t k = 0; k < tiles.config.row_bytes[kA] / 4u; ++k) {
+      for (size_t n = 0; n < tiles.config.row_bytes[kSum] / 4u; ++n) {
+        for (size_t i = 0; i < 4; ++i)
+          sum[n] += tiles.data[kA][m][4 * k + i] * static_cast<int8_t>(tiles.data[kB][k][4 * n + i]);
+      }
+    }
+    std::memcpy(tiles.data[kSum][m], sum, sizeof sum);
+  }
+}
+template <int kSum, int kA, int kB>
+inline void multiply_bf16() {
   for (size_t m = 0; m < tiles.config.rows[kSum]; ++m) {
     float sum[16];
     std::memcpy(sum, tiles.data[kSum][m], sizeof sum);
@@ -95,13 +109,52 @@ template <int kTile>
 inline void store_tile(void* p, size_t stride) {
   __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(kTile) : "memory");
 }
+// sum[m][n] += over k of a[m][k] * b[k / 4][n][k % 4], a unsigned, b signed.
+template <int kSum, int kA, int kB>
+inline void multiply_bytes() {
+  __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+}
 // sum[m][n] += over k of a[m][k] * b[k / 2][n][k % 2], pairs of bf16 in float, k ascending.
 template <int kSum, int kA, int kB>
-inline void multiply_tiles() {
+inline void multiply_bf16() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
 }
 
 }  // namespace
 #endif
 
+namespace {
+
+constexpr size_t kTile = 16;  // rows of a tile, of 64 bytes each
+
+// Tiles 0 to 3 are sums (columns 0-15 by rows 0-15, the same by rows 16-31, columns 16-31 likewise),
+// 4 and 5 activations of 16 columns, 6 and 7 weights of 16 rows. Released at the end of the scope,
+// as loaded tiles make every switch of threads dearer.
+class Tiles {
+ public:
+  Tiles() = default;
+  ~Tiles() { release_tiles(); }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+
+  // For 1 to 32 columns. Does nothing if they are as many as before.
+  void set_columns(size_t n) {
+    if (n == columns_) return;
+    columns_ = n;
+    TileConfig config;
+    const auto first = static_cast<uint8_t>(n < kTile ? n : kTile);
+    const auto second = static_cast<uint8_t>(n > kTile ? n - kTile : 1);
+    const uint8_t rows[8] = {first, first, second, second, first, second, kTile, kTile};
+    for (size_t t = 0; t < 8; ++t) {
+      config.rows[t] = rows[t];
+      config.row_bytes[t] = 64;
+    }
+    configure_tiles(config);
+  }
+
+ private:
+  size_t columns_ = 0;
+};
+
+}  // namespace
 }  // namespace selm::kernels::amx

@@ -13,6 +13,8 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
+#include <utility>
+
 #include "kernels/layout.h"
 
 namespace selm::kernels::avx512 {
@@ -31,6 +33,10 @@ Matmul matmul_32(quant::Type type);     // avx512_q32.cpp
 Matmul matmul_256(quant::Type type);    // avx512_k.cpp
 Matmul matmul_float(quant::Type type);  // avx512_float.cpp
 
+// Table::matmul_u8; avx512_u8.cpp
+void matmul_u8(quant::Type type, const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts,
+               size_t n_cols, float* out, size_t ldo);
+
 void quantize_row(ActFormat format, const float* x, size_t n, std::byte* out);  // avx512_act.cpp
 
 // avx512_layer.cpp
@@ -47,6 +53,16 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
 
 namespace {
 
+// A loop unrolled before anything else is done to it, so that an array of registers stays in registers:
+// GCC keeps one that is indexed by a loop in memory, and copies it in every round.
+template <size_t kTimes, class Body>
+[[gnu::always_inline]] inline void repeat(const Body& body) {
+  [&]<size_t... i>(std::index_sequence<i...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<size_t, i>{}), ...);
+  }
+  (std::make_index_sequence<kTimes>{});
+}
+
 [[maybe_unused]] inline __m128i load16(const void* p) {
   return _mm_loadu_si128(static_cast<const __m128i*>(p));
 }
@@ -58,10 +74,10 @@ namespace {
 // own prefetching starts anew at every page. No fault where nothing is mapped.
 constexpr size_t kAhead = 4096;
 template <size_t kSize>
-[[maybe_unused]] inline void prefetch(const std::byte* p) {
+[[maybe_unused]] inline void prefetch(const std::byte* p, size_t ahead = kAhead) {
 #pragma GCC unroll 16
   for (size_t i = 0; i < kSize; i += 64)
-    _mm_prefetch(reinterpret_cast<const char*>(p) + kAhead + i, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p) + ahead + i, _MM_HINT_T0);
 }
 [[maybe_unused]] inline int32_t load_i32(const void* p) {
   int32_t x;

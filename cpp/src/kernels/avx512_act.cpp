@@ -71,6 +71,27 @@ void quantize_256(const float* x, size_t n, std::byte* out) {
   }
 }
 
+// As quantize_256 gives them, 128 added.
+void quantize_u8(const float* x, size_t n, std::byte* out) {
+  __builtin_memset(out, 128, act_u8_scale_offset(n));
+  __builtin_memset(out + act_u8_scale_offset(n), 0, act_u8_bytes(n) - act_u8_scale_offset(n));
+  auto* q = reinterpret_cast<__m128i*>(out);
+  auto* scale = reinterpret_cast<float*>(out + act_u8_scale_offset(n));
+  for (size_t k0 = 0; k0 < n; k0 += 256) {
+    const size_t end = n - k0 < 256 ? n : k0 + 256;
+    __m512i largest = _mm512_setzero_si512();
+    for (size_t k = k0; k < end; k += 16) {
+      largest = _mm512_max_epi32(largest, magnitude_bits(_mm512_loadu_ps(x + k)));
+    }
+    const Scale s = scale_of(largest);
+    scale[k0 / 256] = s.scale;
+    for (size_t k = k0; k < end; k += 16) {
+      const __m128i integers = quantize16(_mm512_loadu_ps(x + k), s);
+      _mm_storeu_si128(q + k / 16, _mm_xor_si128(integers, _mm_set1_epi8(-128)));
+    }
+  }
+}
+
 }  // namespace
 
 void quantize_row(ActFormat format, const float* x, size_t n, std::byte* out) {
@@ -78,6 +99,8 @@ void quantize_row(ActFormat format, const float* x, size_t n, std::byte* out) {
     quantize_32(x, n, out);
   } else if (format == ActFormat::q8_256) {
     quantize_256(x, n, out);
+  } else if (format == ActFormat::u8_256) {
+    quantize_u8(x, n, out);
   } else {
     __builtin_memset(out, 0, round_up(n * sizeof(float), 64));
     __builtin_memcpy(out, x, n * sizeof(float));

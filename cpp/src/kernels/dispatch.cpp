@@ -19,6 +19,16 @@ ActFormat act_format(quant::Type type) {
   }
 }
 
+Method method(const Table& table, quant::Type type, size_t n_cols, bool exact) {
+  if (n_cols >= kBatchColumns && !exact) {
+    const bool quantised = act_format(type) != ActFormat::f32;
+    if (quantised && table.matmul_u8 != nullptr) return {ActFormat::u8_256, table.matmul_u8};
+    if ((type == quant::Type::f16 || type == quant::Type::bf16) && table.matmul_bf16 != nullptr)
+      return {ActFormat::bf16, table.matmul_bf16};
+  }
+  return {act_format(type), table.matmul};
+}
+
 size_t act_row_bytes(ActFormat format, size_t n) {
   switch (format) {
     case ActFormat::q8_32:
@@ -27,6 +37,8 @@ size_t act_row_bytes(ActFormat format, size_t n) {
       return act256_bytes(n);
     case ActFormat::bf16:
       return round_up(n, 32) * sizeof(uint16_t);
+    case ActFormat::u8_256:
+      return act_u8_bytes(n);
     case ActFormat::f32:
       break;
   }

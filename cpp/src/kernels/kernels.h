@@ -3,7 +3,7 @@
 //
 // Bits: the value of one output depends on its row, its column and n alone, never on how many
 // rows or columns share the call, nor on threads. So a prompt in pieces gives the same bits as
-// one token at a time (by `matmul`; `matmul_bf16` is another arithmetic, for large pieces). No function
+// one token at a time by `matmul`; the products for many columns are another arithmetic. No function
 // allocates (they use up to 80 KB of stack), and none has state.
 #pragma once
 
@@ -17,7 +17,7 @@
 namespace selm::kernels {
 
 // neon, dotprod and i8mm (aarch64) give the same bits.
-// amx is avx512 with matmul_bf16.
+// amx is avx512 with other products for many columns.
 enum class Isa : uint32_t { scalar = 0, avx2 = 1, avx512 = 2, amx = 3, neon = 8, dotprod = 9, i8mm = 10 };
 // All of them; of two for the same architecture the better one comes later.
 inline constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2,    Isa::avx512, Isa::amx,
@@ -28,10 +28,11 @@ enum class ActFormat : uint32_t {
   f32,     // as they are (weights F32, F16, BF16)
   q8_32,   // blocks of 32 int8 with a float scale and the sum of the 32 (32-element weight blocks)
   q8_256,  // blocks of 256 int8 with a float scale and 16 sums of 16 (K-quants, IQ4_XS)
-  bf16     // rounded to bf16 (matmul_bf16, weights of any type)
+  u8_256,  // blocks of 256 (the last may be shorter) of uint8, zero being 128, with a float scale (matmul_u8)
+  bf16     // rounded to bf16 (matmul_bf16)
 };
-inline constexpr size_t kActFormats = 4;
-ActFormat act_format(quant::Type type);  // of `matmul`
+inline constexpr size_t kActFormats = 5;
+ActFormat act_format(quant::Type type);  // for `matmul`
 // Bytes of one activation row of n elements, a multiple of 64 so that rows stay aligned.
 size_t act_row_bytes(ActFormat format, size_t n);
 
@@ -39,8 +40,8 @@ struct Table {
   Isa isa;
   const char* name;  // "scalar", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm"
 
-  // One row of n floats (n a multiple of the format's block) to `out` (64-byte aligned). bf16 only
-  // where there is a matmul_bf16.
+  // One row of n floats (n a multiple of the format's block) to `out` (64-byte aligned). u8_256 and
+  // bf16 only where there are products for them.
   void (*quantize_row)(ActFormat format, const float* x, size_t n, std::byte* out);
 
   // out[c * ldo + r] = sum_k W[r][k] * A[c][k], r < n_rows, c < n_cols.
@@ -69,13 +70,23 @@ struct Table {
   void (*attend)(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
                  size_t n_queries, float* scratch, float* partials);
 
-  // As matmul, of activations in ActFormat::bf16 and weights rounded to bf16, summed in float: faster
-  // from kBf16Columns on. nullptr where the instruction set has nothing of the kind.
+  // As matmul, for many columns; nullptr where the instruction set has nothing faster.
+  // Quantised types: weights become int8 with one scale for 256 elements, activations are u8_256.
+  void (*matmul_u8)(quant::Type type, const std::byte* weights, size_t n_rows, size_t n,
+                    const std::byte* acts, size_t n_cols, float* out, size_t ldo) = nullptr;
+  // F32, F16 and BF16: weights and activations are rounded to bf16, sums are float.
   void (*matmul_bf16)(quant::Type type, const std::byte* weights, size_t n_rows, size_t n,
                       const std::byte* acts, size_t n_cols, float* out, size_t ldo) = nullptr;
 };
-// Up to 16 tokens at once give the bits of single ones, so the other arithmetic begins here.
-inline constexpr size_t kBf16Columns = 17;
+
+// How to multiply n_cols columns. `exact` asks for `matmul`. Up to 16 tokens at once give the bits
+// of single ones, so other arithmetic begins at 17; a file that is kept in F32 is kept for its precision.
+struct Method {
+  ActFormat format;
+  decltype(Table::matmul) matmul;
+};
+inline constexpr size_t kBatchColumns = 17;
+Method method(const Table& table, quant::Type type, size_t n_cols, bool exact);
 
 // The table of an instruction set, or nullptr where this processor (or this build) lacks it.
 const Table* table(Isa isa);

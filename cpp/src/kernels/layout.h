@@ -49,10 +49,21 @@ struct Act256 {
           reinterpret_cast<const float*>(row + act256_scale_offset(n))};
 }
 
+// u8_256, n elements: uint8 q[n] (value + 128), float scale[n/256 rounded up]; q padded to whole 64 with
+// 128, scale with zeros to whole 64 bytes.
+[[maybe_unused]] constexpr size_t act_u8_scale_offset(size_t n) { return round_up(n, 64); }
+[[maybe_unused]] constexpr size_t act_u8_bytes(size_t n) {
+  return act_u8_scale_offset(n) + round_up((n + 255) / 256 * sizeof(float), 64);
+}
+
 // A block whose largest magnitude is below this is stored as zeros: 127 / amax must stay finite.
 [[maybe_unused]] constexpr float kTinyBlock = 1e-30f;
 
 }  // namespace
+
+// Table::matmul_u8 of the scalar table; scalar_u8.cpp.
+void scalar_matmul_u8(quant::Type type, const std::byte* weights, size_t n_rows, size_t n,
+                      const std::byte* acts, size_t n_cols, float* out, size_t ldo);
 
 // One table per instruction set; nullptr in builds without it. Ask the processor first.
 const Table* scalar_table();

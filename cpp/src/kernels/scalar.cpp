@@ -52,6 +52,12 @@ void quantize_row(ActFormat format, const float* x, size_t n, std::byte* out) {
       scale[b] = quantize_block(x + 32 * b, 32, q + 32 * b);
       sum[b] = sum_of(q + 32 * b, 32);
     }
+  } else if (format == ActFormat::u8_256) {
+    auto* scale = reinterpret_cast<float*>(out + act_u8_scale_offset(n));
+    for (size_t k = 0; k < n; k += 256) {
+      scale[k / 256] = quantize_block(x + k, std::min<size_t>(n - k, 256), q + k);
+    }
+    for (size_t k = 0; k < act_u8_scale_offset(n); ++k) out[k] ^= std::byte{128};
   } else {
     auto* scale = reinterpret_cast<float*>(out + act256_scale_offset(n));
     auto* sum = reinterpret_cast<int16_t*>(out + act256_sum_offset(n));
@@ -241,7 +247,7 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
 
 constexpr Table kScalar = {
     Isa::scalar, "scalar", quantize_row, matmul, quant::dequantize_row, rms_norm, add, silu_mul,
-    rope,        to_f16,   from_f16,     attend,
+    rope,        to_f16,   from_f16,     attend, scalar_matmul_u8,
 };
 
 }  // namespace
