@@ -10,8 +10,8 @@
 
 namespace selm::kernels::avx2 {
 
-// As in avx512.h; with 8 rows a strip, a longer piece is as small.
-inline constexpr size_t kPiece = 2048;
+// As in avx512.h.
+inline constexpr size_t kPiece = 1024;
 inline constexpr size_t kManyColumns = 6;
 
 using Matmul = void (*)(const std::byte* weights, size_t n_rows, size_t n, const std::byte* acts,

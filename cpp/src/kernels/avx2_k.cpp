@@ -241,21 +241,29 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act256
 
 // ---- Many columns: lanes are rows ---------------------------------------------------------------
 
-constexpr size_t kStripRows = 8;
-constexpr size_t kTileColumns = 8;
+constexpr size_t kVectors = 2;  // of 8 rows
+constexpr size_t kStripRows = 8 * kVectors;
+constexpr size_t kTileColumns =
+    2;  // with 2 vectors: 4 sums in 16 bits, 4 in 32, 2 of weights, 1 of activations
 
-// One piece of 8 rows, unpacked: 4 codes of each row make a vector.
+// One piece of a strip of rows, unpacked: 4 codes of each of 8 rows make a vector.
 struct Strip {
-  alignas(32) uint8_t codes[kPieceBlocks][8][8][32];  // [s, group of 32, k / 4, row * 4 + k % 4]
-  alignas(32) int16_t scale[kPieceBlocks][16][16];    // [s, group of 16, row * 2]: each scale twice
-  alignas(32) int16_t min[kPieceBlocks][8][16];       // [s, pair of groups, row * 2 + which]
-  alignas(32) float d[kPieceBlocks][8];
-  alignas(32) float dmin[kPieceBlocks][8];
+  alignas(32)
+      uint8_t codes[kPieceBlocks][8][8][kVectors][32];  // [s, group of 32, k / 4, row / 8, row * 4 + k % 4]
+  alignas(
+      32) int16_t scale[kPieceBlocks][16][kVectors][16];   // [s, group of 16, row / 8, row * 2]: each twice
+  alignas(32) int16_t min[kPieceBlocks][8][kVectors][16];  // [s, pair of groups, row / 8, row * 2 + which]
+  alignas(32) float d[kPieceBlocks][kVectors][8];
+  alignas(32) float dmin[kPieceBlocks][kVectors][8];
 };
+
+// Pairs of groups that a vector of minima holds: of 16 elements, or of 32 where those share a minimum.
+template <class T>
+constexpr size_t kMinPairs = T::kGroup == 32 ? 4 : 8;
 
 // Super-block s of 8 rows.
 template <class T>
-void unpack_block(const std::byte* const* row, size_t s, Strip& strip) {
+void unpack_block(const std::byte* const* row, size_t s, size_t v, Strip& strip) {
   __m256i codes[8][8], even[8], odd[8], min[8];
   for (size_t i = 0; i < 8; ++i) {
     const std::byte* p = row[i] + s * T::kBytes;
@@ -273,79 +281,123 @@ void unpack_block(const std::byte* const* row, size_t s, Strip& strip) {
   const __m256i low = _mm256_set1_epi32(0xffff);
   for (size_t g = 0; g < 8; ++g) {
     transpose8(codes[g]);
-    for (size_t k = 0; k < 8; ++k) store32_aligned(strip.codes[s][g][k], codes[g][k]);
-    store32_aligned(strip.scale[s][2 * g],
+    for (size_t k = 0; k < 8; ++k) store32_aligned(strip.codes[s][g][k][v], codes[g][k]);
+    store32_aligned(strip.scale[s][2 * g][v],
                     _mm256_or_si256(_mm256_and_si256(even[g], low), _mm256_slli_epi32(even[g], 16)));
-    store32_aligned(strip.scale[s][2 * g + 1],
+    store32_aligned(strip.scale[s][2 * g + 1][v],
                     _mm256_or_si256(_mm256_and_si256(odd[g], low), _mm256_slli_epi32(odd[g], 16)));
-    store32_aligned(strip.min[s][g], min[g]);
+  }
+  for (size_t g = 0; g < kMinPairs<T>; ++g) {
+    const __m256i pair = kMinPairs<T> == 8 ? min[g] : _mm256_blend_epi16(min[2 * g], min[2 * g + 1], 0xaa);
+    store32_aligned(strip.min[s][g][v], pair);
   }
 }
 
-// Super-blocks s0 .. s0 + count. Rows past the last repeat it: their results are not kept.
+// Super-blocks s0 .. s0 + count of rows 8 v ... Rows past the last repeat it: their results are not kept.
 template <class T>
-void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t s0, size_t count,
+void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t s0, size_t count, size_t v,
                  Strip& strip) {
   const std::byte* row[8];
-  for (size_t i = 0; i < 8; ++i) row[i] = weights + (i < rows ? i : rows - 1) * row_bytes + s0 * T::kBytes;
+  for (size_t i = 0; i < 8; ++i) {
+    const size_t r = 8 * v + i < rows ? 8 * v + i : rows - 1;
+    row[i] = weights + r * row_bytes + s0 * T::kBytes;
+  }
   for (size_t s = 0; s < count; ++s) {
-    unpack_block<T>(row, s, strip);
+    unpack_block<T>(row, s, v, strip);
     uint64_t d[2] = {}, dmin[2] = {};
     for (size_t i = 0; i < 8; ++i) {
       const std::byte* p = row[i] + s * T::kBytes + T::kScale;
       d[i / 4] |= static_cast<uint64_t>(load_u16(p)) << (16 * (i % 4));
       if constexpr (T::kMin) dmin[i / 4] |= static_cast<uint64_t>(load_u16(p + 2)) << (16 * (i % 4));
     }
-    _mm256_store_ps(strip.d[s], _mm256_cvtph_ps(load16(d)));
-    _mm256_store_ps(strip.dmin[s], _mm256_cvtph_ps(load16(dmin)));
+    _mm256_store_ps(strip.d[s][v], _mm256_cvtph_ps(load16(d)));
+    _mm256_store_ps(strip.dmin[s][v], _mm256_cvtph_ps(load16(dmin)));
   }
 }
 
-// The scaled sum of group g (32 elements) for one column.
-template <class T>
-inline __m256i group_dot(const Strip& strip, const int8_t* q, size_t s, size_t g) {
-  __m256i total = _mm256_setzero_si256();
-#pragma GCC unroll 8
-  for (size_t k0 = 0; k0 < 8; k0 += T::kRun) {
-    __m256i run = pairs<T>(load32_aligned(strip.codes[s][g][k0]), _mm256_set1_epi32(load_i32(q + 4 * k0)));
-#pragma GCC unroll 8
-    for (size_t k = k0 + 1; k < k0 + T::kRun; ++k) {
-      const __m256i a = _mm256_set1_epi32(load_i32(q + 4 * k));
-      run = _mm256_add_epi16(run, pairs<T>(load32_aligned(strip.codes[s][g][k]), a));
-    }
-    const __m256i scale = load32_aligned(strip.scale[s][2 * g + (T::kGroup == 16 ? k0 / 4 : 0)]);
-    total = _mm256_add_epi32(total, _mm256_madd_epi16(run, scale));
+// Scaled sums of the codes of super-block s for kCols columns. A function of its own: inlined, the
+// compiler runs out of registers for what follows.
+template <class T, size_t kCols>
+[[gnu::noinline]] void dot_block(const Strip& strip, size_t s, const int8_t* q, size_t act_bytes,
+                                 __m256i (*sums)[kVectors]) {
+  __m256i total[kCols][kVectors];
+  repeat<kCols>([&](auto c) { repeat<kVectors>([&](auto v) { total[c][v] = _mm256_setzero_si256(); }); });
+#pragma GCC unroll 1
+  for (size_t g = 0; g < 8; ++g, q += 32) {
+    repeat<8 / T::kRun>([&](auto part) {
+      constexpr size_t k0 = part * T::kRun;
+      __m256i run[kCols][kVectors];
+      repeat<T::kRun>([&](auto i) {
+        __m256i w[kVectors];
+        repeat<kVectors>([&](auto v) { w[v] = load32_aligned(strip.codes[s][g][k0 + i][v]); });
+        repeat<kCols>([&](auto c) {
+          const __m256i a = _mm256_set1_epi32(load_i32(q + c * act_bytes + 4 * (k0 + i)));
+          repeat<kVectors>([&](auto v) {
+            const __m256i p = pairs<T>(w[v], a);
+            run[c][v] = i == 0 ? p : _mm256_add_epi16(run[c][v], p);
+          });
+        });
+      });
+      repeat<kVectors>([&](auto v) {
+        const __m256i scale = load32_aligned(strip.scale[s][2 * g + (T::kGroup == 16 ? k0 / 4 : 0)][v]);
+        repeat<kCols>([&](auto c) {
+          total[c][v] = _mm256_add_epi32(total[c][v], _mm256_madd_epi16(run[c][v], scale));
+        });
+      });
+    });
   }
-  return total;
+  repeat<kCols>([&](auto c) { repeat<kVectors>([&](auto v) { sums[c][v] = total[c][v]; }); });
 }
 
+// Minima and scales of super-block s of one column: the integer sum goes to its lane.
 template <class T>
-inline void add_block(const Strip& strip, const Act256* acts, size_t n_cols, size_t s0, size_t s,
-                      __m256 (*acc)[4]) {
-  __m256i total[kTileColumns];
-  for (size_t c = 0; c < n_cols; ++c) total[c] = _mm256_setzero_si256();
-  for (size_t g = 0; g < 8; ++g) {
-    for (size_t c = 0; c < n_cols; ++c) {
-      total[c] = _mm256_add_epi32(total[c], group_dot<T>(strip, acts[c].q + 256 * (s0 + s) + 32 * g, s, g));
-    }
+inline void finish_block(const Strip& strip, const Act256& act, size_t block, size_t s, const __m256i* sums,
+                         __m256 (*acc)[4]) {
+  alignas(32) int16_t pairs_of_sums[16];
+  const __m256i sum = load32(act.sum + 16 * block);
+  if constexpr (kMinPairs<T> == 4) {  // of 32 elements
+    const __m256i wide = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+    _mm_store_si128(reinterpret_cast<__m128i*>(pairs_of_sums),
+                    _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1)));
+  } else {
+    store32_aligned(pairs_of_sums, sum);
   }
-  for (size_t c = 0; c < n_cols; ++c) {
+  const __m256 scale = _mm256_set1_ps(act.scale[block]);
+  repeat<kVectors>([&](auto v) {
     __m256i min = _mm256_setzero_si256();
     if constexpr (!T::kSigned) {
-      const int16_t* sums = acts[c].sum + 16 * (s0 + s);
-      for (size_t g = 0; g < 8; ++g) {
-        const __m256i pair = _mm256_set1_epi32(load_i32(sums + 2 * g));
-        min = _mm256_add_epi32(min, _mm256_madd_epi16(load32_aligned(strip.min[s][g]), pair));
-      }
+      repeat<kMinPairs<T>>([&](auto g) {
+        const __m256i pair = _mm256_set1_epi32(load_i32(pairs_of_sums + 2 * g));
+        min = _mm256_add_epi32(min, _mm256_madd_epi16(load32_aligned(strip.min[s][g][v]), pair));
+      });
     }
-    const __m256i dot = T::kMin ? total[c] : _mm256_sub_epi32(total[c], min);
-    const __m256 scale = _mm256_set1_ps(acts[c].scale[s0 + s]);
-    __m256 x = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(_mm256_load_ps(strip.d[s]), scale),
-                               acc[c][s % 4]);
+    const __m256i dot = T::kMin ? sums[v] : _mm256_sub_epi32(sums[v], min);
+    __m256 x = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(_mm256_load_ps(strip.d[s][v]), scale),
+                               acc[v][s % 4]);
     if constexpr (T::kMin) {
-      x = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(min), _mm256_mul_ps(_mm256_load_ps(strip.dmin[s]), scale), x);
+      const __m256 dmin = _mm256_mul_ps(_mm256_load_ps(strip.dmin[s][v]), scale);
+      x = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(min), dmin, x);
     }
-    acc[c][s % 4] = x;
+    acc[v][s % 4] = x;
+  });
+}
+
+// A piece of the strip times kCols columns, of which `acts` is the first.
+template <class T, size_t kCols>
+void tile(const Strip& strip, size_t rows, size_t n, const std::byte* acts, size_t s0, size_t count,
+          float* out, size_t ldo) {
+  const size_t act_bytes = act256_bytes(n);
+  __m256 acc[kCols][kVectors][4];
+  __builtin_memset(acc, 0, sizeof acc);
+  for (size_t s = 0; s < count; ++s) {
+    __m256i sums[kCols][kVectors];
+    dot_block<T, kCols>(strip, s, reinterpret_cast<const int8_t*>(acts) + 256 * (s0 + s), act_bytes, sums);
+    for (size_t c = 0; c < kCols; ++c)
+      finish_block<T>(strip, act256(acts + c * act_bytes, n), s0 + s, s, sums[c], acc[c]);
+  }
+  for (size_t c = 0; c < kCols; ++c) {
+    for (size_t v = 0; v < kVectors && 8 * v < rows; ++v)
+      put_sums(out + c * ldo + 8 * v, rows - 8 * v, sum_lanes(acc[c][v], 4), s0 == 0);
   }
 }
 
@@ -358,19 +410,13 @@ void many_columns(const std::byte* weights, size_t n_rows, size_t n, const std::
     const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
     for (size_t s0 = 0; s0 < n_blocks; s0 += kPieceBlocks) {
       const size_t count = n_blocks - s0 < kPieceBlocks ? n_blocks - s0 : kPieceBlocks;
-      unpack_rows<T>(weights + r * row_bytes, rows, row_bytes, s0, count, strip);
-      for (size_t c = 0; c < n_cols; c += kTileColumns) {
-        const size_t cols = n_cols - c < kTileColumns ? n_cols - c : kTileColumns;
-        Act256 act[kTileColumns];
-        __m256 acc[kTileColumns][4];
-        for (size_t i = 0; i < cols; ++i) {
-          act[i] = act256(acts + (c + i) * act_bytes, n);
-          for (size_t l = 0; l < 4; ++l) acc[i][l] = _mm256_setzero_ps();
-        }
-        for (size_t s = 0; s < count; ++s) add_block<T>(strip, act, cols, s0, s, acc);
-        for (size_t i = 0; i < cols; ++i)
-          put_sums(out + (c + i) * ldo + r, rows, sum_lanes(acc[i], 4), s0 == 0);
-      }
+      for (size_t v = 0; v < kVectors; ++v)
+        unpack_rows<T>(weights + r * row_bytes, rows, row_bytes, s0, count, v, strip);
+      size_t c = 0;
+      for (; c + kTileColumns <= n_cols; c += kTileColumns)
+        tile<T, kTileColumns>(strip, rows, n, acts + c * act_bytes, s0, count, out + c * ldo + r, ldo);
+      for (; c < n_cols; ++c)
+        tile<T, 1>(strip, rows, n, acts + c * act_bytes, s0, count, out + c * ldo + r, ldo);
     }
   }
 }

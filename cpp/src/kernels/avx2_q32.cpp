@@ -177,22 +177,26 @@ void few_columns(const std::byte* weights, size_t n_rows, size_t n, const Act32*
 
 // ---- Many columns: lanes are rows ---------------------------------------------------------------
 
-constexpr size_t kStripRows = 8;
-constexpr size_t kTileColumns = 8;
+constexpr size_t kVectors = 2;  // of 8 rows
+constexpr size_t kStripRows = 8 * kVectors;
+constexpr size_t kTileColumns = 2;
 
-// One piece of 8 rows, unpacked: 4 codes of each row make a vector.
+// One piece of a strip of rows, unpacked: 4 codes of each of 8 rows make a vector.
 struct Strip {
-  alignas(32) uint8_t codes[kPieceBlocks][8][32];  // [block, k / 4, row * 4 + k % 4]
-  alignas(32) float d[kPieceBlocks][8];
-  alignas(32) float m[kPieceBlocks][8];  // only types with minima
+  alignas(32) uint8_t codes[kPieceBlocks][8][kVectors][32];  // [block, k / 4, row / 8, row * 4 + k % 4]
+  alignas(32) float d[kPieceBlocks][kVectors][8];
+  alignas(32) float m[kPieceBlocks][kVectors][8];  // only types with minima
 };
 
-// Blocks b0 .. b0 + count. Rows past the last repeat it: their results are not kept.
+// Blocks b0 .. b0 + count of rows 8 v ... Rows past the last repeat it: their results are not kept.
 template <class T>
-void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t b0, size_t count,
+void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t b0, size_t count, size_t v,
                  Strip& strip) {
   const std::byte* row[8];
-  for (size_t i = 0; i < 8; ++i) row[i] = weights + (i < rows ? i : rows - 1) * row_bytes + b0 * T::kBytes;
+  for (size_t i = 0; i < 8; ++i) {
+    const size_t r = 8 * v + i < rows ? 8 * v + i : rows - 1;
+    row[i] = weights + r * row_bytes + b0 * T::kBytes;
+  }
   for (size_t b = 0; b < count; b += 2) {
     __m256i low[8], high[8];
     for (size_t i = 0; i < 8; ++i) {
@@ -204,8 +208,8 @@ void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t
     transpose8(low);
     transpose8(high);
     for (size_t k = 0; k < 8 && b + k / 4 < count; ++k) {
-      store32_aligned(strip.codes[b + k / 4][k % 4], low[k]);
-      store32_aligned(strip.codes[b + k / 4][4 + k % 4], high[k]);
+      store32_aligned(strip.codes[b + k / 4][k % 4][v], low[k]);
+      store32_aligned(strip.codes[b + k / 4][4 + k % 4][v], high[k]);
     }
   }
   for (size_t b = 0; b < count; ++b) {
@@ -215,39 +219,77 @@ void unpack_rows(const std::byte* weights, size_t rows, size_t row_bytes, size_t
       d[i / 4] |= static_cast<uint64_t>(head & 0xffffu) << (16 * (i % 4));
       m[i / 4] |= static_cast<uint64_t>(head >> 16) << (16 * (i % 4));
     }
-    _mm256_store_ps(strip.d[b], _mm256_cvtph_ps(load16(d)));
-    if constexpr (T::kMin) _mm256_store_ps(strip.m[b], _mm256_cvtph_ps(load16(m)));
+    _mm256_store_ps(strip.d[b][v], _mm256_cvtph_ps(load16(d)));
+    if constexpr (T::kMin) _mm256_store_ps(strip.m[b][v], _mm256_cvtph_ps(load16(m)));
   }
 }
 
-// acc[c][b % 8] of one block.
-template <class T>
-inline void add_block(const Strip& strip, const Act32* acts, size_t n_cols, size_t b0, size_t b,
-                      __m256 (*acc)[8]) {
-  const __m256 d = _mm256_load_ps(strip.d[b]);
-  for (size_t c = 0; c < n_cols; ++c) {
-    const int8_t* q = acts[c].q + 32 * (b0 + b);
-    __m256i dot = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (size_t k0 = 0; k0 < 8; k0 += T::kRun) {
-      __m256i run = pairs<T>(load32_aligned(strip.codes[b][k0]), _mm256_set1_epi32(load_i32(q + 4 * k0)));
-#pragma GCC unroll 8
-      for (size_t k = k0 + 1; k < k0 + T::kRun; ++k) {
-        const __m256i a = _mm256_set1_epi32(load_i32(q + 4 * k));
-        run = _mm256_add_epi16(run, pairs<T>(load32_aligned(strip.codes[b][k]), a));
-      }
-      dot = _mm256_add_epi32(dot, widen(run));
-    }
-    const int32_t sum = acts[c].sum[b0 + b];
-    const float scale = acts[c].scale[b0 + b];
-    if constexpr (T::kZero >= 0) dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(sum * (1 << T::kZero)));
-    __m256& lane = acc[c][b % 8];
-    __m256 x = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(d, _mm256_set1_ps(scale)), lane);
-    if constexpr (T::kMin) {
-      const __m256 scaled = _mm256_set1_ps(scale * static_cast<float>(sum));
-      x = _mm256_fmadd_ps(_mm256_load_ps(strip.m[b]), scaled, x);
-    }
-    lane = x;
+// Integer sums of block b for kCols columns, of which q is the first.
+template <class T, size_t kCols>
+inline void dot_block(const Strip& strip, size_t b, const int8_t* q, size_t act_bytes,
+                      __m256i (*dot)[kVectors]) {
+  repeat<8 / T::kRun>([&](auto part) {
+    constexpr size_t k0 = part * T::kRun;
+    __m256i run[kCols][kVectors];
+    repeat<T::kRun>([&](auto i) {
+      __m256i w[kVectors];
+      repeat<kVectors>([&](auto v) { w[v] = load32_aligned(strip.codes[b][k0 + i][v]); });
+      repeat<kCols>([&](auto c) {
+        const __m256i a = _mm256_set1_epi32(load_i32(q + c * act_bytes + 4 * (k0 + i)));
+        repeat<kVectors>([&](auto v) {
+          const __m256i p = pairs<T>(w[v], a);
+          run[c][v] = i == 0 ? p : _mm256_add_epi16(run[c][v], p);
+        });
+      });
+    });
+    repeat<kCols>([&](auto c) {
+      repeat<kVectors>([&](auto v) {
+        const __m256i sum = widen(run[c][v]);
+        dot[c][v] = part == 0 ? sum : _mm256_add_epi32(dot[c][v], sum);
+      });
+    });
+  });
+}
+
+// Blocks b0 .. b0 + count of kCols columns, of which `acts` is the first: acc[c][v][b % 8].
+template <class T, size_t kCols>
+[[gnu::noinline]] void add_blocks(const Strip& strip, size_t n, const std::byte* acts, size_t b0,
+                                  size_t count, __m256 (*acc)[kVectors][8]) {
+  const size_t act_bytes = act32_bytes(n);
+  const Act32 first = act32(acts, n);
+#pragma GCC unroll 1
+  for (size_t b = 0; b < count; ++b) {
+    __m256i dot[kCols][kVectors];
+    dot_block<T, kCols>(strip, b, first.q + 32 * (b0 + b), act_bytes, dot);
+    repeat<kCols>([&](auto c) {
+      const Act32 act = act32(acts + c * act_bytes, n);
+      const int32_t sum = act.sum[b0 + b];
+      const float scale = act.scale[b0 + b];
+      repeat<kVectors>([&](auto v) {
+        __m256i x = dot[c][v];
+        if constexpr (T::kZero >= 0) x = _mm256_sub_epi32(x, _mm256_set1_epi32(sum * (1 << T::kZero)));
+        __m256& lane = acc[c][v][b % 8];
+        const __m256 d = _mm256_mul_ps(_mm256_load_ps(strip.d[b][v]), _mm256_set1_ps(scale));
+        lane = _mm256_fmadd_ps(_mm256_cvtepi32_ps(x), d, lane);
+        if constexpr (T::kMin) {
+          const __m256 scaled = _mm256_set1_ps(scale * static_cast<float>(sum));
+          lane = _mm256_fmadd_ps(_mm256_load_ps(strip.m[b][v]), scaled, lane);
+        }
+      });
+    });
+  }
+}
+
+// A piece of the strip times kCols columns, of which `acts` is the first.
+template <class T, size_t kCols>
+void tile(const Strip& strip, size_t rows, size_t n, const std::byte* acts, size_t b0, size_t count,
+          float* out, size_t ldo) {
+  __m256 acc[kCols][kVectors][8];
+  __builtin_memset(acc, 0, sizeof acc);
+  add_blocks<T, kCols>(strip, n, acts, b0, count, acc);
+  for (size_t c = 0; c < kCols; ++c) {
+    for (size_t v = 0; v < kVectors && 8 * v < rows; ++v)
+      put_sums(out + c * ldo + 8 * v, rows - 8 * v, sum_lanes(acc[c][v], 8), b0 == 0);
   }
 }
 
@@ -260,19 +302,13 @@ void many_columns(const std::byte* weights, size_t n_rows, size_t n, const std::
     const size_t rows = n_rows - r < kStripRows ? n_rows - r : kStripRows;
     for (size_t b0 = 0; b0 < n_blocks; b0 += kPieceBlocks) {
       const size_t count = n_blocks - b0 < kPieceBlocks ? n_blocks - b0 : kPieceBlocks;
-      unpack_rows<T>(weights + r * row_bytes, rows, row_bytes, b0, count, strip);
-      for (size_t c = 0; c < n_cols; c += kTileColumns) {
-        const size_t cols = n_cols - c < kTileColumns ? n_cols - c : kTileColumns;
-        Act32 act[kTileColumns];
-        __m256 acc[kTileColumns][8];
-        for (size_t i = 0; i < cols; ++i) {
-          act[i] = act32(acts + (c + i) * act_bytes, n);
-          for (size_t l = 0; l < 8; ++l) acc[i][l] = _mm256_setzero_ps();
-        }
-        for (size_t b = 0; b < count; ++b) add_block<T>(strip, act, cols, b0, b, acc);
-        for (size_t i = 0; i < cols; ++i)
-          put_sums(out + (c + i) * ldo + r, rows, sum_lanes(acc[i], 8), b0 == 0);
-      }
+      for (size_t v = 0; v < kVectors; ++v)
+        unpack_rows<T>(weights + r * row_bytes, rows, row_bytes, b0, count, v, strip);
+      size_t c = 0;
+      for (; c + kTileColumns <= n_cols; c += kTileColumns)
+        tile<T, kTileColumns>(strip, rows, n, acts + c * act_bytes, b0, count, out + c * ldo + r, ldo);
+      for (; c < n_cols; ++c)
+        tile<T, 1>(strip, rows, n, acts + c * act_bytes, b0, count, out + c * ldo + r, ldo);
     }
   }
 }

@@ -13,8 +13,6 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
-#include <utility>
-
 #include "kernels/layout.h"
 
 namespace selm::kernels::avx512 {
@@ -52,16 +50,6 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
             size_t n_queries, float* scratch, float* partials);
 
 namespace {
-
-// A loop unrolled before anything else is done to it, so that an array of registers stays in registers:
-// GCC keeps one that is indexed by a loop in memory, and copies it in every round.
-template <size_t kTimes, class Body>
-[[gnu::always_inline]] inline void repeat(const Body& body) {
-  [&]<size_t... i>(std::index_sequence<i...>) __attribute__((always_inline)) {
-    (body(std::integral_constant<size_t, i>{}), ...);
-  }
-  (std::make_index_sequence<kTimes>{});
-}
 
 [[maybe_unused]] inline __m128i load16(const void* p) {
   return _mm_loadu_si128(static_cast<const __m128i*>(p));

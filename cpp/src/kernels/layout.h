@@ -5,11 +5,23 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "kernels/kernels.h"
 
 namespace selm::kernels {
 namespace {
+
+// A loop unrolled before anything else is done to it, so that an array of registers stays in registers:
+// GCC keeps one that is indexed by a loop in memory, and copies it in every round.
+template <size_t kTimes, class Body>
+[[gnu::always_inline]] inline void repeat(const Body& body) {
+  [&]<size_t... i>(std::index_sequence<i...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<size_t, i>{}), ...);
+  }
+  (std::make_index_sequence<kTimes>{});
+}
 
 constexpr size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
