@@ -18,7 +18,7 @@ size_t kv_row_bytes(KvFormat format, size_t n);
 void quantize_q8_0(const float* x, size_t n, std::byte* out);
 
 inline constexpr size_t kChunk = 256;      // positions
-inline constexpr size_t kMaxQueries = 32;  // of one call
+inline constexpr size_t kMaxQueries = 64;  // of one call; twice as many read and unpack a chunk half as often
 inline constexpr size_t kPadded = 16;      // scratch rows are whole vectors of every instruction set
 inline constexpr size_t kStrip = 32;       // positions that are unpacked at a time
 
