@@ -108,12 +108,11 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
             peer = _worker(python, "llama-cpp", [path, str(cores), *shape])
             workers["llama_cpp"] = stack.enter_context(peer)
         with _hogs(options["hog"]):
-            timings = _alternate(workers, options["rounds"])
+            timings, bandwidth = _alternate(workers, options["rounds"], cores)
         figures = {
             name: _figures(worker, timings[name], prompt, generate, workers["native"].facts)
             for name, worker in workers.items()
         }
-    bandwidth = _core.measure_bandwidth(cores)  # alone, now that the engines are gone
     result: dict[str, Any] = {
         "model": entry.name,
         "path": path,
@@ -226,15 +225,21 @@ def _require_llama(python: str) -> None:
         raise SelmError(f"llama-cpp-python is not installed in {python}:\n{_BEST_BUILD}")
 
 
-def _alternate(workers: dict[str, _Worker], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """One round of each in turn; the first of each warms up and does not count."""
+def _alternate(
+    workers: dict[str, _Worker], rounds: int, cores: int
+) -> tuple[dict[str, list[dict[str, float]]], float]:
+    """One round of each in turn, then a look at the memory's speed, which changes as neighbours
+    come and go; the first of each warms up and does not count."""
     timings: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    speeds = []
     for i in range(rounds + 1):
         for name, worker in workers.items():
             timing = worker.ask("run")
             if i > 0:
                 timings[name].append(timing)
-    return timings
+        if i > 0:
+            speeds.append(_core.measure_bandwidth(cores))
+    return timings, statistics.median(speeds)
 
 
 def _figures(
