@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,9 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
             peer = _worker(python, "llama-cpp", [path, str(cores), *shape])
             workers["llama_cpp"] = stack.enter_context(peer)
         with _hogs(options["hog"]):
-            timings, bandwidth = _alternate(workers, options["rounds"], cores)
+            timings, bandwidth = _alternate(
+                workers, options["rounds"], lambda: _core.measure_bandwidth(cores)
+            )
         figures = {
             name: _figures(worker, timings[name], prompt, generate, workers["native"].facts)
             for name, worker in workers.items()
@@ -226,7 +228,7 @@ def _require_llama(python: str) -> None:
 
 
 def _alternate(
-    workers: dict[str, _Worker], rounds: int, cores: int
+    workers: dict[str, _Worker], rounds: int, bandwidth: Callable[[], float]
 ) -> tuple[dict[str, list[dict[str, float]]], float]:
     """One round of each in turn, then a look at the memory's speed, which changes as neighbours
     come and go; the first of each warms up and does not count."""
@@ -238,7 +240,7 @@ def _alternate(
             if i > 0:
                 timings[name].append(timing)
         if i > 0:
-            speeds.append(_core.measure_bandwidth(cores))
+            speeds.append(bandwidth())
     return timings, statistics.median(speeds)
 
 

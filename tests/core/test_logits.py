@@ -123,7 +123,7 @@ def test_an_unknown_instruction_set_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", BLOCK_TYPES, ids=lambda t: t.name)
 def test_quantised_logits_are_near_the_dequantised_reference(kind: Type, tmp_path: Path) -> None:
-    """Two layers of products, each within 5e-4: 2e-3 in all, 3e-3 where weights are re-quantised too."""
+    """Two layers of products, each within 5e-4: 2e-3 in all, 3e-3 if weights are re-quantised."""
     path = write_quantised(tmp_path / "m.gguf", WIDE, kind)
     truth = Reference(path).eval(TOKENS)
     assert nmse(Session(path, exact=True).eval(TOKENS), truth) <= 2e-3
@@ -180,8 +180,8 @@ def test_pieces_of_up_to_16_give_the_same_bits(model: Path, isa: str, kv_type: s
     single = session().eval_in_pieces(TOKENS, [1])
     for sizes in ([16], [2, 3], [7], [15, 1, 16]):
         assert session().eval_in_pieces(TOKENS, sizes).tobytes() == single.tobytes()
-    # A larger piece may use faster arithmetic, each product within 2e-4 (cpp/tests/test_batch_kernels.cpp);
-    # two layers of random weights make more of it.
+    # A larger piece may use faster arithmetic, each product within 2e-4 (the C++ tests see to it);
+    # two layers of random weights make more of that.
     assert nmse(session().eval(TOKENS), single) <= 2e-3
     exact = Session(model, isa=isa, kv_type=kv_type, exact=True)
     assert exact.eval(TOKENS).tobytes() == single.tobytes()
