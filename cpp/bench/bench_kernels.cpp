@@ -1,5 +1,6 @@
 // Speed of the products on one thread: decode (one column, GB/s of weights read from memory) and
 // prefill (many columns, giga-operations a second, two per multiply-add), per type and table.
+// Where many columns have arithmetic of their own, "exact" is what the option of that name gets.
 //   bench_kernels [table] [type] [columns] [megabytes] [elements of a row]
 //   e.g. bench_kernels avx512 Q4_0 128 192 2048
 // The best of a few passes is shown; other work on the machine makes it less.
@@ -58,25 +59,29 @@ void measure(const Table& t, Type type, size_t n_cols, size_t megabytes, size_t 
   for (size_t r = 0; r < decode_rows; ++r) {
     std::memcpy(weights.data.get() + r * row_bytes, some.data() + r % 16 * row_bytes, row_bytes);
   }
-  const kernels::ActFormat format = kernels::act_format(type);
-  const size_t act_bytes = kernels::act_row_bytes(format, n);
-  Bytes acts(act_bytes * n_cols);
-  std::normal_distribution<float> normal;
-  for (size_t c = 0; c < n_cols; ++c) {
-    std::vector<float> x(n);
-    for (float& v : x) v = normal(source);
-    t.quantize_row(format, x.data(), n, acts.data.get() + c * act_bytes);
-  }
   std::vector<float> out(std::max(decode_rows, kPrefillRows * n_cols));
-  const double decode = best_seconds([&] {
-    t.matmul(type, weights.data.get(), decode_rows, n, acts.data.get(), 1, out.data(), decode_rows);
-  });
-  const double prefill = best_seconds([&] {
-    t.matmul(type, weights.data.get(), kPrefillRows, n, acts.data.get(), n_cols, out.data(), kPrefillRows);
-  });
-  std::printf("%-7s %-7s decode %6.2f GB/s   prefill %7.1f GOPS (%zu columns)\n", t.name,
-              quant::info(type).name, static_cast<double>(decode_rows * row_bytes) / decode * 1e-9,
-              2e-9 * static_cast<double>(kPrefillRows * n * n_cols) / prefill, n_cols);
+  std::vector<float> x(n * n_cols);
+  std::normal_distribution<float> normal;
+  for (float& v : x) v = normal(source);
+  const auto seconds = [&](kernels::Method method, size_t rows, size_t cols) {
+    const size_t act_bytes = kernels::act_row_bytes(method.format, n);
+    Bytes acts(act_bytes * cols);
+    for (size_t c = 0; c < cols; ++c)
+      t.quantize_row(method.format, x.data() + c * n, n, acts.data.get() + c * act_bytes);
+    return best_seconds(
+        [&] { method.matmul(type, weights.data.get(), rows, n, acts.data.get(), cols, out.data(), rows); });
+  };
+  const double operations = 2e-9 * static_cast<double>(kPrefillRows * n * n_cols);
+  const kernels::Method method = kernels::method(t, type, n_cols, false);
+  std::printf("%-7s %-7s decode %6.2f GB/s   prefill %7.1f GOPS (%zu columns)", t.name,
+              quant::info(type).name,
+              static_cast<double>(decode_rows * row_bytes) /
+                  seconds(kernels::method(t, type, 1, true), decode_rows, 1) * 1e-9,
+              operations / seconds(method, kPrefillRows, n_cols), n_cols);
+  if (method.matmul != t.matmul)
+    std::printf(", exact %.1f",
+                operations / seconds(kernels::method(t, type, n_cols, true), kPrefillRows, n_cols));
+  std::printf("\n");
   std::fflush(stdout);
 }
 

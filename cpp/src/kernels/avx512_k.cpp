@@ -18,25 +18,62 @@ constexpr size_t kPieceBlocks = kPiece / 256;
 
 // ---- Few columns: lanes run along the row --------------------------------------------------------
 
-// Which of 16 scales belongs to each int16 (2 elements), or each int32 (4), of the code vectors.
-template <class T>
+// A block's scales beside its code vectors, and its minima.
 struct Spread {
+  __m512i scale[4];  // for each int16 (2 elements), or each int32 (4) of wide types
+  __m256i min;       // int16 x 16
+};
+
+// Which of 16 scales belongs to each int16 or int32 of the code vectors; of 8 in bytes, for shuffles
+// (where 0x80 gives zero).
+template <class T>
+struct Indices {
   alignas(64) uint16_t pairs[4][32];
   alignas(64) uint32_t quads[4][16];
+  alignas(64) uint8_t bytes[4][64];
+  alignas(32) uint8_t min_bytes[32];
 };
 template <class T>
-constexpr Spread<T> make_spread() {
-  Spread<T> s{};
+constexpr Indices<T> make_indices() {
+  Indices<T> x{};
   for (size_t j = 0; j < 4; ++j) {
     for (size_t t = 0; t < 32; ++t) {
-      s.pairs[j][t] = static_cast<uint16_t>(2 * T::kOrder[j][t / 16] + static_cast<int>(t % 16 / 8));
+      x.pairs[j][t] = static_cast<uint16_t>(2 * T::kOrder[j][t / 16] + static_cast<int>(t % 16 / 8));
+      x.bytes[j][2 * t] = static_cast<uint8_t>(T::kOrder[j][t / 16]);
+      x.bytes[j][2 * t + 1] = 0x80;
     }
-    for (size_t t = 0; t < 16; ++t) s.quads[j][t] = s.pairs[j][2 * t];
+    for (size_t t = 0; t < 16; ++t) x.quads[j][t] = x.pairs[j][2 * t];
+  }
+  for (size_t t = 0; t < 16; ++t) {
+    x.min_bytes[2 * t] = static_cast<uint8_t>(t / 2);
+    x.min_bytes[2 * t + 1] = 0x80;
+  }
+  return x;
+}
+template <class T>
+constexpr Indices<T> kIndices = make_indices<T>();
+
+template <class T>
+inline Spread spread_scales(const std::byte* p) {
+  Spread s;
+  if constexpr (requires { T::kPacked; }) {
+    const SixBits x = six_bits(p + T::kPacked);
+    const __m512i bytes = _mm512_set1_epi64(static_cast<long long>(x.scales));
+    repeat<4>([&](auto j) { s.scale[j] = _mm512_shuffle_epi8(bytes, load64(kIndices<T>.bytes[j])); });
+    s.min = _mm256_shuffle_epi8(_mm256_set1_epi64x(static_cast<long long>(x.mins)),
+                                load32(kIndices<T>.min_bytes));
+  } else {
+    const Scales scales = T::scales(p);
+    const __m512i scale =
+        T::kWide ? _mm512_cvtepi16_epi32(scales.scale) : _mm512_castsi256_si512(scales.scale);
+    repeat<4>([&](auto j) {
+      s.scale[j] = T::kWide ? _mm512_permutexvar_epi32(load64(kIndices<T>.quads[j]), scale)
+                            : _mm512_permutexvar_epi16(load64(kIndices<T>.pairs[j]), scale);
+    });
+    s.min = scales.min;
   }
   return s;
 }
-template <class T>
-constexpr Spread<T> kSpread = make_spread<T>();
 
 // The activations that meet code vector j.
 template <class T, int kVector>
@@ -48,14 +85,12 @@ inline __m512i load_act(const int8_t* q) {
 
 // One code vector times its activations and scales, summed to 16 int32.
 template <class T, int kVector>
-inline __m512i add_vector(__m512i sum, __m512i u, __m512i scales, const int8_t* q) {
+inline __m512i add_vector(__m512i sum, __m512i u, __m512i scale, const int8_t* q) {
   const __m512i a = load_act<T, kVector>(q);
   if constexpr (T::kWide) {
     const __m512i dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), u, a);
-    const __m512i scale = _mm512_permutexvar_epi32(load64(kSpread<T>.quads[kVector]), scales);
     return _mm512_add_epi32(sum, _mm512_mullo_epi32(dots, scale));
   } else {
-    const __m512i scale = _mm512_permutexvar_epi16(load64(kSpread<T>.pairs[kVector]), scales);
     return _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(u, a), scale);
   }
 }
@@ -65,15 +100,15 @@ struct Partial {
   __m256i dot, min;
 };
 template <class T>
-inline Partial block_partial(const __m512i* u, __m512i scales, __m256i mins, const Act256& act, size_t s) {
+inline Partial block_partial(const __m512i* u, const Spread& scales, const Act256& act, size_t s) {
   const int8_t* q = act.q + 256 * s;
-  __m512i sum = add_vector<T, 0>(_mm512_setzero_si512(), u[0], scales, q);
-  sum = add_vector<T, 1>(sum, u[1], scales, q);
-  __m512i more = add_vector<T, 2>(_mm512_setzero_si512(), u[2], scales, q);
-  more = add_vector<T, 3>(more, u[3], scales, q);
+  __m512i sum = add_vector<T, 0>(_mm512_setzero_si512(), u[0], scales.scale[0], q);
+  sum = add_vector<T, 1>(sum, u[1], scales.scale[1], q);
+  __m512i more = add_vector<T, 2>(_mm512_setzero_si512(), u[2], scales.scale[2], q);
+  more = add_vector<T, 3>(more, u[3], scales.scale[3], q);
   sum = _mm512_add_epi32(sum, more);
   const __m256i dot = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
-  const __m256i min = _mm256_madd_epi16(mins, load32(act.sum + 16 * s));
+  const __m256i min = _mm256_madd_epi16(scales.min, load32(act.sum + 16 * s));
   if constexpr (T::kMin) return {dot, min};
   return {_mm256_sub_epi32(dot, min), _mm256_setzero_si256()};
 }
@@ -111,11 +146,9 @@ inline void add_chunk(const std::byte* w, size_t blocks, const Act256* acts, siz
     prefetch<T::kBytes>(p);
     __m512i u[4];
     T::codes(p, u);
-    const Scales scales = T::scales(p);
-    const __m512i scale =
-        T::kWide ? _mm512_cvtepi16_epi32(scales.scale) : _mm512_castsi256_si512(scales.scale);
+    const Spread scales = spread_scales<T>(p);
 #pragma GCC unroll 4
-    for (int c = 0; c < kCols; ++c) part[c][i] = block_partial<T>(u, scale, scales.min, acts[c], s0 + i);
+    for (int c = 0; c < kCols; ++c) part[c][i] = block_partial<T>(u, scales, acts[c], s0 + i);
   }
   if (kFull) blocks = 4;
   const __m128 d = load_halves<T>(w, blocks, T::kScale);

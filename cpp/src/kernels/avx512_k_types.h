@@ -24,23 +24,31 @@ inline __m512i bits(__m512i x, int mask) {
   return _mm512_and_si512(x, _mm512_set1_epi8(static_cast<char>(mask)));
 }
 
+// The 12 bytes of Q4_K and Q5_K: 8 scales and 8 minima of 6 bits, a byte each. Not with vectors: while
+// 512 bits are in flight only two ports take those.
+struct SixBits {
+  uint64_t scales, mins;
+};
+inline SixBits six_bits(const std::byte* p) {
+  const uint32_t a = load_u32(p), b = load_u32(p + 4), c = load_u32(p + 8);
+  const uint64_t scale_low = a & 0x3f3f3f3fu, scale_high = (c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u);
+  const uint64_t min_low = b & 0x3f3f3f3fu, min_high = (c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u);
+  return {scale_low | scale_high << 32, min_low | min_high << 32};
+}
 // Eight bytes, each for a group of 32, as 16 int16.
 inline __m256i widen_pairs(uint64_t bytes) {
   const __m128i x = _mm_cvtsi64_si128(static_cast<long long>(bytes));
   return _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, x));
 }
-
-// The 12 bytes of Q4_K and Q5_K: 8 scales and 8 minima of 6 bits.
 inline Scales six_bit_scales(const std::byte* p) {
-  const uint32_t a = load_u32(p), b = load_u32(p + 4), c = load_u32(p + 8);
-  const uint64_t scale_low = a & 0x3f3f3f3fu, scale_high = (c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u);
-  const uint64_t min_low = b & 0x3f3f3f3fu, min_high = (c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u);
-  return {widen_pairs(scale_low | scale_high << 32), widen_pairs(min_low | min_high << 32)};
+  const SixBits x = six_bits(p);
+  return {widen_pairs(x.scales), widen_pairs(x.mins)};
 }
 
 // A type: bytes of a block; kGroup elements share a scale; kMin: dmin follows d, else the minimum
 // is the zero point's; kWide: codes above 127, whose pairs of products do not fit in 16 bits;
-// d is the half at kScale; vector j of the codes holds the 32-element groups kOrder[j].
+// d is the half at kScale; vector j of the codes holds the 32-element groups kOrder[j]; kPacked: where
+// what six_bits() reads is.
 struct Q2K {  // scales[16] qs[64] d dmin
   static constexpr size_t kBytes = 84, kScale = 80, kGroup = 16;
   static constexpr bool kMin = true, kWide = false;
@@ -84,7 +92,7 @@ struct Q3K {  // hmask[32] qs[64] scales[12] d
 };
 
 struct Q4K {  // d dmin scales[12] qs[128]
-  static constexpr size_t kBytes = 144, kScale = 0, kGroup = 32;
+  static constexpr size_t kBytes = 144, kScale = 0, kGroup = 32, kPacked = 4;
   static constexpr bool kMin = true, kWide = false;
   static constexpr int kOrder[4][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}};
   static void codes(const std::byte* p, __m512i* u) {
@@ -94,11 +102,11 @@ struct Q4K {  // d dmin scales[12] qs[128]
     u[2] = bits(y, 15);
     u[3] = bits(_mm512_srli_epi16(y, 4), 15);
   }
-  static Scales scales(const std::byte* p) { return six_bit_scales(p + 4); }
+  static Scales scales(const std::byte* p) { return six_bit_scales(p + kPacked); }
 };
 
 struct Q5K {  // d dmin scales[12] qh[32] qs[128]
-  static constexpr size_t kBytes = 176, kScale = 0, kGroup = 32;
+  static constexpr size_t kBytes = 176, kScale = 0, kGroup = 32, kPacked = 4;
   static constexpr bool kMin = true, kWide = false;
   static constexpr int kOrder[4][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}};
   static void codes(const std::byte* p, __m512i* u) {
@@ -109,7 +117,7 @@ struct Q5K {  // d dmin scales[12] qh[32] qs[128]
     u[2] = _mm512_or_si512(bits(y, 15), bits(high, 16));
     u[3] = _mm512_or_si512(bits(_mm512_srli_epi16(y, 4), 15), bits(_mm512_srli_epi16(high, 1), 16));
   }
-  static Scales scales(const std::byte* p) { return six_bit_scales(p + 4); }
+  static Scales scales(const std::byte* p) { return six_bit_scales(p + kPacked); }
 };
 
 struct Q6K {  // ql[128] qh[64] scales[16] d
