@@ -1,0 +1,1 @@
+"""The SELM model in torch: attention that remembers in constant memory, gates, exits."""

@@ -1,0 +1,103 @@
+"""What shapes a SELM model; the keys of the file are those of ``docs/selm-format.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+ATTENTION_KINDS = ("softmax", "window", "performer")
+FEATURE_MAPS = ("favor+", "elu1", "relu", "hedgehog")
+
+
+class SelmConfig(PretrainedConfig):
+    """A decoder of the llama family whose layers choose their attention.
+
+    ``attention_kinds`` names one per layer: ``softmax`` sees everything, ``window`` the first
+    ``sinks`` tokens and the last ``window`` (its own included), ``performer`` also all others
+    through ``features`` features of ``feature_map``. ``qk_norm`` normalises queries and keys per
+    head; ``clamp`` bounds the length of what the feature map sees (scaled by head_dim ** -0.25).
+    ``head_gate`` multiplies each head's output by a sigmoid of the layer's input. After the layers
+    in ``exit_layers`` (counted from 1) the shared head may speak. ``ranks`` names projections
+    ("mlp.up_proj") that are products of two factors, and their rank.
+    """
+
+    model_type = "selm"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 8192,
+        hidden_size: int = 512,
+        intermediate_size: int = 1024,
+        num_hidden_layers: int = 4,
+        num_attention_heads: int = 8,
+        num_key_value_heads: int = 2,
+        head_dim: int | None = None,
+        max_position_embeddings: int = 1024,
+        rope_theta: float = 10000.0,
+        rms_norm_eps: float = 1e-6,
+        attention_kinds: Sequence[str] | None = None,
+        window: int = 64,
+        sinks: int = 0,
+        features: int = 128,
+        feature_map: str = "favor+",
+        clamp: float = 1.2,
+        qk_norm: bool = False,
+        head_gate: bool = False,
+        exit_layers: Sequence[int] = (),
+        ranks: dict[str, int] | None = None,
+        initializer_range: float = 0.02,
+        tie_word_embeddings: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.head_dim = head_dim or hidden_size // num_attention_heads
+        self.max_position_embeddings = max_position_embeddings
+        self.rope_theta = rope_theta
+        self.rms_norm_eps = rms_norm_eps
+        self.attention_kinds = list(attention_kinds or ["softmax"] * num_hidden_layers)
+        self.window = window
+        self.sinks = sinks
+        self.features = features
+        self.feature_map = feature_map
+        self.clamp = clamp
+        self.qk_norm = qk_norm
+        self.head_gate = head_gate
+        self.exit_layers = sorted(exit_layers)
+        self.ranks = dict(ranks or {})
+        self.initializer_range = initializer_range
+        self._check()
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    def _check(self) -> None:
+        if len(self.attention_kinds) != self.num_hidden_layers:
+            named, layers = len(self.attention_kinds), self.num_hidden_layers
+            raise ValueError(f"attention_kinds names {named} layers of {layers}")
+        for kind in self.attention_kinds:
+            if kind not in ATTENTION_KINDS:
+                raise ValueError(f"attention kind {kind!r} is none of {', '.join(ATTENTION_KINDS)}")
+        if self.feature_map not in FEATURE_MAPS:
+            raise ValueError(
+                f"feature map {self.feature_map!r} is none of {', '.join(FEATURE_MAPS)}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} heads do not share {self.num_key_value_heads} evenly"
+            )
+        if self.window < 1 or self.sinks < 0 or self.clamp <= 0:
+            raise ValueError("window must be at least 1, sinks at least 0, clamp above 0")
+        if self.feature_map == "elu1" and self.features != self.head_dim:
+            raise ValueError(f"elu1 has as many features as a head: {self.head_dim}")
+        if self.feature_map == "hedgehog" and self.features % 2:
+            raise ValueError("hedgehog has an even number of features")
+        for layer in self.exit_layers:
+            if not 0 < layer < self.num_hidden_layers:
+                raise ValueError(f"an exit after layer {layer} of {self.num_hidden_layers}")
