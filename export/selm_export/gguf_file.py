@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -64,7 +65,7 @@ def _write_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_rope_dimension_count(shape.head_size)
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, size: int) -> None:
+def write_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, size: int) -> None:
     ids = tokenizer.get_vocab()
     tokens = [f"[PAD{i}]" for i in range(size)]
     kinds = [gguf.TokenType.UNUSED] * size
@@ -95,15 +96,7 @@ def _write_sampling(writer: gguf.GGUFWriter, sampling: Mapping[str, float]) -> N
         add[name](value)  # type: ignore[arg-type]
 
 
-def write_gguf(
-    path: Path, network: Network, tokenizer: Tokenizer, label: Label,
-    sampling: Mapping[str, float] = MappingProxyType({}),
-) -> None:  # fmt: skip
-    """Matrices as Q8_0, norms and biases as F32; ``sampling`` is what the file recommends. The
-    file appears whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".writing")
-    os.close(handle)
-    writer = gguf.GGUFWriter(temporary, "qwen2")
+def write_label(writer: gguf.GGUFWriter, label: Label) -> None:
     writer.add_name(label.title)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_version(label.version)
@@ -111,21 +104,43 @@ def write_gguf(
     writer.add_license(label.license)
     writer.add_description(label.description)
     writer.add_languages(["en"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    _write_shape(writer, network.shape)
-    _write_vocabulary(writer, tokenizer, network.shape.vocab)
-    _write_sampling(writer, sampling)
+
+
+@contextmanager
+def whole_file(path: Path, architecture: str) -> Iterator[gguf.GGUFWriter]:
+    """A writer whose file appears under its name once it is whole, or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".writing")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        writer = gguf.GGUFWriter(temporary, architecture)
+        yield writer
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_gguf(
+    path: Path, network: Network, tokenizer: Tokenizer, label: Label,
+    sampling: Mapping[str, float] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Matrices as Q8_0, norms and biases as F32; ``sampling`` is what the file recommends."""
     q8 = gguf.GGMLQuantizationType.Q8_0
-    for name, parameter in network.named_parameters():
-        value = parameter.detach().float().numpy().astype(np.float32)
-        if value.ndim == 2:
-            writer.add_tensor(tensor_name(name), gguf.quants.quantize(value, q8), raw_dtype=q8)
-        else:
-            writer.add_tensor(tensor_name(name), value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    Path(temporary).chmod(0o644)
-    Path(temporary).replace(path)
+    with whole_file(path, "qwen2") as writer:
+        write_label(writer, label)
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+        _write_shape(writer, network.shape)
+        write_vocabulary(writer, tokenizer, network.shape.vocab)
+        _write_sampling(writer, sampling)
+        for name, parameter in network.named_parameters():
+            value = parameter.detach().float().numpy().astype(np.float32)
+            if value.ndim == 2:
+                writer.add_tensor(tensor_name(name), gguf.quants.quantize(value, q8), raw_dtype=q8)
+            else:
+                writer.add_tensor(tensor_name(name), value)

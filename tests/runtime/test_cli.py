@@ -331,7 +331,8 @@ def test_errors_go_to_stderr_with_a_next_step(cli: Any, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_keeps_the_words_and_exits_130(tmp_path: Path, stories: Path) -> None:
-    script = (
+    script = (  # started in the background, a process ignores the interrupt, and so do its children
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from support.fake_engine import FakeBackend, FakeEngine\n"
         "from selm_edge import backends\n"
         "backends.register(FakeBackend(FakeEngine(['word ' * 5000], delay=0.01)))\n"

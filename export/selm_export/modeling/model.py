@@ -166,6 +166,7 @@ class Layer(nn.Module):
 
 
 class SelmPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+    config: SelmConfig
     config_class = SelmConfig
     base_model_prefix = "model"
     _no_split_modules = ["Layer"]  # noqa: RUF012
