@@ -78,6 +78,15 @@ inline std::vector<float> weights_of(const Problem& p) {
   return w;
 }
 
+// The columns as activations, rows of act_row_bytes.
+inline Buffer quantize(const Table& t, kernels::ActFormat format, const Problem& p) {
+  const size_t bytes = kernels::act_row_bytes(format, p.n);
+  Buffer acts(bytes * p.cols);
+  for (size_t c = 0; c < p.cols; ++c)
+    t.quantize_row(format, p.x.data() + c * p.n, p.n, acts.data() + c * bytes);
+  return acts;
+}
+
 // Row lengths: one block, some that fill no vector, more than one piece of the kernels.
 inline std::vector<size_t> lengths(Type type) {
   switch (quant::info(type).block_size) {

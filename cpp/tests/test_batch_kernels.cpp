@@ -33,14 +33,6 @@ std::vector<const Table*> u8_tables() {
   return tables;
 }
 
-Buffer quantize(const Table& t, kernels::ActFormat format, const Problem& p) {
-  const size_t bytes = kernels::act_row_bytes(format, p.n);
-  Buffer acts(bytes * p.cols);
-  for (size_t c = 0; c < p.cols; ++c)
-    t.quantize_row(format, p.x.data() + c * p.n, p.n, acts.data() + c * bytes);
-  return acts;
-}
-
 std::vector<float> multiply_u8(const Table& t, const Problem& p, const Buffer& acts) {
   std::vector<float> out(p.rows * p.cols, std::numeric_limits<float>::quiet_NaN());
   t.matmul_u8(p.type, p.weights.data(), p.rows, p.n, acts.data(), p.cols, out.data(), p.rows);

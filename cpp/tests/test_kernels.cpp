@@ -25,12 +25,7 @@ using namespace selm::test;
 using quant::Type;
 
 Buffer quantize(const Table& t, const Problem& p) {
-  const kernels::ActFormat format = kernels::act_format(p.type);
-  const size_t bytes = kernels::act_row_bytes(format, p.n);
-  Buffer acts(bytes * p.cols);
-  for (size_t c = 0; c < p.cols; ++c)
-    t.quantize_row(format, p.x.data() + c * p.n, p.n, acts.data() + c * bytes);
-  return acts;
+  return test::quantize(t, kernels::act_format(p.type), p);
 }
 
 std::vector<float> multiply(const Table& t, const Problem& p, const Buffer& acts) {

@@ -29,7 +29,18 @@ struct EmulatedTiles {
 };
 thread_local EmulatedTiles tiles;
 
+// What the processor answers with a general protection fault.
+inline void must(bool right) {
+  if (!right) __builtin_trap();
+}
+
 inline void configure_tiles(const TileConfig& config) {
+  must(config.palette == 1 && config.start_row == 0);
+  for (const uint8_t x : config.reserved) must(x == 0);
+  for (size_t t = 0; t < 16; ++t) {
+    must(config.rows[t] <= (t < 8 ? 16 : 0) && config.row_bytes[t] <= (t < 8 ? 64 : 0));
+    must((config.rows[t] == 0) == (config.row_bytes[t] == 0));
+  }
   tiles.config = config;
   std::memset(tiles.data, 0, sizeof tiles.data);
 }
@@ -53,6 +64,13 @@ inline void store_tile(void* p, size_t stride) {
     std::memcpy(static_cast<std::byte*>(p) + r * stride, tiles.data[kTile][r], tiles.config.row_bytes[kTile]);
   }
 }
+// Sums of rows of A by columns of B; elements of B come in dwords.
+template <int kSum, int kA, int kB>
+inline void check_shapes() {
+  const TileConfig& c = tiles.config;
+  must(c.rows[kSum] == c.rows[kA] && c.row_bytes[kA] == 4 * c.rows[kB] &&
+       c.row_bytes[kSum] == c.row_bytes[kB]);
+}
 inline float bf16_at(const uint8_t* row, size_t i) {
   uint32_t bits = 0;
   std::memcpy(reinterpret_cast<uint8_t*>(&bits) + 2, row + 2 * i, 2);
@@ -62,6 +80,7 @@ inline float bf16_at(const uint8_t* row, size_t i) {
 }
 template <int kSum, int kA, int kB>
 inline void multiply_bytes() {
+  check_shapes<kSum, kA, kB>();
   for (size_t m = 0; m < tiles.config.rows[kSum]; ++m) {
     int32_t sum[16];
     std::memcpy(sum, tiles.data[kSum][m], sizeof sum);
@@ -76,6 +95,7 @@ inline void multiply_bytes() {
 }
 template <int kSum, int kA, int kB>
 inline void multiply_bf16() {
+  check_shapes<kSum, kA, kB>();
   for (size_t m = 0; m < tiles.config.rows[kSum]; ++m) {
     float sum[16];
     std::memcpy(sum, tiles.data[kSum][m], sizeof sum);

@@ -166,6 +166,11 @@ template <size_t kSize>
   }
 }
 
+// Magnitudes as integers: they order as the floats do, infinity and NaN above all.
+[[maybe_unused]] inline __m512i magnitude_bits(__m512 x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+
 // 16 halves, the low (or high) parts of dwords, as floats.
 [[maybe_unused]] inline __m512 low_halves(__m512i x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
 [[maybe_unused]] inline __m512 high_halves(__m512i x) { return low_halves(_mm512_srli_epi32(x, 16)); }

@@ -8,11 +8,6 @@ namespace {
 
 constexpr int kInfinityBits = 0x7f800000;
 
-// Magnitudes as integers: they order as the floats do, infinity and NaN above all.
-inline __m512i magnitude_bits(__m512 x) {
-  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
-}
-
 struct Scale {
   float inverse, scale;  // both zero: a block of zeros; scale NaN: not finite
 };

@@ -46,11 +46,12 @@ inline Scales six_bit_scales(const std::byte* p) {
 }
 
 // A type: bytes of a block; kGroup elements share a scale; kMin: dmin follows d, else the minimum
-// is the zero point's; kWide: codes above 127, whose pairs of products do not fit in 16 bits;
-// d is the half at kScale; vector j of the codes holds the 32-element groups kOrder[j]; kPacked: where
-// what six_bits() reads is.
+// is the zero point's; kBits: of its unsigned codes, 8 where they are signed ones plus 128; kWide: codes
+// above 127, whose pairs of products do not fit in 16 bits; d is the half at kScale; vector j of the codes
+// holds the 32-element groups kOrder[j]; kPacked: where what six_bits() reads is.
 struct Q2K {  // scales[16] qs[64] d dmin
   static constexpr size_t kBytes = 84, kScale = 80, kGroup = 16;
+  static constexpr int kBits = 2;
   static constexpr bool kMin = true, kWide = false;
   static constexpr int kOrder[4][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}};
   static void codes(const std::byte* p, __m512i* u) {
@@ -69,6 +70,7 @@ struct Q2K {  // scales[16] qs[64] d dmin
 
 struct Q3K {  // hmask[32] qs[64] scales[12] d
   static constexpr size_t kBytes = 110, kScale = 108, kGroup = 16;
+  static constexpr int kBits = 3;
   static constexpr bool kMin = false, kWide = false;
   static constexpr int kOrder[4][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}};
   static void codes(const std::byte* p, __m512i* u) {
@@ -93,6 +95,7 @@ struct Q3K {  // hmask[32] qs[64] scales[12] d
 
 struct Q4K {  // d dmin scales[12] qs[128]
   static constexpr size_t kBytes = 144, kScale = 0, kGroup = 32, kPacked = 4;
+  static constexpr int kBits = 4;
   static constexpr bool kMin = true, kWide = false;
   static constexpr int kOrder[4][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}};
   static void codes(const std::byte* p, __m512i* u) {
@@ -107,6 +110,7 @@ struct Q4K {  // d dmin scales[12] qs[128]
 
 struct Q5K {  // d dmin scales[12] qh[32] qs[128]
   static constexpr size_t kBytes = 176, kScale = 0, kGroup = 32, kPacked = 4;
+  static constexpr int kBits = 5;
   static constexpr bool kMin = true, kWide = false;
   static constexpr int kOrder[4][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}};
   static void codes(const std::byte* p, __m512i* u) {
@@ -122,6 +126,7 @@ struct Q5K {  // d dmin scales[12] qh[32] qs[128]
 
 struct Q6K {  // ql[128] qh[64] scales[16] d
   static constexpr size_t kBytes = 210, kScale = 208, kGroup = 16;
+  static constexpr int kBits = 6;
   static constexpr bool kMin = false, kWide = false;
   static constexpr int kOrder[4][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}};
   static void half(const std::byte* ql, const std::byte* qh, __m512i* u) {
@@ -141,6 +146,7 @@ struct Q6K {  // ql[128] qh[64] scales[16] d
 
 struct Iq4Xs {  // d scales_h scales_l[4] qs[128]
   static constexpr size_t kBytes = 136, kScale = 0, kGroup = 32;
+  static constexpr int kBits = 8;
   static constexpr bool kMin = false, kWide = true;
   static constexpr int kOrder[4][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}};
   static void half(const std::byte* p, __m512i* u) {

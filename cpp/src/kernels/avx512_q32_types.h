@@ -40,35 +40,35 @@ inline Codes five_bits(const std::byte* bits, const std::byte* qs, size_t stride
           _mm512_mask_add_epi8(x.high, load_4x16_bits(bits + 2, stride), x.high, high)};
 }
 
-// A type: bytes of a block, log2 of the zero point (-1: none), whether blocks have a minimum (the
-// half behind the scale), and how 4 blocks become codes.
+// A type: bytes of a block, bits of its unsigned codes (8: signed ones plus 128), log2 of the zero point (-1:
+// none), whether blocks have a minimum (the half behind the scale), and how 4 blocks become codes.
 struct Q4_0 {
   static constexpr size_t kBytes = 18;
-  static constexpr int kZero = 3;
+  static constexpr int kBits = 4, kZero = 3;
   static constexpr bool kMin = false;
   static Codes load4(const std::byte* p) { return nibbles(p + 2, kBytes); }
 };
 struct Q4_1 {
   static constexpr size_t kBytes = 20;
-  static constexpr int kZero = -1;
+  static constexpr int kBits = 4, kZero = -1;
   static constexpr bool kMin = true;
   static Codes load4(const std::byte* p) { return nibbles(p + 4, kBytes); }
 };
 struct Q5_0 {
   static constexpr size_t kBytes = 22;
-  static constexpr int kZero = 4;
+  static constexpr int kBits = 5, kZero = 4;
   static constexpr bool kMin = false;
   static Codes load4(const std::byte* p) { return five_bits(p + 2, p + 6, kBytes); }
 };
 struct Q5_1 {
   static constexpr size_t kBytes = 24;
-  static constexpr int kZero = -1;
+  static constexpr int kBits = 5, kZero = -1;
   static constexpr bool kMin = true;
   static Codes load4(const std::byte* p) { return five_bits(p + 4, p + 8, kBytes); }
 };
 struct Q8_0 {
   static constexpr size_t kBytes = 34;
-  static constexpr int kZero = 7;
+  static constexpr int kBits = 8, kZero = 7;
   static constexpr bool kMin = false;
   static Codes load4(const std::byte* p) {
     const __m512i flip = _mm512_set1_epi8(-128);
@@ -78,7 +78,7 @@ struct Q8_0 {
 };
 struct Iq4Nl {
   static constexpr size_t kBytes = 18;
-  static constexpr int kZero = 7;
+  static constexpr int kBits = 8, kZero = 7;
   static constexpr bool kMin = false;
   static Codes load4(const std::byte* p) {
     const Codes x = nibbles(p + 2, kBytes);

@@ -19,28 +19,6 @@ concept Blocks32 = requires { T::load4; };
 template <class T>
 concept Blocks256 = requires { T::codes; };
 
-// What a type's codes are: unsigned of kBits, or (kBits = 8) signed after 128 is taken off.
-template <class T>
-constexpr int kBits = 8;
-template <>
-constexpr int kBits<Q4_0> = 4;
-template <>
-constexpr int kBits<Q4_1> = 4;
-template <>
-constexpr int kBits<Q5_0> = 5;
-template <>
-constexpr int kBits<Q5_1> = 5;
-template <>
-constexpr int kBits<Q2K> = 2;
-template <>
-constexpr int kBits<Q3K> = 3;
-template <>
-constexpr int kBits<Q4K> = 4;
-template <>
-constexpr int kBits<Q5K> = 5;
-template <>
-constexpr int kBits<Q6K> = 6;
-
 // One block of one row: vectors of codes, and per 16 elements (one 128-bit lane of a vector) the step and
 // what is taken off.
 struct Block {
@@ -105,16 +83,12 @@ inline Block load_block(const std::byte* p) {
   return b;
 }
 
-inline __m512i magnitude_bits(__m512 x) {
-  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
-}
-
 // Codes of one row's block as int8, in the order of its vectors; the scale.
 template <class T>
 inline float requantize_block(const Block& b, __m512i* out) {
-  constexpr int kShift = 7 - kBits<T>;  // brings unsigned codes to 7 bits
-  const __m512 top = kBits<T> == 8 ? _mm512_mul_ps(b.step, _mm512_set1_ps(128))
-                                   : _mm512_fmsub_ps(b.step, _mm512_set1_ps((1 << kBits<T>)-1), b.low);
+  constexpr int kShift = 7 - T::kBits;  // brings unsigned codes to 7 bits
+  const __m512 top = T::kBits == 8 ? _mm512_mul_ps(b.step, _mm512_set1_ps(128))
+                                   : _mm512_fmsub_ps(b.step, _mm512_set1_ps((1 << T::kBits) - 1), b.low);
   // As integers, magnitudes order as floats do, infinity and NaN above all.
   const int bits = _mm512_reduce_max_epi32(_mm512_max_epi32(magnitude_bits(top), magnitude_bits(b.low)));
   float amax;
@@ -123,7 +97,7 @@ inline float requantize_block(const Block& b, __m512i* out) {
   const __m512 inverse = _mm512_set1_ps(scaled ? 127.0f / amax : 0.0f);
   const __mmask16 keep = scaled ? 0xffff : 0;  // 0 * infinity must not reach the conversions
   // A product of (code << 8) and the factor, its upper 16 bits, is in units of 2^-5.
-  const float kUnit = kBits<T> == 8 ? 1 << 13 : 1 << (6 + kBits<T>);
+  const float kUnit = T::kBits == 8 ? 1 << 13 : 1 << (6 + T::kBits);
   const __m512 step = _mm512_mul_ps(_mm512_mul_ps(b.step, inverse), _mm512_set1_ps(kUnit));
   // Half a unit for the bits that are cut off, half a code to round to nearest.
   const __m512 low =
@@ -137,7 +111,7 @@ inline float requantize_block(const Block& b, __m512i* out) {
     const __m512i factor = _mm512_permutexvar_epi16(lanes, steps);
     const __m512i off = _mm512_permutexvar_epi16(lanes, lows);
     __m512i u = b.codes[j];
-    if constexpr (kBits<T> == 8) {
+    if constexpr (T::kBits == 8) {
       u = _mm512_xor_si512(u, _mm512_set1_epi8(-128));
     } else {
       u = _mm512_slli_epi16(u, kShift);
