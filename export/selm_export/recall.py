@@ -77,12 +77,12 @@ def learn(
         logits, truth = answers(model, *rows(batch, pairs, words, generator))
         loss = F.cross_entropy(logits.flatten(0, 1), truth.flatten())
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if step % 100 == 0:
             right = float((logits.argmax(-1) == truth).float().mean())
-            click.echo(f"step {step:5}  loss {float(loss):.3f}  right {100 * right:5.1f} %")
+            click.echo(f"step {step:5}  loss {loss.item():.3f}  right {100 * right:5.1f} %")
     model.train(False)
     return model
 
