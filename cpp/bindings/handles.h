@@ -351,8 +351,9 @@ class Session {
     return embedding;
   }
 
-  void truncate(uint32_t length) {
+  uint32_t truncate(uint32_t length) {
     alone([&](SessionState& state) { check(selm_session_truncate(state.session.get(), length)); });
+    return position();
   }
 
   Tokens tokens() {

@@ -180,10 +180,10 @@ std::vector<float> attend_in_tiles(const Table* t, kernels::KvFormat format, con
                                              seen.begin() + static_cast<std::ptrdiff_t>(first + n));
     std::vector<float> states(n * stride), partials(n * stride);
     for (size_t from = 0; from < longest; from += kernels::kChunk) {
-      std::vector<uint32_t> visible(n);
+      std::vector<kernels::Visible> visible(n);
       for (size_t r = 0; r < n; ++r) {
         const size_t end = std::min(from + kernels::kChunk, seen[first + r]);
-        visible[r] = end > from ? static_cast<uint32_t>(end - from) : 0;
+        visible[r] = {0, end > from ? static_cast<uint32_t>(end - from) : 0};
       }
       const kernels::AttentionChunk chunk{format,
                                           k.bytes.data() + from * k.stride,

@@ -178,7 +178,9 @@ SELM_API uint32_t selm_session_context(const selm_session* session);
 SELM_API uint32_t selm_session_threads(const selm_session* session);
 SELM_API uint32_t selm_session_position(const selm_session* session);    /* tokens held */
 SELM_API uint64_t selm_session_state_bytes(const selm_session* session); /* cache in use now */
-/* Forgets everything after the first n_tokens. */
+/* Forgets everything after the first n_tokens; more than that where layers whose state does not grow with the
+ * text (`selm` files) cannot go back so far: selm_session_position tells, and what is missing is to be
+ * evaluated again. They can go back by 32 tokens, to where a long eval or a reply began, and to 0. */
 SELM_API selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens);
 /* The tokens held, for prefix reuse: borrowed until the next call that changes the session. */
 SELM_API const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens);

@@ -80,7 +80,7 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::sp
     const size_t limit = std::min(held.size(), prompt.size() - 1);
     while (common < limit && held[common] == prompt[common]) ++common;
   }
-  session.truncate(common);
+  common = session.truncate(common);
   session.clear_cancel();  // what was cancelled before is not this reply
   generation->held_ = common;
   generation->stats_.prompt_tokens = static_cast<uint32_t>(prompt.size());

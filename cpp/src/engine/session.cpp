@@ -30,24 +30,30 @@ SessionOptions with_defaults(const model::Model& model, SessionOptions options) 
 
 uint64_t padded(uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-// Bytes from one cached position of a head to the next; keys and values share it.
-uint64_t kv_stride(const model::Hparams& h, KvType type) {
-  return kernels::kv_row_bytes(type, std::max(h.d_k, h.d_v));
-}
-
 uint64_t chunks(uint64_t positions) { return (positions + kernels::kChunk - 1) / kernels::kChunk; }
 
 // What one thread works with in attention: the kernel's scratch, partials and states of its rows.
 uint64_t attention_floats(const model::Hparams& h) {
-  return kernels::attention_scratch_floats(h.d_k, h.d_v) +
-         2 * kernels::kMaxQueries * kernels::partial_floats(h.d_v);
+  const uint64_t near = kernels::attention_scratch_floats(h.d_k, h.d_v) +
+                        2 * kernels::kMaxQueries * kernels::partial_floats(h.d_v);
+  return h.selm.features == 0 ? near : std::max(near, attention::Far::scratch_floats(h));
+}
+
+// The most that the weights of one product make of a token on the way (Session::project).
+uint64_t low_floats(const model::Model& model) {
+  uint64_t most = 0;
+  for (const model::Layer& l : model.layers()) {
+    most = std::max({most, uint64_t{l.q.a.rows} + l.k.a.rows + l.v.a.rows, uint64_t{l.attn_output.a.rows},
+                     uint64_t{l.ffn_gate.a.rows} + l.ffn_up.a.rows, uint64_t{l.ffn_down.a.rows}});
+  }
+  return most;
 }
 
 }  // namespace
 
 // Sizes in bytes of each scratch array, in the order in which they lie.
 struct Session::Layout {
-  uint64_t kv = 0;
+  uint64_t kv = 0, bounded = 0, low = 0, head_gates = 0, far = 0;
   uint64_t embd = 0, q = 0, k = 0, v = 0, attended = 0, ff = 0, cos_sin = 0, attention = 0, partials = 0;
   uint64_t acts[kernels::kActFormats] = {};
 
@@ -57,8 +63,16 @@ struct Session::Layout {
     uint64_t heads = 0;
     uint64_t heads_kv = 0;
     uint64_t n_ff = 0;
+    uint64_t positions = 0;
+    bool performer = false;
     for (const model::LayerShape& layer : h.layers) {
-      kv += 2 * padded(uint64_t{layer.n_head_kv} * o.context * kv_stride(h, o.kv_type));
+      const attention::CacheShape cache = attention::cache_shape(h, layer, o.kv_type, o.context, o.batch);
+      const bool grows = layer.attention == model::Attention::softmax;
+      (grows ? kv : bounded) += attention::cache_bytes(cache);
+      positions = std::max<uint64_t>(positions, cache.positions);
+      performer = performer || layer.attention == model::Attention::performer;
+      if (layer.attention == model::Attention::performer)
+        bounded += padded(attention::Far::floats(h, layer) * sizeof(float));
       heads = std::max<uint64_t>(heads, layer.n_head);
       heads_kv = std::max<uint64_t>(heads_kv, layer.n_head_kv);
       n_ff = std::max<uint64_t>(n_ff, layer.n_ff);
@@ -72,8 +86,12 @@ struct Session::Layout {
     ff = rows(n_ff);
     cos_sin = rows(h.rope.n_rot);
     attention = padded(uint64_t{o.threads} * attention_floats(h) * sizeof(float));
-    partials = padded(chunks(o.context) * heads * kernels::partial_floats(h.d_v) * sizeof(float));
-    const uint64_t widest = std::max({uint64_t{h.n_embd}, heads * h.d_v, n_ff});
+    // A window may begin within one chunk and end within another; the sinks are one more.
+    partials = padded((chunks(positions) + 2) * heads * kernels::partial_floats(h.d_v) * sizeof(float));
+    low = rows(low_floats(model));
+    head_gates = h.selm.head_gate ? rows(heads) : 0;
+    far = performer ? rows(heads * kernels::partial_floats(h.d_v)) : 0;
+    const uint64_t widest = std::max({uint64_t{h.n_embd}, heads * h.d_v, n_ff, low_floats(model)});
     for (uint32_t f = 0; f < kernels::kActFormats; ++f) {
       acts[f] = padded(kernels::act_row_bytes(static_cast<kernels::ActFormat>(f), widest) * o.batch);
     }
@@ -82,8 +100,8 @@ struct Session::Layout {
   }
 
   uint64_t scratch() const {
-    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + attention + partials +
-           std::accumulate(std::begin(acts), std::end(acts), uint64_t{0});
+    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + low + head_gates + far + attention +
+           partials + std::accumulate(std::begin(acts), std::end(acts), uint64_t{0});
   }
 };
 
@@ -99,7 +117,7 @@ Result<MemoryPlan> Session::plan(const model::Model& model, SessionOptions optio
                  h.d_k, h.d_v);
   }
   const Layout layout(model, options);
-  return MemoryPlan{model.file().size(), layout.kv, layout.scratch()};
+  return MemoryPlan{model.file().size(), layout.kv + 3 * layout.bounded, layout.scratch()};
 }
 
 Result<std::unique_ptr<Session>> Session::create(const model::Model& model, SessionOptions options) {
@@ -119,12 +137,19 @@ Session::Session(const model::Model& model, const SessionOptions& options)
 Status Session::allocate() {
   const Layout layout(model_, options_);
   auto kv = AlignedBuffer::make(layout.kv);
+  auto bounded = AlignedBuffer::make(layout.bounded);
+  auto mark0 = AlignedBuffer::make(layout.bounded);
+  auto mark1 = AlignedBuffer::make(layout.bounded);
   auto scratch = AlignedBuffer::make(layout.scratch());
-  if (!kv || !scratch) {
+  if (!kv || !bounded || !mark0 || !mark1 || !scratch) {
     return error(Code::out_of_memory, "no memory for a context of %u positions: %llu MB are needed",
-                 options_.context, static_cast<unsigned long long>((layout.kv + layout.scratch()) >> 20));
+                 options_.context,
+                 static_cast<unsigned long long>((layout.kv + 3 * layout.bounded + layout.scratch()) >> 20));
   }
   kv_ = std::move(*kv);
+  bounded_ = std::move(*bounded);
+  marks_[0].bounded = std::move(*mark0);
+  marks_[1].bounded = std::move(*mark1);
   scratch_ = std::move(*scratch);
   std::byte* next = scratch_.data();
   const auto take = [&next](uint64_t bytes) {
@@ -143,18 +168,28 @@ Status Session::allocate() {
   gate_ = floats(layout.ff);
   up_ = floats(layout.ff);
   cos_sin_ = floats(layout.cos_sin);
+  low_ = floats(layout.low);
+  head_gates_ = floats(layout.head_gates);
+  far_ = floats(layout.far);
   attention_ = floats(layout.attention);
   attention_floats_ = attention_floats(model_.hparams());
   partials_ = floats(layout.partials);
   for (uint32_t f = 0; f < kernels::kActFormats; ++f) acts_[f] = take(layout.acts[f]);
 
   const model::Hparams& h = model_.hparams();
-  size_t offset = 0;
+  std::memset(bounded_.data(), 0, bounded_.size());  // kernels read whole strips of a ring
+  std::byte* growing = kv_.data();
+  std::byte* own = bounded_.data();
+  states_.reserve(h.layers.size());
   for (const model::LayerShape& layer : h.layers) {
-    const size_t bytes =
-        padded(uint64_t{layer.n_head_kv} * options_.context * kv_stride(h, options_.kv_type));
-    kv_slices_.push_back({offset, offset + bytes});
-    offset += 2 * bytes;
+    const attention::CacheShape shape =
+        attention::cache_shape(h, layer, options_.kv_type, options_.context, options_.batch);
+    std::byte*& memory = layer.attention == model::Attention::softmax ? growing : own;
+    states_.push_back({attention::Cache(shape, memory), std::nullopt});
+    memory += attention::cache_bytes(shape);
+    if (layer.attention != model::Attention::performer) continue;
+    states_.back().far.emplace(h, layer, reinterpret_cast<float*>(own));
+    own += padded(attention::Far::floats(h, layer) * sizeof(float));
   }
   tokens_.reserve(options_.context);
   pool_ = std::make_unique<ThreadPool>(options_.threads);
@@ -194,10 +229,15 @@ Status Session::eval(std::span<const Token> tokens, Logits which, float* logits)
     return error(Code::invalid_argument, "no token was given whose logits could be asked for");
   }
   SELM_TRY(admit(tokens));
+  if (tokens.size() > attention::kBlock) mark();  // so that an error can be undone
   size_t done = 0;
   while (done < tokens.size()) {
     const size_t n = std::min<size_t>(options_.batch, tokens.size() - done);
-    SELM_TRY(run_layers(tokens.subspan(done, n), tokens_.size() + done));
+    const Status status = run_layers(tokens.subspan(done, n), tokens_.size() + done);
+    if (!status.ok()) {
+      tokens_.resize(rewind(tokens_.size()));
+      return status;
+    }
     done += n;
     if (which == Logits::all) head(0, n, logits + (done - n) * model_.n_vocab());
     if (which == Logits::last && done == tokens.size()) head(n - 1, 1, logits);
@@ -215,7 +255,9 @@ Status Session::embed(std::span<const Token> tokens, float* embedding) {
   std::vector<double> sum(width, 0.0);
   for (size_t done = 0; done < tokens.size();) {
     const size_t n = std::min<size_t>(options_.batch, tokens.size() - done);
-    SELM_TRY(run_layers(tokens.subspan(done, n), done));
+    const Status status = run_layers(tokens.subspan(done, n), done);
+    if (!status.ok() || done + n == tokens.size()) rewind(0);
+    SELM_TRY(status);
     done += n;
     for (size_t i = 0; i < n; ++i) {
       kernels_.rms_norm(x_ + i * width, model_.output_norm().data(), normed_, width,
@@ -233,17 +275,68 @@ Status Session::embed(std::span<const Token> tokens, float* embedding) {
   return {};
 }
 
-void Session::truncate(size_t n) {
-  if (n < tokens_.size()) tokens_.resize(n);
+void Session::mark() {
+  if (bounded_.size() == 0 || tokens_.empty() || marks_[0].n == tokens_.size()) return;
+  std::swap(marks_[0], marks_[1]);
+  marks_[0].n = tokens_.size();
+  marks_[0].states = states_;
+  std::memcpy(marks_[0].bounded.data(), bounded_.data(), bounded_.size());
+}
+
+// Whether layers in these states can go back to n tokens.
+bool Session::reaches(const std::vector<LayerState>& states, size_t n) const {
+  const model::Hparams& h = model_.hparams();
+  const size_t seen = n + 1 > h.selm.window ? n + 1 - h.selm.window : 0;  // from here on by the next token
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (h.layers[i].attention == model::Attention::softmax) continue;
+    const LayerState& state = states[i];
+    if (seen < state.cache.oldest() || (state.far && !state.far->reaches(state.cache, n))) return false;
+  }
+  return true;
+}
+
+// The states of the layers go back to n tokens, or as near below that as they can.
+size_t Session::rewind(size_t n) {
+  if (bounded_.size() == 0) return n;
+  if (!reaches(states_, n)) {
+    const Mark* best = nullptr;
+    size_t kept = 0;
+    for (const Mark& mark : marks_) {
+      const size_t reached = mark.n <= n ? mark.n : (reaches(mark.states, n) ? n : 0);
+      if (reached > kept) {
+        kept = reached;
+        best = &mark;
+      }
+    }
+    n = kept;
+    if (best != nullptr) {
+      states_ = best->states;
+      std::memcpy(bounded_.data(), best->bounded.data(), bounded_.size());
+    }
+  }
+  for (LayerState& state : states_) {
+    if (n == 0) state.cache.clear();
+    if (state.far) n == 0 ? state.far->clear() : state.far->truncate(n);
+  }
+  for (Mark& mark : marks_) {
+    if (mark.n > n) mark.n = 0;
+  }
+  return n;
+}
+
+size_t Session::truncate(size_t n) {
+  if (n < tokens_.size()) tokens_.resize(rewind(n));
+  return tokens_.size();
 }
 
 uint64_t Session::state_bytes() const {
-  const model::Hparams& h = model_.hparams();
-  uint64_t per_token = 0;
-  for (const model::LayerShape& layer : h.layers) {
-    per_token += uint64_t{layer.n_head_kv} * 2 * kv_stride(h, options_.kv_type);
+  uint64_t total = 0;
+  for (size_t i = 0; i < states_.size(); ++i) {
+    total += states_[i].cache.bytes(tokens_.size());
+    if (states_[i].far)
+      total += attention::Far::floats(model_.hparams(), model_.hparams().layers[i]) * sizeof(float);
   }
-  return per_token * tokens_.size();
+  return total;
 }
 
 }  // namespace selm::engine

@@ -5,9 +5,12 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "attention/cache.h"
+#include "attention/far.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -47,8 +50,12 @@ class Session {
   // Mean of the final hidden states, L2-normalised; needs an empty session and leaves it empty.
   Status embed(std::span<const Token> tokens, float* embedding);
 
-  // Forgets everything after the first n tokens.
-  void truncate(size_t n);
+  // Forgets everything after the first n tokens, and says how many are left: fewer, where layers whose
+  // state does not grow cannot go back as far. They can by attention::kBlock tokens, to the last two
+  // marks and as far behind those, and to none; others always can.
+  size_t truncate(size_t n);
+  // Remembers this place for truncate; an eval of many tokens marks where it began.
+  void mark();
 
   const model::Model& model() const { return model_; }
   const std::vector<Token>& tokens() const { return tokens_; }
@@ -62,41 +69,62 @@ class Session {
   void set_deadline(uint32_t milliseconds);
 
  private:
-  struct Layout;                // where each scratch array lies
-  struct KvSlice {              // one layer's part of the cache
-    size_t k_offset, v_offset;  // bytes; then [n_head_kv, context] rows of kv_row_bytes()
+  struct Layout;       // where each scratch array lies
+  struct LayerState {  // what a layer keeps of the tokens so far
+    attention::Cache cache;
+    std::optional<attention::Far> far;  // of performer layers
+  };
+  struct Mark {
+    size_t n = 0;  // tokens; 0: none
+    std::vector<LayerState> states;
+    AlignedBuffer bounded;
   };
 
   Session(const model::Model& model, const SessionOptions& options);
   Status allocate();
   Status check_interrupt();
+  bool reaches(const std::vector<LayerState>& states, size_t n) const;
+  size_t rewind(size_t n);
   Status admit(std::span<const Token> tokens) const;
 
   // The forward pass over tokens [position, position + n), n <= batch; leaves x_ after the last layer.
   Status run_layers(std::span<const Token> tokens, size_t position);
   void embed_tokens(std::span<const Token> tokens);
-  void store_kv(const float* x, size_t n, std::byte* out) const;
   float* scratch_of(unsigned worker) const { return attention_ + worker * attention_floats_; }
-  void attention_inputs(const model::Layer& layer, const KvSlice& kv, size_t position, size_t n);
-  void attend(const model::Layer& layer, const KvSlice& kv, size_t position, size_t n);
-  void attend_decoding(const model::Layer& layer, const KvSlice& kv, size_t position);
+  void attention_inputs(const model::Layer& layer, LayerState& state, size_t position, size_t n);
+  // attended_ from q_ (session_attention.cpp).
+  void attend(const model::Layer& layer, LayerState& state, size_t position, size_t n);
+  void attend_prompt(const model::Layer& layer, const LayerState& state, size_t position, size_t n);
+  void attend_decoding(const model::Layer& layer, LayerState& state, size_t position);
   // Query heads [head, head + n_heads) of tokens [first, first + n), which share one KV head, over
   // the chunk that begins at `from`; the rows are the tokens' heads, token by token.
   struct QueryTile {
     size_t first, n, head, n_heads;
   };
-  void attend_chunk(const model::Layer& layer, const KvSlice& kv, const QueryTile& tile, size_t position,
-                    size_t from, unsigned worker, float* partials);
+  void attend_chunk(const model::Layer& layer, const LayerState& state, const QueryTile& tile,
+                    size_t position, size_t from, unsigned worker, float* partials);
+  bool attend_sinks(const model::Layer& layer, const LayerState& state, const QueryTile& tile,
+                    size_t position, unsigned worker, float* partials);
+  void attend_far(const model::Layer& layer, LayerState& state, size_t kv_head, size_t position, size_t n,
+                  unsigned worker);
+  void finish_heads(const model::Layer& layer, const QueryTile& tile, float* states);
   void add_residual(size_t n, const model::Vector& bias);
   // Output norm and head for rows [first, first + n) of x_.
   void head(size_t first, size_t n, float* logits);
 
-  struct Product {
+  struct Part {
     const model::Matrix* matrix;
     float* out;  // [n, matrix->rows]
-    size_t ldo;
   };
-  // prepare(i) gives the i-th input row as floats; each is quantised once for all products.
+  // prepare(i) gives the i-th input row as floats; each is quantised once for all parts.
+  template <class Prepare>
+  void multiply(size_t n, std::span<const Part> parts, const Prepare& prepare);
+  static constexpr size_t kMaxProducts = 4;
+  struct Product {
+    const model::Weight* weight;
+    float* out;  // [n, weight->whole.rows]
+  };
+  // The same for weights that may be factorized.
   template <class Prepare>
   void project(size_t n, std::span<const Product> products, const Prepare& prepare);
   template <class Work>
@@ -107,22 +135,28 @@ class Session {
   SessionOptions options_;
   model::RopeTable rope_;
   std::vector<Token> tokens_;
-  std::vector<KvSlice> kv_slices_;
-  AlignedBuffer kv_, scratch_;
+  std::vector<LayerState> states_;
+  AlignedBuffer kv_;       // of layers that keep every position
+  AlignedBuffer bounded_;  // of the others: rings and sums
+  AlignedBuffer scratch_;
+  Mark marks_[2];  // the newer one first
   std::unique_ptr<ThreadPool> pool_;
 
   // Views into scratch_, rows of the current batch.
-  float* x_ = nullptr;          // [batch, n_embd] residual stream
-  float* normed_ = nullptr;     // [batch, n_embd]
-  float* q_ = nullptr;          // [batch, n_head * d_k]
-  float* k_ = nullptr;          // [batch, n_head_kv * d_k]
-  float* v_ = nullptr;          // [batch, n_head_kv * d_v]
-  float* attended_ = nullptr;   // [batch, n_head * d_v]
-  float* projected_ = nullptr;  // [batch, n_embd]
-  float* gate_ = nullptr;       // [batch, n_ff]
-  float* up_ = nullptr;         // [batch, n_ff]
-  float* cos_sin_ = nullptr;    // [batch, n_rot]
-  float* attention_ = nullptr;  // [threads] scratch of a tile
+  float* x_ = nullptr;           // [batch, n_embd] residual stream
+  float* normed_ = nullptr;      // [batch, n_embd]
+  float* q_ = nullptr;           // [batch, n_head * d_k]
+  float* k_ = nullptr;           // [batch, n_head_kv * d_k]
+  float* v_ = nullptr;           // [batch, n_head_kv * d_v]
+  float* attended_ = nullptr;    // [batch, n_head * d_v]
+  float* projected_ = nullptr;   // [batch, n_embd]
+  float* gate_ = nullptr;        // [batch, n_ff]
+  float* up_ = nullptr;          // [batch, n_ff]
+  float* cos_sin_ = nullptr;     // [batch, n_rot]
+  float* low_ = nullptr;         // [batch, sum of the ranks] of the factorized weights of one project()
+  float* head_gates_ = nullptr;  // [batch, n_head]
+  float* far_ = nullptr;         // [batch, n_head] partials of performer layers
+  float* attention_ = nullptr;   // [threads] scratch of a tile
   size_t attention_floats_ = 0;
   float* partials_ = nullptr;                   // [chunks, widest n_head], of one token that is decoded
   std::byte* acts_[kernels::kActFormats] = {};  // one per activation format, [batch, widest row]

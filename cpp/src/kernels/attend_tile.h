@@ -15,6 +15,71 @@ namespace {
 // V: Reg, kLanes, kScoreRows, kValueRows, kValueRegs; zero, set1, load, store, fma, mul, sub, max,
 // exp, sum_lanes, max_lanes; unpack(format, row, n, out) with zeros to padded(n); turn(from,
 // from_stride, to, to_stride): a square of kLanes x kLanes, transposed.
+// out[r][i] += the sum over p of weights[r][p] * values[p][i], in the order of p; i < width, whole
+// vectors. As many rows and columns at a time as there are registers for.
+template <class V, size_t kRows, size_t kWide>
+void accumulate_block(const float* weights, size_t weight_stride, const float* values, size_t value_stride,
+                      size_t count, float* out, size_t out_stride) {
+  typename V::Reg sum[kRows][kWide];
+  for (size_t r = 0; r < kRows; ++r)
+    for (size_t i = 0; i < kWide; ++i) sum[r][i] = V::load(out + r * out_stride + i * V::kLanes);
+  for (size_t p = 0; p < count; ++p) {
+    typename V::Reg value[kWide];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < kWide; ++i) value[i] = V::load(values + p * value_stride + i * V::kLanes);
+#pragma GCC unroll 8
+    for (size_t r = 0; r < kRows; ++r) {
+      const typename V::Reg weight = V::set1(weights[r * weight_stride + p]);
+#pragma GCC unroll 8
+      for (size_t i = 0; i < kWide; ++i) sum[r][i] = V::fma(weight, value[i], sum[r][i]);
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r)
+    for (size_t i = 0; i < kWide; ++i) V::store(out + r * out_stride + i * V::kLanes, sum[r][i]);
+}
+
+template <class V, size_t kRows>
+void accumulate_rows(const float* weights, size_t weight_stride, const float* values, size_t value_stride,
+                     size_t count, float* out, size_t out_stride, size_t width) {
+  size_t d = 0;
+  for (; d + V::kValueRegs * V::kLanes <= width; d += V::kValueRegs * V::kLanes)
+    accumulate_block<V, kRows, V::kValueRegs>(weights, weight_stride, values + d, value_stride, count,
+                                              out + d, out_stride);
+  for (; d < width; d += V::kLanes)
+    accumulate_block<V, kRows, 1>(weights, weight_stride, values + d, value_stride, count, out + d,
+                                  out_stride);
+}
+
+template <class V, size_t kRows>
+void accumulate_rest(const float* weights, size_t weight_stride, size_t n_rows, const float* values,
+                     size_t value_stride, size_t count, float* out, size_t out_stride, size_t width) {
+  if constexpr (kRows > 0) {
+    if (n_rows == kRows) {
+      accumulate_rows<V, kRows>(weights, weight_stride, values, value_stride, count, out, out_stride, width);
+    } else {
+      accumulate_rest<V, kRows - 1>(weights, weight_stride, n_rows, values, value_stride, count, out,
+                                    out_stride, width);
+    }
+  }
+}
+
+template <class V>
+void accumulate(const float* weights, size_t weight_stride, size_t n_rows, const float* values,
+                size_t value_stride, size_t count, float* out, size_t out_stride, size_t width) {
+  size_t r = 0;
+  for (; r + V::kValueRows <= n_rows; r += V::kValueRows)
+    accumulate_rows<V, V::kValueRows>(weights + r * weight_stride, weight_stride, values, value_stride, count,
+                                      out + r * out_stride, out_stride, width);
+  accumulate_rest<V, V::kValueRows - 1>(weights + r * weight_stride, weight_stride, n_rows - r, values,
+                                        value_stride, count, out + r * out_stride, out_stride, width);
+}
+
+// x[i] = e^(x[i] - shift), i < n, whole vectors.
+template <class V>
+void exponentials(float* x, size_t n, float shift) {
+  for (size_t i = 0; i < n; i += V::kLanes) V::store(x + i, V::exp(V::sub(V::load(x + i), V::set1(shift))));
+}
+
 template <class V>
 struct Tile {
   using Reg = typename V::Reg;
@@ -78,91 +143,55 @@ struct Tile {
     }
   }
 
-  // Scores become e^(score - max), zero where the query does not see; max and sum to the partial.
-  void soften(float* row, size_t visible, float* partial) const {
+  // Scores from `begin` on become e^(score - max), zero where the query does not see; max and sum to
+  // the partial.
+  void soften(float* row, size_t begin, const Visible& seen, float* partial) const {
     const size_t whole = (chunk.n_pos + V::kLanes - 1) / V::kLanes * V::kLanes;
-    for (size_t p = visible; p < whole; ++p) row[p] = -__builtin_inff();
-    Reg largest = V::set1(-__builtin_inff());
-    for (size_t p = 0; p < whole; p += V::kLanes) largest = V::max(largest, V::load(row + p));
-    const float max = V::max_lanes(largest);
+    const auto hide = [&](float value) {
+      for (size_t p = begin; p < seen.from; ++p) row[p] = value;
+      for (size_t p = seen.to; p < whole; ++p) row[p] = value;
+    };
     const size_t at = padded(chunk.d_v);
-    partial[at] = max;
+    partial[at] = -__builtin_inff();
     partial[at + 1] = 0.0f;
-    if (visible == 0) {
-      for (size_t p = 0; p < whole; ++p) row[p] = 0.0f;
+    if (seen.from >= seen.to) {
+      for (size_t p = begin; p < whole; ++p) row[p] = 0.0f;
       return;
     }
+    hide(-__builtin_inff());
+    Reg largest = V::set1(-__builtin_inff());
+    for (size_t p = begin; p < whole; p += V::kLanes) largest = V::max(largest, V::load(row + p));
+    const float max = partial[at] = V::max_lanes(largest);
     // Below e^-60 a weight is lost beside that of the largest, and is zero here: as a denormal number it
     // would make each product of its many times slower.
     const Reg least = V::set1(-60.0f), lost = V::exp(least);
     Reg total = V::zero();
-    for (size_t p = 0; p < whole; p += V::kLanes) {
+    for (size_t p = begin; p < whole; p += V::kLanes) {
       const Reg x = V::sub(V::load(row + p), V::set1(max));
       const Reg e = V::sub(V::exp(V::max(least, x)), lost);  // NaN stays: it is the second operand
       V::store(row + p, e);
       total = V::add(total, e);
     }
-    for (size_t p = visible; p < whole; ++p) row[p] = 0.0f;  // e^-infinity, whatever exp makes of it
+    hide(0.0f);  // e^-infinity, whatever exp makes of it
     partial[at + 1] = V::sum_lanes(total);
   }
 
-  template <size_t kRows, size_t kWide>
-  void weigh_rows(size_t count, const float* weights, const float* values, float* out) const {
-    const size_t width = padded(chunk.d_v), stride = partial_floats(chunk.d_v);
-    Reg sum[kRows][kWide];
-    for (size_t r = 0; r < kRows; ++r)
-      for (size_t i = 0; i < kWide; ++i) sum[r][i] = V::load(out + r * stride + i * V::kLanes);
-    for (size_t p = 0; p < count; ++p) {
-      Reg value[kWide];
-#pragma GCC unroll 8
-      for (size_t i = 0; i < kWide; ++i) value[i] = V::load(values + p * width + i * V::kLanes);
-#pragma GCC unroll 8
-      for (size_t r = 0; r < kRows; ++r) {
-        const Reg weight = V::set1(weights[r * kChunk + p]);
-#pragma GCC unroll 8
-        for (size_t i = 0; i < kWide; ++i) sum[r][i] = V::fma(weight, value[i], sum[r][i]);
-      }
-    }
-    for (size_t r = 0; r < kRows; ++r)
-      for (size_t i = 0; i < kWide; ++i) V::store(out + r * stride + i * V::kLanes, sum[r][i]);
-  }
-
-  template <size_t kRows>
-  void weigh_columns(size_t count, const float* weights, float* out) const {
-    const size_t width = padded(chunk.d_v);
-    size_t d = 0;
-    for (; d + V::kValueRegs * V::kLanes <= width; d += V::kValueRegs * V::kLanes)
-      weigh_rows<kRows, V::kValueRegs>(count, weights, strip + d, out + d);
-    for (; d < width; d += V::kLanes) weigh_rows<kRows, 1>(count, weights, strip + d, out + d);
-  }
-
   void weigh(size_t count, size_t n_queries, size_t position, float* partials) const {
-    const size_t stride = partial_floats(chunk.d_v);
-    size_t r = 0;
-    for (; r + V::kValueRows <= n_queries; r += V::kValueRows)
-      weigh_columns<V::kValueRows>(count, scores + r * kChunk + position, partials + r * stride);
-    weigh_rest<V::kValueRows - 1>(count, n_queries - r, scores + r * kChunk + position,
-                                  partials + r * stride);
-  }
-  template <size_t kRows>
-  void weigh_rest(size_t count, size_t n, const float* weights, float* out) const {
-    if constexpr (kRows > 0) {
-      if (n == kRows) {
-        weigh_columns<kRows>(count, weights, out);
-      } else {
-        weigh_rest<kRows - 1>(count, n, weights, out);
-      }
-    }
+    accumulate<V>(scores + position, kChunk, n_queries, strip, padded(chunk.d_v), count, partials,
+                  partial_floats(chunk.d_v), padded(chunk.d_v));
   }
 };
 
 template <class V>
-void attend_tile(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+void attend_tile(const AttentionChunk& chunk, const float* const* queries, const Visible* visible,
                  size_t n_queries, float* scratch, float* partials) {
   const size_t widest = chunk.d_k > chunk.d_v ? padded(chunk.d_k) : padded(chunk.d_v);
   const Tile<V> tile{chunk, scratch, scratch + kStrip * widest, scratch + 2 * kStrip * widest};
   const size_t stride = partial_floats(chunk.d_v);
-  for (size_t first = 0; first < chunk.n_pos; first += kStrip) {
+  size_t begin = chunk.n_pos;  // of the first strip that any query sees
+  for (size_t r = 0; r < n_queries; ++r) begin = visible[r].from < begin ? visible[r].from : begin;
+  begin = begin / kStrip * kStrip;
+  for (size_t first = begin; first < chunk.n_pos; first += kStrip) {
     const size_t count = chunk.n_pos - first < kStrip ? chunk.n_pos - first : kStrip;
     tile.unpack(chunk.keys + first * chunk.stride, count, chunk.d_k);
     tile.turn(count);
@@ -171,9 +200,9 @@ void attend_tile(const AttentionChunk& chunk, const float* const* queries, const
   for (size_t r = 0; r < n_queries; ++r) {
     float* partial = partials + r * stride;
     for (size_t d = 0; d < padded(chunk.d_v); ++d) partial[d] = 0.0f;
-    tile.soften(tile.scores + r * kChunk, visible[r], partial);
+    tile.soften(tile.scores + r * kChunk, begin, visible[r], partial);
   }
-  for (size_t first = 0; first < chunk.n_pos; first += kStrip) {
+  for (size_t first = begin; first < chunk.n_pos; first += kStrip) {
     const size_t count = chunk.n_pos - first < kStrip ? chunk.n_pos - first : kStrip;
     tile.unpack(chunk.values + first * chunk.stride, count, chunk.d_v);
     tile.weigh(count, n_queries, first, partials);

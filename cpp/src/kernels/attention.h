@@ -35,6 +35,11 @@ struct AttentionChunk {
   float scale;  // of the scores
 };
 
+// The positions of a chunk that a query sees: [from, to).
+struct Visible {
+  uint32_t from, to;
+};
+
 // A partial: the sum of e^(score - max) * value, then at padded(d_v) the max and the sum of
 // e^(score - max). The max is -infinity where the query sees nothing of the chunk.
 constexpr size_t partial_floats(size_t d_v) { return padded(d_v) + kPadded; }

@@ -31,8 +31,11 @@ void to_f16(const float* x, uint16_t* out, size_t n);
 void from_f16(const uint16_t* x, float* out, size_t n);
 
 // avx2_attend.cpp
-void attend(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+void attend(const AttentionChunk& chunk, const float* const* queries, const Visible* visible,
             size_t n_queries, float* scratch, float* partials);
+void accumulate(const float* weights, size_t weight_stride, size_t n_rows, const float* values,
+                size_t value_stride, size_t count, float* out, size_t out_stride, size_t width);
+void exponentials(float* x, size_t n, float shift);
 
 namespace {
 

@@ -65,10 +65,18 @@ struct Vector {
 
 }  // namespace
 
-void attend(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+void attend(const AttentionChunk& chunk, const float* const* queries, const Visible* visible,
             size_t n_queries, float* scratch, float* partials) {
   attend_tile<Vector>(chunk, queries, visible, n_queries, scratch, partials);
 }
+
+void accumulate(const float* weights, size_t weight_stride, size_t n_rows, const float* values,
+                size_t value_stride, size_t count, float* out, size_t out_stride, size_t width) {
+  kernels::accumulate<Vector>(weights, weight_stride, n_rows, values, value_stride, count, out, out_stride,
+                              width);
+}
+
+void exponentials(float* x, size_t n, float shift) { kernels::exponentials<Vector>(x, n, shift); }
 
 }  // namespace selm::kernels::avx2
 

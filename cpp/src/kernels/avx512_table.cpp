@@ -23,8 +23,8 @@ void matmul(quant::Type type, const std::byte* weights, size_t n_rows, size_t n,
 
 // One row per token: the scalar code is fast enough, and exact.
 constexpr Table kTable = {
-    Isa::avx512, "avx512", quantize_row, matmul,    quant::dequantize_row, rms_norm, add, silu_mul, rope,
-    to_f16,      from_f16, attend,       matmul_u8,
+    Isa::avx512, "avx512", quantize_row, matmul,     quant::dequantize_row, rms_norm,  add, silu_mul, rope,
+    to_f16,      from_f16, attend,       accumulate, exponentials,          matmul_u8,
 };
 
 void quantize_row_amx(ActFormat format, const float* x, size_t n, std::byte* out) {
@@ -33,8 +33,10 @@ void quantize_row_amx(ActFormat format, const float* x, size_t n, std::byte* out
 }
 
 constexpr Table kAmxTable = {
-    Isa::amx, "amx",  quantize_row_amx, matmul, quant::dequantize_row, rms_norm,         add, silu_mul,
-    rope,     to_f16, from_f16,         attend, amx::matmul_u8,        amx::matmul_bf16,
+    Isa::amx,         "amx",  quantize_row_amx, matmul,       quant::dequantize_row,
+    rms_norm,         add,    silu_mul,         rope,         to_f16,
+    from_f16,         attend, accumulate,       exponentials, amx::matmul_u8,
+    amx::matmul_bf16,
 };
 
 }  // namespace

@@ -66,9 +66,16 @@ struct Table {
   void (*from_f16)(const uint16_t* x, float* out, size_t n);
 
   // The partials of up to kMaxQueries query rows over one chunk, partial_floats(d_v) apart. Query r
-  // sees the chunk's first visible[r] positions. scratch: attention_scratch_floats(d_k, d_v).
-  void (*attend)(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+  // sees visible[r] of it. scratch: attention_scratch_floats(d_k, d_v).
+  void (*attend)(const AttentionChunk& chunk, const float* const* queries, const Visible* visible,
                  size_t n_queries, float* scratch, float* partials);
+
+  // out[r][i] += sum_p weights[r][p] * values[p][i], p < count in this order, i < width (a multiple of
+  // kPadded); each array has the stride of its rows.
+  void (*accumulate)(const float* weights, size_t weight_stride, size_t n_rows, const float* values,
+                     size_t value_stride, size_t count, float* out, size_t out_stride, size_t width);
+  // x[i] = e^(x[i] - shift), i < n (a multiple of kPadded); zero where that is below float's range.
+  void (*exponentials)(float* x, size_t n, float shift);
 
   // As matmul, for many columns; nullptr where the instruction set has nothing faster.
   // Quantised types: weights become int8 with one scale for 256 elements, activations are u8_256.

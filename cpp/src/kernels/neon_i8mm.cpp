@@ -92,8 +92,8 @@ void matmul(quant::Type type, const std::byte* weights, size_t n_rows, size_t n,
 }
 
 constexpr Table kTable = {
-    Isa::i8mm, "i8mm", quantize_row, matmul, quant::dequantize_row, rms_norm, add, silu_mul,
-    rope,      to_f16, from_f16,     attend,
+    Isa::i8mm, "i8mm",   quantize_row, matmul,     quant::dequantize_row, rms_norm, add, silu_mul, rope,
+    to_f16,    from_f16, attend,       accumulate, exponentials,
 };
 
 }  // namespace

@@ -75,8 +75,8 @@ void matmul(quant::Type type, const std::byte* weights, size_t n_rows, size_t n,
 
 // One row per token: the scalar code is fast enough, and exact.
 constexpr Table kTable = {
-    Isa::neon, "neon", quantize_row, matmul, quant::dequantize_row, rms_norm, add, silu_mul,
-    rope,      to_f16, from_f16,     attend,
+    Isa::neon, "neon",   quantize_row, matmul,     quant::dequantize_row, rms_norm, add, silu_mul, rope,
+    to_f16,    from_f16, attend,       accumulate, exponentials,
 };
 
 }  // namespace

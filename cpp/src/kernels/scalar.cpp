@@ -211,7 +211,7 @@ void unpack_kv(KvFormat format, const std::byte* row, size_t n, float* out) {
 }
 
 // One query at a time: all scores, then the weighted sum.
-void attend(const AttentionChunk& chunk, const float* const* queries, const uint32_t* visible,
+void attend(const AttentionChunk& chunk, const float* const* queries, const Visible* visible,
             size_t n_queries, float* scratch, float* partials) {
   const size_t widest = padded(std::max(chunk.d_k, chunk.d_v));
   float* row = scratch;
@@ -220,7 +220,7 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
   for (size_t r = 0; r < n_queries; ++r) {
     float* partial = partials + r * partial_floats(chunk.d_v);
     float max = -std::numeric_limits<float>::infinity();
-    for (size_t p = 0; p < visible[r]; ++p) {
+    for (size_t p = visible[r].from; p < visible[r].to; ++p) {
       unpack_kv(chunk.format, chunk.keys + p * chunk.stride, chunk.d_k, row);
       double dot = 0;
       for (size_t d = 0; d < chunk.d_k; ++d)
@@ -229,12 +229,12 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
       max = scores[p] > max ? scores[p] : max;
     }
     double total = 0;
-    for (size_t p = 0; p < visible[r]; ++p) {
+    for (size_t p = visible[r].from; p < visible[r].to; ++p) {
       scores[p] = std::exp(scores[p] - max);
       total += static_cast<double>(scores[p]);
     }
     std::fill_n(sums, chunk.d_v, 0.0);
-    for (size_t p = 0; p < visible[r]; ++p) {
+    for (size_t p = visible[r].from; p < visible[r].to; ++p) {
       unpack_kv(chunk.format, chunk.values + p * chunk.stride, chunk.d_v, row);
       for (size_t d = 0; d < chunk.d_v; ++d)
         sums[d] += static_cast<double>(scores[p]) * static_cast<double>(row[d]);
@@ -245,9 +245,27 @@ void attend(const AttentionChunk& chunk, const float* const* queries, const uint
   }
 }
 
+void accumulate(const float* weights, size_t weight_stride, size_t n_rows, const float* values,
+                size_t value_stride, size_t count, float* out, size_t out_stride, size_t width) {
+  for (size_t r = 0; r < n_rows; ++r) {
+    for (size_t i = 0; i < width; ++i) {
+      double sum = static_cast<double>(out[r * out_stride + i]);
+      for (size_t p = 0; p < count; ++p)
+        sum += static_cast<double>(weights[r * weight_stride + p]) *
+               static_cast<double>(values[p * value_stride + i]);
+      out[r * out_stride + i] = static_cast<float>(sum);
+    }
+  }
+}
+
+void exponentials(float* x, size_t n, float shift) {
+  for (size_t i = 0; i < n; ++i) x[i] = std::exp(x[i] - shift);
+}
+
 constexpr Table kScalar = {
-    Isa::scalar, "scalar", quantize_row, matmul, quant::dequantize_row, rms_norm, add, silu_mul,
-    rope,        to_f16,   from_f16,     attend, scalar_matmul_u8,
+    Isa::scalar, "scalar", quantize_row, matmul,       quant::dequantize_row,
+    rms_norm,    add,      silu_mul,     rope,         to_f16,
+    from_f16,    attend,   accumulate,   exponentials, scalar_matmul_u8,
 };
 
 }  // namespace

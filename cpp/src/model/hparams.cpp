@@ -16,6 +16,9 @@ constexpr uint64_t kMaxWidth = 1u << 20;
 constexpr uint64_t kMaxHeads = 1024;
 constexpr uint64_t kMaxHeadSize = 1u << 14;
 constexpr uint64_t kMaxContext = 1u << 28;
+constexpr uint64_t kMaxWindow = 1u << 20;
+constexpr uint64_t kMaxSinks = 256;  // one chunk of attention
+constexpr uint64_t kMaxFeatures = 1u << 14;
 
 // Reads keys that begin with the architecture's name.
 class Reader {
@@ -46,6 +49,11 @@ class Reader {
     return number;
   }
 
+  static bool is_integer(gguf::ValueType type) {
+    using V = gguf::ValueType;
+    return type != V::f32 && type != V::f64 && type != V::boolean && type != V::string && type != V::array;
+  }
+
   // A value for every layer: one number for all, or an array with one for each.
   Result<std::vector<uint32_t>> per_layer(const char* name, size_t n_layer,
                                           const std::vector<uint32_t>* fallback, uint64_t low,
@@ -72,11 +80,6 @@ class Reader {
   }
 
  private:
-  static bool is_integer(gguf::ValueType type) {
-    using V = gguf::ValueType;
-    return type != V::f32 && type != V::f64 && type != V::boolean && type != V::string && type != V::array;
-  }
-
   std::string where(const char* name) const {
     const gguf::Entry* entry = file_.find(key(name));
     return entry == nullptr ? "" : "at byte " + std::to_string(entry->offset) + ": ";
@@ -102,7 +105,9 @@ Result<Arch> read_arch(const gguf::File& file, std::string* name) {
   if (*arch == "llama") return Arch::llama;
   if (*arch == "qwen2") return Arch::qwen2;
   if (*arch == "qwen3") return Arch::qwen3;
-  return error(Code::unsupported, "the architecture '%s' is not one this core runs (llama, qwen2, qwen3)",
+  if (*arch == "selm") return Arch::selm;
+  return error(Code::unsupported,
+               "the architecture '%s' is not one this core runs (llama, qwen2, qwen3, selm)",
                gguf::printable(*name).c_str());
 }
 
@@ -173,6 +178,92 @@ Status read_layers(const Reader& keys, Hparams* h) {
   return {};
 }
 
+// One name for each layer.
+Status read_attention(const gguf::File& file, const Reader& keys, Hparams* h) {
+  const std::string key = keys.key("attention.kinds");
+  const gguf::Entry* kinds = file.find(key);
+  if (kinds == nullptr) return error(Code::format, "the key %s is missing", key.c_str());
+  if (!kinds->is_array || kinds->type != gguf::ValueType::string || kinds->count != h->layers.size()) {
+    return error(Code::format, "at byte %llu: %s must hold %zu strings, one for each layer",
+                 static_cast<unsigned long long>(kinds->offset), key.c_str(), h->layers.size());
+  }
+  for (size_t i = 0; i < h->layers.size(); ++i) {
+    const std::string_view kind = file.string(*kinds, i);
+    if (kind == "softmax") {
+      h->layers[i].attention = Attention::softmax;
+    } else if (kind == "window") {
+      h->layers[i].attention = Attention::window;
+    } else if (kind == "performer") {
+      h->layers[i].attention = Attention::performer;
+    } else {
+      return error(Code::format, "%s: layer %zu is '%s', which is none of softmax, window, performer",
+                   key.c_str(), i, gguf::printable(kind).c_str());
+    }
+  }
+  return {};
+}
+
+Result<FeatureMap> read_feature_map(const gguf::File& file, const Reader& keys) {
+  const std::string key = keys.key("performer.feature_map");
+  SELM_ASSIGN(const auto name, file.get_string(key));
+  if (!name || *name == "favor+") return FeatureMap::favor;
+  if (*name == "elu1") return FeatureMap::elu1;
+  if (*name == "relu") return FeatureMap::relu;
+  if (*name == "hedgehog") return FeatureMap::hedgehog;
+  return error(Code::unsupported, "%s = '%s' is none of favor+, elu1, relu, hedgehog", key.c_str(),
+               gguf::printable(*name).c_str());
+}
+
+Status read_exits(const gguf::File& file, const Reader& keys, size_t n_layer, std::vector<uint32_t>* exits) {
+  if (file.find(keys.key("exit.layers")) == nullptr) return {};
+  const gguf::Entry& entry = *file.find(keys.key("exit.layers"));
+  if (!entry.is_array || !Reader::is_integer(entry.type) || entry.count > n_layer) {
+    return error(Code::format, "at byte %llu: %s must be an array of layers",
+                 static_cast<unsigned long long>(entry.offset), keys.key("exit.layers").c_str());
+  }
+  for (size_t i = 0; i < entry.count; ++i) {
+    const int64_t layer = file.int_at(entry, i);
+    const int64_t last = exits->empty() ? 0 : int64_t{exits->back()};
+    if (layer <= last || layer >= static_cast<int64_t>(n_layer)) {
+      return error(Code::format, "%s holds %lld: layers rise from 1 and stay below the last, %zu",
+                   keys.key("exit.layers").c_str(), static_cast<long long>(layer), n_layer);
+    }
+    exits->push_back(static_cast<uint32_t>(layer));
+  }
+  return {};
+}
+
+Status read_selm(const gguf::File& file, const Reader& keys, Hparams* h) {
+  Selm& selm = h->selm;
+  SELM_TRY(read_attention(file, keys, h));
+  const auto has = [h](Attention kind) {
+    return std::any_of(h->layers.begin(), h->layers.end(),
+                       [kind](const LayerShape& layer) { return layer.attention == kind; });
+  };
+  if (has(Attention::window) || has(Attention::performer)) {
+    SELM_ASSIGN(selm.window, keys.required("attention.window", 1, kMaxWindow));
+    SELM_ASSIGN(selm.sinks, keys.optional("attention.sinks", 0, 0, kMaxSinks));
+  }
+  if (has(Attention::performer)) {
+    SELM_ASSIGN(selm.features, keys.required("performer.features", 1, kMaxFeatures));
+    SELM_ASSIGN(selm.feature_map, read_feature_map(file, keys));
+    SELM_ASSIGN(const double clamp, keys.number("performer.clamp", 1.0, 1e-6, 1e6));
+    selm.clamp = static_cast<float>(clamp);
+    if (selm.feature_map == FeatureMap::elu1 && selm.features != h->d_k) {
+      return error(Code::format, "elu1 has as many features as a head has elements, %u, not %u", h->d_k,
+                   selm.features);
+    }
+    if (selm.feature_map == FeatureMap::hedgehog && selm.features % 2 != 0) {
+      return error(Code::format, "hedgehog has an even number of features, not %u", selm.features);
+    }
+  }
+  SELM_ASSIGN(const auto gate, file.get_bool(keys.key("attention.head_gate")));
+  SELM_ASSIGN(const auto norm, file.get_bool(keys.key("attention.qk_norm")));
+  selm.head_gate = gate.value_or(false);
+  selm.qk_norm = norm.value_or(false);
+  return read_exits(file, keys, h->layers.size(), &selm.exits);
+}
+
 }  // namespace
 
 Result<Hparams> read_hparams(const gguf::File& file) {
@@ -190,6 +281,8 @@ Result<Hparams> read_hparams(const gguf::File& file) {
   SELM_ASSIGN(const double eps, keys.number("attention.layer_norm_rms_epsilon", 1e-5, 1e-20, 1.0));
   h.rms_eps = static_cast<float>(eps);
   SELM_ASSIGN(h.rope, read_rope(file, keys, h));
+  h.selm.qk_norm = h.arch == Arch::qwen3;
+  if (h.arch == Arch::selm) SELM_TRY(read_selm(file, keys, &h));
   return h;
 }
 

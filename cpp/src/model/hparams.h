@@ -13,7 +13,7 @@ class File;
 
 namespace selm::model {
 
-enum class Arch { llama, qwen2, qwen3 };
+enum class Arch { llama, qwen2, qwen3, selm };
 
 enum class RopeScaling { none, linear, yarn };
 
@@ -31,11 +31,36 @@ struct Rope {
   uint32_t original_context = 0;
 };
 
+// What a layer's queries see: everything; the first tokens and the last ones; or all others too,
+// through features of the keys (docs/selm-format.md).
+enum class Attention { softmax, window, performer };
+
 struct LayerShape {
   uint32_t n_head = 0;
   uint32_t n_head_kv = 0;  // divides n_head
   uint32_t n_ff = 0;
+  Attention attention = Attention::softmax;
 };
+
+enum class FeatureMap { favor, elu1, relu, hedgehog };
+
+// The keys of an architecture `selm` beyond llama's; of the others, what they mean there.
+struct Selm {
+  uint32_t window = 0;    // last tokens that are seen exactly, a query's own included
+  uint32_t sinks = 0;     // first tokens that are
+  uint32_t features = 0;  // for each KV head
+  FeatureMap feature_map = FeatureMap::favor;
+  float clamp = 1.0f;  // the longest a scaled query or key may be before the feature map
+  bool head_gate = false;
+  bool qk_norm = false;         // queries and keys are normalised per head
+  std::vector<uint32_t> exits;  // layers, counted from 1, after which the shared head may speak
+};
+
+// Rows of a KV head's projection: hedgehog has a feature for each sign of one.
+inline uint32_t projected_rows(const Selm& selm) {
+  if (selm.feature_map == FeatureMap::elu1) return 0;
+  return selm.feature_map == FeatureMap::hedgehog ? selm.features / 2 : selm.features;
+}
 
 struct Hparams {
   Arch arch = Arch::llama;
@@ -46,6 +71,7 @@ struct Hparams {
   uint32_t d_v = 0;  // elements of a value head
   float rms_eps = 1e-5f;
   Rope rope;
+  Selm selm;
   std::vector<LayerShape> layers;
 };
 

@@ -24,6 +24,39 @@ class Binder {
     return Matrix{tensor->data, tensor->type, static_cast<uint32_t>(rows), static_cast<uint32_t>(columns)};
   }
 
+  // A matrix, or its factors. Error: also where both are there.
+  Result<Weight> weight(const std::string& name, uint64_t rows, uint64_t columns) const {
+    const gguf::Tensor* a = file_.find_tensor(name + ".lora_a");
+    if (a == nullptr) {
+      SELM_ASSIGN(const Matrix whole, matrix(name, rows, columns));
+      return Weight{whole, {}, {}};
+    }
+    if (file_.find_tensor(name) != nullptr) {
+      return error(Code::format, "the tensor %s is there whole and as factors", name.c_str());
+    }
+    Weight weight;
+    SELM_ASSIGN(weight.a, matrix(name + ".lora_a", a->ne[1], columns));
+    SELM_ASSIGN(weight.b, matrix(name + ".lora_b", rows, a->ne[1]));
+    weight.whole.rows = static_cast<uint32_t>(rows);
+    weight.whole.columns = static_cast<uint32_t>(columns);
+    return weight;
+  }
+
+  // count matrices [rows, columns] of floats, one after the other.
+  Result<Matrix> float_stack(const std::string& name, uint64_t count, uint64_t rows, uint64_t columns) const {
+    const gguf::Tensor* tensor = find(name);
+    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
+    if (tensor->ne[0] != columns || tensor->ne[1] != rows || tensor->ne[2] != count || tensor->ne[3] != 1) {
+      return mismatch(*tensor, columns, rows, count);
+    }
+    if (tensor->type != quant::Type::f32) {
+      return error(Code::format, "at byte %llu: the tensor %s must be F32",
+                   static_cast<unsigned long long>(tensor->offset), name.c_str());
+    }
+    return Matrix{tensor->data, tensor->type, static_cast<uint32_t>(count * rows),
+                  static_cast<uint32_t>(columns)};
+  }
+
   Result<Vector> vector(const std::string& name, uint64_t n) const {
     const gguf::Tensor* tensor = find(name);
     if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
@@ -47,14 +80,15 @@ class Binder {
   }
 
  private:
-  static Status mismatch(const gguf::Tensor& tensor, uint64_t ne0, uint64_t ne1) {
+  static Status mismatch(const gguf::Tensor& tensor, uint64_t ne0, uint64_t ne1, uint64_t ne2 = 1) {
     return error(Code::format,
                  "at byte %llu: the tensor %s has shape [%llu, %llu, %llu, %llu], the model's keys ask for "
-                 "[%llu, %llu]",
+                 "[%llu, %llu, %llu]",
                  static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str(),
                  static_cast<unsigned long long>(tensor.ne[0]), static_cast<unsigned long long>(tensor.ne[1]),
                  static_cast<unsigned long long>(tensor.ne[2]), static_cast<unsigned long long>(tensor.ne[3]),
-                 static_cast<unsigned long long>(ne0), static_cast<unsigned long long>(ne1));
+                 static_cast<unsigned long long>(ne0), static_cast<unsigned long long>(ne1),
+                 static_cast<unsigned long long>(ne2));
   }
 
   const gguf::Tensor* find(const std::string& name) const {
@@ -88,20 +122,37 @@ Status bind_qkv(const Binder& tensors, const gguf::File& file, const std::string
     SELM_ASSIGN(const Matrix qkv,
                 tensors.matrix(block + "attn_qkv.weight", uint64_t{nq} + nk + nv, h.n_embd));
     SELM_ASSIGN(const Vector bias, tensors.optional_vector(block + "attn_qkv.bias", uint64_t{nq} + nk + nv));
-    layer->q = slice(qkv, 0, nq);
-    layer->k = slice(qkv, nq, nk);
-    layer->v = slice(qkv, nq + nk, nv);
+    layer->q.whole = slice(qkv, 0, nq);
+    layer->k.whole = slice(qkv, nq, nk);
+    layer->v.whole = slice(qkv, nq + nk, nv);
     layer->q_bias = slice(bias, 0, nq);
     layer->k_bias = slice(bias, nq, nk);
     layer->v_bias = slice(bias, nq + nk, nv);
     return {};
   }
-  SELM_ASSIGN(layer->q, tensors.matrix(block + "attn_q.weight", nq, h.n_embd));
-  SELM_ASSIGN(layer->k, tensors.matrix(block + "attn_k.weight", nk, h.n_embd));
-  SELM_ASSIGN(layer->v, tensors.matrix(block + "attn_v.weight", nv, h.n_embd));
+  SELM_ASSIGN(layer->q, tensors.weight(block + "attn_q.weight", nq, h.n_embd));
+  SELM_ASSIGN(layer->k, tensors.weight(block + "attn_k.weight", nk, h.n_embd));
+  SELM_ASSIGN(layer->v, tensors.weight(block + "attn_v.weight", nv, h.n_embd));
   SELM_ASSIGN(layer->q_bias, tensors.optional_vector(block + "attn_q.bias", nq));
   SELM_ASSIGN(layer->k_bias, tensors.optional_vector(block + "attn_k.bias", nk));
   SELM_ASSIGN(layer->v_bias, tensors.optional_vector(block + "attn_v.bias", nv));
+  return {};
+}
+
+// What layers of an architecture `selm` have beside llama's.
+Status bind_selm(const Binder& tensors, const std::string& block, const Hparams& h, Layer* layer) {
+  if (h.selm.head_gate) {
+    SELM_ASSIGN(layer->head_gate.whole,
+                tensors.matrix(block + "attn_head_gate.weight", layer->shape.n_head, h.n_embd));
+    SELM_ASSIGN(layer->head_gate_bias, tensors.vector(block + "attn_head_gate.bias", layer->shape.n_head));
+  }
+  if (layer->shape.attention != Attention::performer) return {};
+  if (h.selm.feature_map != FeatureMap::elu1) {
+    const uint32_t rows = projected_rows(h.selm);
+    SELM_ASSIGN(layer->projection, tensors.float_stack(block + "performer.projection.weight",
+                                                       layer->shape.n_head_kv, rows, h.d_k));
+  }
+  SELM_ASSIGN(layer->far_gain, tensors.vector(block + "performer.far_gain", layer->shape.n_head));
   return {};
 }
 
@@ -168,6 +219,10 @@ Status Model::bind(const Options& options) {
     if (!(factor > 0.0f))
       return error(Code::format, "rope_freqs.weight holds %g; factors are positive", factor);
   }
+  for (const uint32_t exit : hparams_.selm.exits) {
+    SELM_ASSIGN(Vector norm, tensors.vector("exit." + std::to_string(exit) + ".norm.weight", n_embd));
+    exit_norms_.push_back(std::move(norm));
+  }
   for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i], &bound));
   SELM_TRY(check_all_bound(file_, bound));
   if (options.check_weights) SELM_TRY(check_finite(file_));
@@ -182,17 +237,18 @@ Status Model::bind_layer(uint32_t index, const LayerShape& shape, std::vector<bo
   layer.shape = shape;
   SELM_ASSIGN(layer.attn_norm, tensors.vector(block + "attn_norm.weight", h.n_embd));
   SELM_TRY(bind_qkv(tensors, file_, block, h, &layer));
-  if (h.arch == Arch::qwen3) {
+  if (h.selm.qk_norm) {
     SELM_ASSIGN(layer.q_norm, tensors.vector(block + "attn_q_norm.weight", h.d_k));
     SELM_ASSIGN(layer.k_norm, tensors.vector(block + "attn_k_norm.weight", h.d_k));
   }
   SELM_ASSIGN(layer.attn_output,
-              tensors.matrix(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
+              tensors.weight(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
   SELM_ASSIGN(layer.attn_output_bias, tensors.optional_vector(block + "attn_output.bias", h.n_embd));
   SELM_ASSIGN(layer.ffn_norm, tensors.vector(block + "ffn_norm.weight", h.n_embd));
-  SELM_ASSIGN(layer.ffn_gate, tensors.matrix(block + "ffn_gate.weight", shape.n_ff, h.n_embd));
-  SELM_ASSIGN(layer.ffn_up, tensors.matrix(block + "ffn_up.weight", shape.n_ff, h.n_embd));
-  SELM_ASSIGN(layer.ffn_down, tensors.matrix(block + "ffn_down.weight", h.n_embd, shape.n_ff));
+  SELM_ASSIGN(layer.ffn_gate, tensors.weight(block + "ffn_gate.weight", shape.n_ff, h.n_embd));
+  SELM_ASSIGN(layer.ffn_up, tensors.weight(block + "ffn_up.weight", shape.n_ff, h.n_embd));
+  SELM_ASSIGN(layer.ffn_down, tensors.weight(block + "ffn_down.weight", h.n_embd, shape.n_ff));
+  SELM_TRY(bind_selm(tensors, block, h, &layer));
   layers_.push_back(std::move(layer));
   return {};
 }
@@ -206,8 +262,8 @@ uint64_t Model::n_params() const {
 uint64_t Model::weight_bytes() const {
   uint64_t total = output_.bytes();
   for (const Layer& l : layers_) {
-    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
-      total += m->bytes();
+    for (const Weight* w : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
+      total += w->bytes();
   }
   return total;
 }

@@ -26,20 +26,34 @@ struct Matrix {
   size_t bytes() const { return row_bytes() * rows; }
 };
 
+// What multiplies: a matrix, or the product b a of two of low rank, which has no data of its own.
+struct Weight {
+  Matrix whole;  // rows and columns always
+  Matrix a, b;   // [rank, columns], [rows, rank]; a has no data where the weight is whole
+
+  bool factorized() const { return a.data != nullptr; }
+  size_t bytes() const { return factorized() ? a.bytes() + b.bytes() : whole.bytes(); }
+};
+
 // Norms and biases: small, so copied to floats. Empty where the file has none.
 using Vector = std::vector<float>;
 
 struct Layer {
   LayerShape shape;
   Vector attn_norm;
-  Matrix q, k, v;  // [n_head * d_k | n_head_kv * d_k | n_head_kv * d_v, n_embd]
+  Weight q, k, v;  // [n_head * d_k | n_head_kv * d_k | n_head_kv * d_v, n_embd]
   Vector q_bias, k_bias, v_bias;
-  Vector q_norm, k_norm;  // per head [d_k]; qwen3
-  Matrix attn_output;     // [n_embd, n_head * d_v]
+  Vector q_norm, k_norm;  // per head [d_k]; qwen3, selm
+  Weight attn_output;     // [n_embd, n_head * d_v]
   Vector attn_output_bias;
   Vector ffn_norm;
-  Matrix ffn_gate, ffn_up;  // [n_ff, n_embd]
-  Matrix ffn_down;          // [n_embd, n_ff]
+  Weight ffn_gate, ffn_up;  // [n_ff, n_embd]
+  Weight ffn_down;          // [n_embd, n_ff]
+  // selm
+  Weight head_gate;  // [n_head, n_embd] or nothing
+  Vector head_gate_bias;
+  Matrix projection;  // of performer layers: [n_head_kv * rows of the feature map, d_k], F32; elu1: nothing
+  Vector far_gain;    // [n_head]
 };
 
 class Model {
@@ -63,6 +77,7 @@ class Model {
   const Vector& output_norm() const { return output_norm_; }
   const Vector& rope_factors() const { return rope_factors_; }  // [n_rot / 2] or empty
   const std::vector<Layer>& layers() const { return layers_; }
+  const std::vector<Vector>& exit_norms() const { return exit_norms_; }  // as hparams().selm.exits
 
  private:
   Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer);
@@ -76,6 +91,7 @@ class Model {
   Matrix token_embd_, output_;
   Vector output_norm_, rope_factors_;
   std::vector<Layer> layers_;
+  std::vector<Vector> exit_norms_;
 };
 
 }  // namespace selm::model
