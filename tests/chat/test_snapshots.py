@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.segment import Segment
 from support.chatting import FakeSource, make_session, talk
 from support.fake_engine import FakeStream
 from textual.app import App
@@ -93,12 +94,15 @@ async def until(pilot: Pilot[None], condition: Callable[[], Any]) -> None:
 
 
 async def settle(pilot: Pilot[None]) -> None:
-    """Until two looks at the screen are the same: Markdown is laid out in steps."""
-    last, same = "", 0
+    """Until the program has nothing to do, and looks at the screen are the same, colours too:
+    Markdown is laid out in steps, then scrolled, and code is coloured after that."""
+    last: list[list[Segment]] = []
+    same = 0
     for _ in range(400):
+        await pilot.pause()  # however slow the machine is
         await pilot.pause(0.02)
         groups = {worker.group for worker in pilot.app.workers if not worker.is_finished}
-        now = "" if groups & {"measure", "model", "hash"} else app_text(pilot.app)
+        now = [] if groups & {"measure", "model", "hash"} else picture_of(pilot.app)
         same = same + 1 if now and now == last else 0
         if same >= 5:
             return
@@ -106,8 +110,8 @@ async def settle(pilot: Pilot[None]) -> None:
     raise AssertionError("the screen does not come to rest")
 
 
-def app_text(app: App[Any]) -> str:
-    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+def picture_of(app: App[Any]) -> list[list[Segment]]:
+    return [list(strip) for strip in app.screen._compositor.render_strips()]
 
 
 def keys(*names: str) -> Steps:

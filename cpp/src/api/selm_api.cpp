@@ -532,7 +532,7 @@ selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, siz
   if (!table.ok()) return report(table.status());
   const auto checked = checked_type(type, size, rows, n);
   if (!checked.ok()) return report(checked.status());
-  const kernels::ActFormat format = kernels::act_format(checked.value());
+  const auto [format, matmul] = kernels::method(*table.value(), checked.value(), columns, false);
   const size_t stride = kernels::act_row_bytes(format, n);
   size_t bytes = 0;
   if (!selm::checked_mul(stride, columns, &bytes)) return invalid("too many columns");
@@ -541,7 +541,6 @@ selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, siz
   for (size_t c = 0; c < columns; ++c) {
     table.value()->quantize_row(format, activations + c * n, n, acts->data() + c * stride);
   }
-  table.value()->matmul(checked.value(), static_cast<const std::byte*>(weights), rows, n, acts->data(),
-                        columns, out, rows);
+  matmul(checked.value(), static_cast<const std::byte*>(weights), rows, n, acts->data(), columns, out, rows);
   return SELM_OK;
 }

@@ -1,5 +1,5 @@
 // Products of the 256-element types, AVX2. The plan and the order of sums are those of avx512_k.cpp,
-// with 8 rows a strip; bytes are multiplied in pairs into 16 bits, then times the scale into 32.
+// with 16 rows a strip; bytes are multiplied in pairs into 16 bits, then times the scale into 32.
 #include "kernels/avx2.h"
 
 #if defined(__x86_64__)

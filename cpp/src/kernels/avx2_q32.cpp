@@ -1,5 +1,5 @@
 // Products of the 32-element types, AVX2. The plan is that of avx512_q32.cpp with 8 lanes (block b
-// of a piece in lane b mod 8) and 8 rows a strip; bytes are multiplied in pairs into 16 bits, so
+// of a piece in lane b mod 8) and 16 rows a strip; bytes are multiplied in pairs into 16 bits, so
 // codes are kept small enough, or signed, for no pair to saturate.
 #include "kernels/avx2.h"
 
