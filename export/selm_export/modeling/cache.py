@@ -17,6 +17,7 @@ class SelmCache:
     states: list[State] = field(default_factory=list)  # of the trunk, or of all layers
     expert_states: dict[int, list[State]] = field(default_factory=dict)
     positions: Tensor | None = None  # [batch], of the next token; padding has none
+    speaker: Tensor | None = None  # [batch], the expert that spoke last; -1: none has
 
     @property
     def seen(self) -> int:
@@ -43,6 +44,8 @@ class SelmCache:
             self.expert_states[expert] = [state.select(beams) for state in states]
         if self.positions is not None:
             self.positions = self.positions.index_select(0, beams)
+        if self.speaker is not None:
+            self.speaker = self.speaker.index_select(0, beams)
 
     def bytes(self) -> int:
         """Of all states: constant for window and performer layers once the window is full."""

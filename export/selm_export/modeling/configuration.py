@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ class SelmConfig(PretrainedConfig):
     ``expert_names`` share the first ``trunk_layers``; above, an expert of the kind ``delta`` adds
     products of rank ``expert_rank`` to the projections, one of the kind ``full`` has layers of its
     own. The route is decided by scalar heads on the trunk's stream (``early``) or on what each
-    expert makes of it (``full``).
+    expert makes of it (``full``); ``expert_stickiness`` is added to the score of the expert that
+    spoke last.
     """
 
     model_type = "selm"
@@ -58,6 +60,7 @@ class SelmConfig(PretrainedConfig):
         expert_kind: str = "delta",
         expert_rank: int = 16,
         expert_route: str = "early",
+        expert_stickiness: float = 0.0,
         trunk_layers: int = 0,
         initializer_range: float = 0.02,
         tie_word_embeddings: bool = True,
@@ -87,6 +90,7 @@ class SelmConfig(PretrainedConfig):
         self.expert_kind = expert_kind
         self.expert_rank = expert_rank
         self.expert_route = expert_route
+        self.expert_stickiness = expert_stickiness
         self.trunk_layers = trunk_layers
         self.initializer_range = initializer_range
         self._check()
@@ -101,6 +105,14 @@ class SelmConfig(PretrainedConfig):
         if self.expert_kind not in ("delta", "full") or self.expert_route not in ("early", "full"):
             raise ValueError(
                 "experts are of the kind delta or full, and so is the route early or full"
+            )
+        if len({"", "auto", *self.expert_names}) != len(self.expert_names) + 2:  # auto is the route
+            raise ValueError(
+                f"experts have names of their own, and none is auto: {', '.join(self.expert_names)}"
+            )
+        if self.expert_rank < 1 or not 0 <= self.expert_stickiness < math.inf:
+            raise ValueError(
+                "expert_rank must be at least 1, expert_stickiness at least 0 and finite"
             )
         if self.expert_names and not 0 < self.trunk_layers < self.num_hidden_layers:
             raise ValueError(

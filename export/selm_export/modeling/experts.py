@@ -27,10 +27,31 @@ class ScoreHead(nn.Module):
         return out
 
 
+def speakers(
+    scores: Tensor, valid: Tensor, last: Tensor, stickiness: float
+) -> tuple[Tensor, Tensor]:
+    """Who speaks [batch, tokens], and who spoke last: the highest of ``scores`` [batch, tokens,
+    experts] does, after that of the one that spoke at the token before was raised by
+    ``stickiness``. ``last`` [batch] spoke before these tokens (-1: nobody). Padding, where
+    ``valid`` [batch, tokens] is False, is no token."""
+    experts, spoke = torch.arange(scores.shape[-1], device=scores.device), []
+    for score, real in zip(scores.detach().unbind(1), valid.unbind(1), strict=True):
+        best = (score + stickiness * (experts == last[:, None])).argmax(-1)
+        last = torch.where(real, best, last)
+        spoke.append(best)
+    return torch.stack(spoke, dim=1), last
+
+
 def chosen(expert_logits: Tensor, speakers: Tensor) -> Tensor:
     """[experts, batch, tokens, vocab] and [batch, tokens] to [batch, tokens, vocab]."""
     at = speakers[None, ..., None].expand(1, *expert_logits.shape[1:])
     return expert_logits.gather(0, at)[0]
+
+
+def log_likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of the tokens that came [...], [..., experts]; ``logits`` [experts, ..., vocab]."""
+    at = tokens[None, ..., None].expand(*logits.shape[:-1], 1)
+    return logits.float().log_softmax(-1).gather(-1, at)[..., 0].movedim(0, -1)
 
 
 def mixture_loss(

@@ -19,8 +19,16 @@ from transformers.utils.generic import ModelOutput
 from selm_export.modeling.attention import State
 from selm_export.modeling.cache import SelmCache
 from selm_export.modeling.configuration import SelmConfig
-from selm_export.modeling.experts import ScoreHead, chosen
+from selm_export.modeling.experts import (
+    ScoreHead,
+    chosen,
+    log_likelihoods,
+    mixture_loss,
+    speakers,
+)
 from selm_export.modeling.layers import Attention, Layer, Place, Projection, RmsNorm, Rotary
+
+IGNORED = -100  # the label of a token that nothing is to be learned from
 
 
 class SelmPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -148,8 +156,12 @@ class SelmForCausalLM(SelmPreTrainedModel, GenerationMixin):  # type: ignore[no-
     ) -> SelmOutput:
         """Logits [batch, tokens, vocab] of the last ``logits_to_keep`` tokens (0: of all).
         ``attention_mask`` [batch, all tokens so far] has 0 for padding, on the left. ``expert``:
-        only this one speaks; else, token by token, the one with the highest score."""
+        only this one speaks; else, token by token, the one with the highest score, and the loss is
+        that of the mixture, from which the scores learn. ``labels`` of -100 do not count."""
         del ignored
+        names = self.config.expert_names
+        if expert is not None and expert not in names:
+            raise ValueError(f"no expert {expert!r}; there are {', '.join(names) or 'none'}")
         cache = past_key_values if past_key_values is not None else SelmCache()
         tokens = input_ids.shape[1]
         if attention_mask is None:
@@ -162,42 +174,46 @@ class SelmForCausalLM(SelmPreTrainedModel, GenerationMixin):  # type: ignore[no-
         if output_exits:
             exits = [self.model.exits[str(n)](stream[n][:, kept]) for n in self.config.exit_layers]
             output.exit_logits = torch.stack([self.lm_head(x) for x in exits])
-        if self.config.expert_names:
-            self._speak(output, place, stream[-1], expert, kept)
-            if not output_experts:
-                output.expert_logits = None
+        if expert is not None:
+            hidden = self.model.last(stream[-1], place, cache, names.index(expert))
+            output.logits = self.lm_head(hidden[:, kept])
+        elif names:
+            self._speak(output, place, stream[-1], cache, kept)
         else:
             output.logits = self.lm_head(self.model.norm(stream[-1][:, kept]))
+        if labels is not None:
+            output.loss = self._loss(output, labels[:, 1:])
+        if not output_experts:
+            output.expert_logits = None
         if use_cache is False:
             output.past_key_values = None
-        if labels is not None:
-            assert output.logits is not None
-            output.loss = F.cross_entropy(
-                output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
-            )
         return output
 
     def _speak(
-        self, output: SelmOutput, place: Place, x: Tensor, expert: str | None, kept: slice
+        self, output: SelmOutput, place: Place, x: Tensor, cache: SelmCache, kept: slice
     ) -> None:
-        cache = output.past_key_values
-        assert cache is not None
-        names = self.config.expert_names
-        if expert is not None:
-            if expert not in names:
-                raise ValueError(f"no expert {expert!r}; there are {', '.join(names)}")
-            hidden = self.model.last(x, place, cache, names.index(expert))
-            output.logits = self.lm_head(hidden[:, kept])
-            return
-        hiddens = [self.model.last(x, place, cache, e)[:, kept] for e in range(len(names))]
-        early = self.config.expert_route == "early"
-        seen = [x[:, kept]] * len(names) if early else hiddens
-        output.scores = torch.cat(
-            [head(h) for head, h in zip(self.model.scores, seen, strict=True)], dim=-1
+        """All experts run on all tokens; one of them speaks at each."""
+        config = self.config
+        hiddens = [self.model.last(x, place, cache, e) for e in range(len(config.expert_names))]
+        seen = [x] * len(hiddens) if config.expert_route == "early" else hiddens
+        scores = torch.cat([h(y) for h, y in zip(self.model.scores, seen, strict=True)], dim=-1)
+        if cache.speaker is None:
+            cache.speaker = torch.full_like(scores[:, 0, 0], -1, dtype=torch.long)
+        spoke, cache.speaker = speakers(
+            scores, place.valid, cache.speaker, config.expert_stickiness
         )
-        output.expert_logits = torch.stack([self.lm_head(h) for h in hiddens])
-        output.speakers = output.scores.argmax(-1)
+        output.scores, output.speakers = scores[:, kept], spoke[:, kept]
+        output.expert_logits = torch.stack([self.lm_head(h[:, kept]) for h in hiddens])
         output.logits = chosen(output.expert_logits, output.speakers)
+
+    def _loss(self, output: SelmOutput, labels: Tensor) -> Tensor:
+        """``labels`` [batch, tokens - 1], those of the tokens after the first."""
+        if output.scores is None or output.expert_logits is None:
+            assert output.logits is not None
+            return F.cross_entropy(output.logits[:, :-1].flatten(0, 1).float(), labels.flatten())
+        counts = labels != IGNORED
+        logs = log_likelihoods(output.expert_logits[:, :, :-1][:, counts], labels[counts])
+        return mixture_loss(output.scores[:, :-1][counts], logs)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: SelmCache | None = None, **kwargs: Any
