@@ -12,7 +12,8 @@ import torch
 from selm_export.modeling.attention import Rule, Tokens, attend, empty_state
 from selm_export.modeling.configuration import FEATURE_MAPS, SelmConfig
 from selm_export.modeling.features import FeatureMap, orthogonal_features
-from selm_export.modeling.model import CHUNK, SelmForCausalLM, register
+from selm_export.modeling.layers import CHUNK
+from selm_export.modeling.model import SelmForCausalLM, register
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 Doubles = npt.NDArray[np.float64]

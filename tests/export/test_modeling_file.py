@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ import torch
 from selm_export import generate_numbers
 from selm_export.errors import RecipeError
 from selm_export.gguf_file import Label
+from selm_export.modeling import file
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.file import read_model, write_model
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.vocabulary import train_vocabulary
+from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 400
 SHAPE: dict[str, Any] = {
@@ -28,6 +32,9 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.2,
 }  # fmt: skip
 MIXED = ["performer", "softmax", "window"]
+NAMES = ["general", "medical", "math"]
+DELTAS: dict[str, Any] = {"expert_names": NAMES, "expert_rank": 4, "trunk_layers": 1}
+FULL: dict[str, Any] = {"expert_names": NAMES, "expert_kind": "full", "trunk_layers": 2}
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
     "performer": {"attention_kinds": MIXED, "sinks": 2, "clamp": 0.9},
@@ -40,6 +47,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "exit_layers": [1, 2], "ranks": {"mlp.up_proj": 12, "self_attn.o_proj": 8},
     },
     "untied": {"tie_word_embeddings": False},
+    "delta experts": {
+        **DELTAS, "attention_kinds": MIXED, "head_gate": True, "exit_layers": [1],
+        "expert_stickiness": 0.3, "ranks": {"mlp.down_proj": 12},
+    },
+    "full experts": {
+        **FULL, "attention_kinds": ["softmax", "window", "performer"], "expert_route": "full",
+        "qk_norm": True, "ranks": {"mlp.up_proj": 12},
+    },
 }  # fmt: skip
 
 
@@ -57,8 +72,8 @@ def some_model(**changes: Any) -> SelmForCausalLM:
     torch.manual_seed(2)
     model = SelmForCausalLM(SelmConfig(**{**SHAPE, **changes})).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1 or "delta" in name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return model
 
@@ -69,9 +84,10 @@ def test_read_back_bit_for_bit(variant: str, tokenizer: Any, tmp_path: Path) -> 
     write_model(path, model, tokenizer, Label("Test"))
     back = read_model(path)
     for key in SelmConfig().to_dict():
-        if key not in ("initializer_range", "rms_norm_eps", "clamp", "architectures", "dtype"):
+        if key in ("clamp", "expert_stickiness"):
+            assert getattr(back.config, key) == pytest.approx(getattr(model.config, key))
+        elif key not in ("initializer_range", "rms_norm_eps", "architectures", "dtype"):
             assert getattr(back.config, key) == getattr(model.config, key), key
-    assert back.config.clamp == pytest.approx(model.config.clamp)
     for name, value in model.state_dict().items():
         assert torch.equal(back.state_dict()[name], value), name
     ids = torch.arange(40)[None]
@@ -114,21 +130,180 @@ def test_other_files_are_refused_by_name(tokenizer: Any, tmp_path: Path) -> None
         read_model(path)
 
 
-def test_a_missing_or_misshapen_tensor_is_named(
-    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from selm_export.modeling import file
+def plain_tensors(path: Path) -> dict[str, torch.Tensor]:
+    tensors = gguf.GGUFReader(path).tensors
+    return {t.name: torch.from_numpy(np.array(t.data, np.float32)) for t in tensors}
 
-    path, model, tensors = tmp_path / "m.gguf", some_model(), file._tensors
-    monkeypatch.setattr(
-        file, "_tensors", lambda m: (x for x in tensors(m) if x[0] != "blk.1.ffn_up.weight")
-    )
+
+@pytest.mark.parametrize("experts", [DELTAS, FULL], ids=["delta", "full"])
+def test_an_expert_put_together_from_the_file_is_llama(
+    experts: dict[str, Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    """By the words of docs/selm-format.md alone: `expert.E.X` in the place of `X`, or the product
+    of its factors added to it."""
+    path, model = tmp_path / "m.gguf", some_model(**experts)
     write_model(path, model, tokenizer, Label("Test"))
-    with pytest.raises(RecipeError, match=r"blk\.1\.ffn_up\.weight is missing"):
+    tensors = plain_tensors(path)
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            **{k: SHAPE[k] for k in SHAPE if k not in ("window", "features")},
+            rms_norm_eps=1e-6, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+    parts = {name: part for part, name in file.LAYER_NAMES.items()}
+    ids = torch.arange(40)[None]
+    for expert, name in enumerate(NAMES):
+        state = {
+            "model.embed_tokens.weight": tensors["token_embd.weight"],
+            "model.norm.weight": tensors["output_norm.weight"],
+            "lm_head.weight": tensors["token_embd.weight"],
+        }
+        for layer in range(3):
+            for theirs, ours in parts.items():
+                at = f"blk.{layer}.{theirs}.weight"
+                own = f"expert.{expert}.{at}"
+                value = tensors[own] if own in tensors else tensors[at]
+                if f"{own}.lora_a" in tensors:
+                    assert layer >= experts["trunk_layers"]
+                    value = value + tensors[f"{own}.lora_b"] @ tensors[f"{own}.lora_a"]
+                state[f"model.layers.{layer}.{ours}.weight"] = value
+        llama.load_state_dict(state, strict=True)
+        llama.train(False)
+        with torch.no_grad():
+            got = model(ids, expert=name).logits
+            torch.testing.assert_close(got, llama(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_reader_of_gguf_sees_of_experts(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    model = some_model(**{**DELTAS, "expert_rank": 16, "expert_stickiness": 0.5})
+    write_model(path, model, tokenizer, Label("Test"), gguf.GGMLQuantizationType.Q8_0)
+    reader = gguf.GGUFReader(path)
+    keys = {
+        key.removeprefix("selm.expert."): field.contents()
+        for key, field in reader.fields.items()
+        if key.startswith("selm.expert.")
+    }
+    assert keys == {
+        "names": NAMES, "trunk_layers": 1, "kind": "delta", "route": "early", "stickiness": 0.5,
+    }  # fmt: skip
+    seen = {
+        t.name: (t.shape.tolist(), t.tensor_type.name)
+        for t in reader.tensors
+        if t.name.startswith("expert.")
+    }
+    expected: dict[str, tuple[list[int], str]] = {}
+    for e in range(3):
+        for layer in (1, 2):
+            for part, columns, rows in (
+                ("attn_q", 64, 64), ("attn_k", 64, 32), ("attn_v", 64, 32),
+                ("attn_output", 64, 64), ("ffn_gate", 64, 96), ("ffn_up", 64, 96),
+                ("ffn_down", 96, 64),
+            ):  # fmt: skip
+                at = f"expert.{e}.blk.{layer}.{part}.weight"
+                expected[f"{at}.lora_a"] = ([columns, 16], "Q8_0")
+                expected[f"{at}.lora_b"] = ([16, rows], "F16")  # rows shorter than a block
+        expected |= {f"expert.{e}.score.norm.{x}": ([64], "F32") for x in ("weight", "bias")}
+        for i, (columns, rows) in enumerate(((64, 256), (256, 128), (128, 1))):
+            expected[f"expert.{e}.score.{i}.weight"] = ([columns, rows], "F32")
+            expected[f"expert.{e}.score.{i}.bias"] = ([rows], "F32")
+    assert seen == expected
+    back = dict(file._tensors(read_model(path)))
+    for name, value in file._tensors(model):  # Q8_0 of normal numbers: 3e-5
+        assert (back[name] - value).square().mean() < 1e-4 * value.square().mean(), name
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def written(
+    path: Path, tokenizer: Any, change: Callable[[Tensors], object], **changes: Any
+) -> None:
+    """A file whose tensors are not those of its model."""
+    model, tensors = some_model(**changes), dict(file._tensors(some_model(**changes)))
+    change(tensors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file, "_tensors", lambda _: tensors.items())
+        write_model(path, model, tokenizer, Label("Test"))
+
+
+def cut(name: str, columns: int) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.update({name: tensors[name][..., :columns]})
+
+
+DELTA = "expert.1.blk.2.ffn_up.weight"
+
+
+@pytest.mark.parametrize(
+    ("changes", "change", "told"),
+    [
+        ({}, lambda t: t.pop("blk.1.ffn_up.weight"), "blk.1.ffn_up.weight is missing"),
+        (
+            {},
+            cut("token_embd.weight", 32),
+            "token_embd.weight has the shape [400, 32], not [400, 64]",
+        ),
+        (DELTAS, lambda t: t.pop(f"{DELTA}.lora_a"), f"{DELTA}.lora_a is missing"),
+        (
+            DELTAS,
+            cut(f"{DELTA}.lora_a", 32),
+            f"{DELTA}.lora_a has the shape [4, 32], not [4, 64]",
+        ),
+        (DELTAS, cut(f"{DELTA}.lora_b", 2), f"{DELTA}.lora_b has the shape [96, 2], not [96, 4]"),
+        (
+            DELTAS,
+            lambda t: t.pop("expert.2.score.1.weight"),
+            "expert.2.score.1.weight is missing",
+        ),
+        (
+            DELTAS,
+            cut("expert.0.score.0.weight", 32),
+            "expert.0.score.0.weight has the shape [256, 32], not [256, 64]",
+        ),
+        (
+            DELTAS,
+            lambda t: t.update({"expert.0.blk.0.ffn_up.weight.lora_a": torch.zeros(4, 64)}),
+            "expert.0.blk.0.ffn_up.weight.lora_a has no place in it",
+        ),
+        (FULL, lambda t: t.pop("expert.2.blk.2.attn_norm.weight"), "attn_norm.weight is missing"),
+        (
+            FULL,
+            cut("expert.0.blk.2.attn_k.weight", 32),
+            "expert.0.blk.2.attn_k.weight has the shape [32, 32], not [32, 64]",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    changes: dict[str, Any],
+    change: Callable[[Tensors], object],
+    told: str,
+    tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "m.gguf"
+    written(path, tokenizer, change, **changes)
+    with pytest.raises(RecipeError, match=re.escape(told)):
         read_model(path)
-    monkeypatch.setattr(file, "_tensors", lambda m: ((n, v[..., :32]) for n, v in tensors(m)))
-    write_model(path, model, tokenizer, Label("Test"))
-    with pytest.raises(
-        RecipeError, match=r"token_embd\.weight has the shape \[400, 32\], not \[400, 64\]"
-    ):
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("expert_names", ["math", "math", "law"], "names of their own"),
+        ("trunk_layers", 3, "a trunk of 3 layers of 3"),
+        ("expert_kind", "adapter", "delta or full"),
+        ("expert_route", "late", "early or full"),
+        ("expert_names", ["general", "math"], "expert.2."),
+    ],
+)
+def test_keys_that_contradict_are_told(
+    key: str, value: Any, told: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    path, model = tmp_path / "m.gguf", some_model(**DELTAS)
+    tensors = dict(file._tensors(model))
+    setattr(model.config, key, value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file, "_tensors", lambda _: tensors.items())
+        write_model(path, model, tokenizer, Label("Test"))
+    with pytest.raises(RecipeError, match=re.escape(told)):
         read_model(path)

@@ -1,1 +1,1 @@
-"""The SELM model in torch: attention that remembers in constant memory, gates, exits."""
+"""The SELM model in torch: attention that remembers in constant memory, gates, exits, experts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ class SelmConfig(PretrainedConfig):
     ``head_gate`` multiplies each head's output by a sigmoid of the layer's input. After the layers
     in ``exit_layers`` (counted from 1) the shared head may speak. ``ranks`` names projections
     ("mlp.up_proj") that are products of two factors, and their rank.
+
+    ``expert_names`` share the first ``trunk_layers``; above, an expert of the kind ``delta`` adds
+    products of rank ``expert_rank`` to the projections, one of the kind ``full`` has layers of its
+    own. The route is decided by scalar heads on the trunk's stream (``early``) or on what each
+    expert makes of it (``full``); ``expert_stickiness`` is added to the score of the expert that
+    spoke last.
     """
 
     model_type = "selm"
@@ -49,6 +56,12 @@ class SelmConfig(PretrainedConfig):
         head_gate: bool = False,
         exit_layers: Sequence[int] = (),
         ranks: dict[str, int] | None = None,
+        expert_names: Sequence[str] = (),
+        expert_kind: str = "delta",
+        expert_rank: int = 16,
+        expert_route: str = "early",
+        expert_stickiness: float = 0.0,
+        trunk_layers: int = 0,
         initializer_range: float = 0.02,
         tie_word_embeddings: bool = True,
         **kwargs: Any,
@@ -73,11 +86,43 @@ class SelmConfig(PretrainedConfig):
         self.head_gate = head_gate
         self.exit_layers = sorted(exit_layers)
         self.ranks = dict(ranks or {})
+        self.expert_names = list(expert_names)
+        self.expert_kind = expert_kind
+        self.expert_rank = expert_rank
+        self.expert_route = expert_route
+        self.expert_stickiness = expert_stickiness
+        self.trunk_layers = trunk_layers
         self.initializer_range = initializer_range
         self._check()
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
+    def has_deltas(self, layer: int) -> bool:
+        """Whether experts add to the projections of this layer (counted from 0)."""
+        above = layer >= self.trunk_layers
+        return bool(self.expert_names) and self.expert_kind == "delta" and above
+
+    def _check_experts(self) -> None:
+        if self.expert_kind not in ("delta", "full") or self.expert_route not in ("early", "full"):
+            raise ValueError(
+                "experts are of the kind delta or full, and so is the route early or full"
+            )
+        if len({"", "auto", *self.expert_names}) != len(self.expert_names) + 2:  # auto is the route
+            raise ValueError(
+                f"experts have names of their own, and none is auto: {', '.join(self.expert_names)}"
+            )
+        if self.expert_rank < 1 or not 0 <= self.expert_stickiness < math.inf:
+            raise ValueError(
+                "expert_rank must be at least 1, expert_stickiness at least 0 and finite"
+            )
+        if self.expert_names and not 0 < self.trunk_layers < self.num_hidden_layers:
+            raise ValueError(
+                f"a trunk of {self.trunk_layers} layers of {self.num_hidden_layers} for the experts"
+            )
+        if self.expert_names and any(n > self.trunk_layers for n in self.exit_layers):
+            raise ValueError("exits lie within the trunk that the experts share")
+
     def _check(self) -> None:
+        self._check_experts()
         if len(self.attention_kinds) != self.num_hidden_layers:
             named, layers = len(self.attention_kinds), self.num_hidden_layers
             raise ValueError(f"attention_kinds names {named} layers of {layers}")

@@ -25,6 +25,11 @@ PART_NAMES = {
     "self_attn.k_norm": "attn_k_norm",
     "self_attn.head_gate": "attn_head_gate",
 }
+TOP_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
 WHOLE_NAMES = {  # without a kind at the end
     "self_attn.feature_map.projection": "performer.projection.weight",
     "self_attn.far_gain": "performer.far_gain",
@@ -33,27 +38,39 @@ FACTORS = ("lora_a", "lora_b")
 AGAIN = "Write it again with selm-export"
 
 
-def tensor_name(name: str) -> str:
-    """``model.layers.0.mlp.up_proj.lora_a.weight`` -> ``blk.0.ffn_up.weight.lora_a``."""
-    if name in ("model.embed_tokens.weight", "lm_head.weight"):
-        return "output.weight" if name.startswith("lm") else "token_embd.weight"
-    if name == "model.norm.weight":
-        return "output_norm.weight"
+def tensor_name(name: str, trunk: int = 0) -> str:
+    """``model.layers.0.mlp.up_proj.lora_a.weight`` -> ``blk.0.ffn_up.weight.lora_a``; the layers
+    that experts have of their own are counted from the ``trunk``."""
+    if name in TOP_NAMES:
+        return TOP_NAMES[name]
     place, number, part = name.removeprefix("model.").split(".", 2)
     if place == "exits":
         return f"exit.{number}.norm.{part}"
+    if place == "scores":
+        return f"expert.{number}.score.{part.removeprefix('layers.')}"
+    block = f"blk.{number}"
+    if place == "experts":
+        layer, part = part.split(".", 1)
+        block = f"expert.{number}.blk.{trunk + int(layer)}"
     if part in WHOLE_NAMES:
-        return f"blk.{number}.{WHOLE_NAMES[part]}"
+        return f"{block}.{WHOLE_NAMES[part]}"
     base, _, kind = part.rpartition(".")
     base, _, factor = base.rpartition(".") if base.endswith(FACTORS) else (base, "", "")
-    return f"blk.{number}.{PART_NAMES[base]}.{kind}" + (f".{factor}" if factor else "")
+    return f"{block}.{PART_NAMES[base]}.{kind}" + (f".{factor}" if factor else "")
 
 
-def _tensors(model: SelmForCausalLM) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _tensors(model: SelmForCausalLM) -> Iterator[tuple[str, Tensor]]:
+    """What a file holds: each tensor's name, and the model's own memory of it. The deltas of all
+    experts, one parameter in the model, are one tensor for each expert."""
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
-        yield tensor_name(name), tensor.detach().float().cpu().numpy().astype(np.float32)
+        base, _, factor = name.rpartition(".delta_")
+        if base:
+            for expert, own in enumerate(tensor):
+                yield f"expert.{expert}.{tensor_name(f'{base}.weight')}.lora_{factor}", own
+        else:
+            yield tensor_name(name, model.config.trunk_layers), tensor
 
 
 def _write_config(writer: gguf.GGUFWriter, config: SelmConfig) -> None:
@@ -78,30 +95,39 @@ def _write_config(writer: gguf.GGUFWriter, config: SelmConfig) -> None:
     writer.add_float32("selm.performer.clamp", config.clamp)
     if config.exit_layers:
         writer.add_array("selm.exit.layers", config.exit_layers)
+    if config.expert_names:
+        writer.add_array("selm.expert.names", config.expert_names)
+        writer.add_uint32("selm.expert.trunk_layers", config.trunk_layers)
+        writer.add_string("selm.expert.kind", config.expert_kind)
+        writer.add_string("selm.expert.route", config.expert_route)
+        writer.add_float32("selm.expert.stickiness", config.expert_stickiness)
 
 
-def _kept_exact(name: str, value: npt.NDArray[np.float32], kind: gguf.GGMLQuantizationType) -> bool:
-    """Norms, gains and frozen features are small, and what depends on them is not: F32."""
+def _stored_as(
+    name: str, value: npt.NDArray[np.float32], kind: gguf.GGMLQuantizationType
+) -> gguf.GGMLQuantizationType:
+    """Norms, gains, frozen features and scores are small, and what depends on them is not: F32.
+    Rows that blocks of the kind do not fill, as those of a factor of low rank: F16."""
+    if value.ndim != 2 or any(part in name for part in ("performer", "head_gate", "score")):
+        return gguf.GGMLQuantizationType.F32
     block, _ = gguf.GGML_QUANT_SIZES[kind]
-    return (
-        value.ndim != 2 or "performer" in name or "head_gate" in name or value.shape[1] % block != 0
-    )
+    return kind if value.shape[1] % block == 0 else gguf.GGMLQuantizationType.F16
 
 
 def write_model(
     path: Path, model: SelmForCausalLM, tokenizer: Tokenizer, label: Label,
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
 ) -> None:  # fmt: skip
-    """Matrices as ``kind`` (one that the gguf package quantises), everything else as F32."""
+    """Matrices as ``kind`` (one that the gguf package quantises), F16 where its blocks do not fit;
+    what is small or decides much as F32."""
     with whole_file(path, ARCHITECTURE) as writer:
         write_label(writer, label)
         _write_config(writer, model.config)
         write_vocabulary(writer, tokenizer, model.config.vocab_size)
-        for name, value in _tensors(model):
-            if _kept_exact(name, value, kind):
-                writer.add_tensor(name, value)
-            else:
-                writer.add_tensor(name, gguf.quants.quantize(value, kind), raw_dtype=kind)
+        for name, tensor in _tensors(model):
+            value = tensor.float().cpu().numpy()
+            stored = _stored_as(name, value, kind)
+            writer.add_tensor(name, gguf.quants.quantize(value, stored), raw_dtype=stored)
 
 
 def _fields(reader: gguf.GGUFReader, path: Path) -> Callable[..., Any]:
@@ -116,13 +142,34 @@ def _fields(reader: gguf.GGUFReader, path: Path) -> Callable[..., Any]:
     return get
 
 
+def _rank(tensors: dict[str, gguf.ReaderTensor], name: str) -> int | None:
+    """Of a product of two factors, if this is the name of the first."""
+    factor = tensors.get(name)
+    return None if factor is None else int(factor.shape[-1])  # ne order: [columns, rank]
+
+
 def _read_config(
-    reader: gguf.GGUFReader, path: Path, ranks: dict[str, int], tied: bool
+    reader: gguf.GGUFReader, path: Path, tensors: dict[str, gguf.ReaderTensor]
 ) -> SelmConfig:
+    """Ranks are not said by keys: those of the first layer are those of all."""
     get = _fields(reader, path)
     tokens = reader.get_field("tokenizer.ggml.tokens")
     if tokens is None:
         raise RecipeError(path, "it has no key tokenizer.ggml.tokens", AGAIN)
+    ranks = {part: _rank(tensors, f"blk.0.{n}.weight.lora_a") for part, n in LAYER_NAMES.items()}
+    experts: dict[str, Any] = {}
+    if names := get("expert.names", []):
+        trunk, kind = get("expert.trunk_layers"), get("expert.kind")
+        experts = {
+            "expert_names": names,
+            "trunk_layers": trunk,
+            "expert_kind": kind,
+            "expert_route": get("expert.route"),
+            "expert_stickiness": get("expert.stickiness", 0.0),
+        }
+        rank = _rank(tensors, f"expert.0.blk.{trunk}.attn_q.weight.lora_a")
+        if kind == "delta" and rank is not None:
+            experts["expert_rank"] = rank
     try:
         return SelmConfig(
             vocab_size=len(tokens.data),
@@ -144,25 +191,17 @@ def _read_config(
             feature_map=get("performer.feature_map"),
             clamp=get("performer.clamp"),
             exit_layers=get("exit.layers", []),
-            ranks=ranks,
-            tie_word_embeddings=tied,
+            ranks={part: rank for part, rank in ranks.items() if rank is not None},
+            tie_word_embeddings="output.weight" not in tensors,
+            **experts,
         )
-    except ValueError as problem:
+    except (TypeError, ValueError) as problem:
         raise RecipeError(path, str(problem), AGAIN) from problem
 
 
-def _ranks(tensors: dict[str, Any]) -> dict[str, int]:
-    """Of the projections that are products of two factors, in the first layer as in all."""
-    found = {}
-    for part, name in LAYER_NAMES.items():
-        factor = tensors.get(f"blk.0.{name}.weight.lora_a")
-        if factor is not None:
-            found[part] = int(factor.shape[1])  # ne order: [columns, rank]
-    return found
-
-
 def read_model(path: Path) -> SelmForCausalLM:
-    """The model of a file, its weights as floats; every tensor must be there and fit."""
+    """The model of a file, its weights as floats; every tensor must be there and fit, and no other
+    be there."""
     try:
         reader = gguf.GGUFReader(path)
     except (OSError, ValueError, IndexError) as problem:
@@ -174,21 +213,18 @@ def read_model(path: Path) -> SelmForCausalLM:
             path, f"its architecture is {found}, not {ARCHITECTURE}", "Give a file of a SELM model"
         )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    tied = "output.weight" not in tensors
-    model = SelmForCausalLM(_read_config(reader, path, _ranks(tensors), tied))
-    state: dict[str, Tensor] = {}
-    for name, parameter in model.state_dict().items():
-        if name == "lm_head.weight" and tied:
-            state[name] = state["model.embed_tokens.weight"]
-            continue
-        tensor = tensors.get(tensor_name(name))
+    model = SelmForCausalLM(_read_config(reader, path, tensors))
+    for name, own in _tensors(model):
+        tensor = tensors.pop(name, None)
         if tensor is None:
-            raise RecipeError(path, f"the tensor {tensor_name(name)} is missing", AGAIN)
+            raise RecipeError(path, f"the tensor {name} is missing", AGAIN)
+        shape = [int(n) for n in reversed(tensor.shape)]
+        if shape != [*own.shape]:
+            shapes = f"{shape}, not {[*own.shape]}"
+            raise RecipeError(path, f"the tensor {name} has the shape {shapes}", AGAIN)
         value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        if value.shape != tuple(parameter.shape):
-            shapes = f"{list(value.shape)}, not {list(parameter.shape)}"
-            raise RecipeError(path, f"the tensor {tensor.name} has the shape {shapes}", AGAIN)
-        state[name] = torch.from_numpy(np.array(value, np.float32))
-    model.load_state_dict(state, strict=True)
+        own.copy_(torch.from_numpy(np.array(value, np.float32)))
+    if tensors:  # for instance a delta within the trunk
+        raise RecipeError(path, f"the tensor {next(iter(tensors))} has no place in it", AGAIN)
     model.train(False)
     return model

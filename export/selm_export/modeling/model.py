@@ -1,4 +1,4 @@
-"""The SELM model for `transformers`: `AutoModelForCausalLM`, `generate` with a cache, and exits.
+"""The SELM model for `transformers`: `AutoModelForCausalLM`, `generate`, exits and experts.
 
 Where every layer is softmax and nothing else is asked for, it computes what `LlamaForCausalLM`
 computes, with the same parameter names.
@@ -6,7 +6,7 @@ computes, with the same parameter names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,153 +16,19 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from selm_export.modeling.attention import Rule, State, Tokens, attend, empty_state
+from selm_export.modeling.attention import State
 from selm_export.modeling.cache import SelmCache
 from selm_export.modeling.configuration import SelmConfig
-from selm_export.modeling.features import FeatureMap
+from selm_export.modeling.experts import (
+    ScoreHead,
+    chosen,
+    log_likelihoods,
+    mixture_loss,
+    speakers,
+)
+from selm_export.modeling.layers import Attention, Layer, Place, Projection, RmsNorm, Rotary
 
-CHUNK = 256  # tokens that go through attention together: longer inputs cost linear time
-
-
-class RmsNorm(nn.Module):
-    """In float32, as a long row's sum of squares loses too much in bfloat16."""
-
-    def __init__(self, size: int, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.epsilon = epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.epsilon)
-        return (y * self.weight).to(x.dtype)
-
-
-class Factorized(nn.Module):
-    """A matrix of low rank: x -> lora_b (lora_a x); no bias."""
-
-    def __init__(self, columns: int, rows: int, rank: int) -> None:
-        super().__init__()
-        self.lora_a = nn.Linear(columns, rank, bias=False)
-        self.lora_b = nn.Linear(rank, rows, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.lora_b(self.lora_a(x))
-        return out
-
-
-def projection(config: SelmConfig, name: str, columns: int, rows: int) -> nn.Module:
-    rank = config.ranks.get(name)
-    return Factorized(columns, rows, rank) if rank else nn.Linear(columns, rows, bias=False)
-
-
-class Rotary(nn.Module):
-    """Rotary position embedding over pairs (i, i + size / 2) (arXiv 2104.09864)."""
-
-    inverse: Tensor
-
-    def __init__(self, config: SelmConfig) -> None:
-        super().__init__()
-        steps = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-        self.register_buffer("inverse", config.rope_theta**-steps, persistent=False)
-
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions [batch, tokens] -> cosines and sines [batch, 1, tokens, size / 2]."""
-        angle = (positions[..., None].double() * self.inverse.double())[:, None]
-        return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """x [batch, heads, tokens, size]."""
-    cos, sin = turn
-    low, high = x.chunk(2, dim=-1)
-    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
-
-
-class Attention(nn.Module):
-    def __init__(self, config: SelmConfig, layer: int) -> None:
-        super().__init__()
-        self.config = config
-        self.kind = config.attention_kinds[layer]
-        heads, kv_heads, size = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
-        width = config.hidden_size
-        self.q_proj = projection(config, "self_attn.q_proj", width, heads * size)
-        self.k_proj = projection(config, "self_attn.k_proj", width, kv_heads * size)
-        self.v_proj = projection(config, "self_attn.v_proj", width, kv_heads * size)
-        self.o_proj = projection(config, "self_attn.o_proj", heads * size, width)
-        if config.qk_norm:
-            self.q_norm = RmsNorm(size, config.rms_norm_eps)
-            self.k_norm = RmsNorm(size, config.rms_norm_eps)
-        if config.head_gate:
-            self.head_gate = nn.Linear(width, heads)
-        if self.kind == "performer":
-            self.feature_map = FeatureMap(config, seed=layer)
-            self.far_gain = nn.Parameter(torch.zeros(heads))
-
-    def rule(self) -> Rule:
-        if self.kind != "performer":
-            return Rule(self.config, self.kind)
-        gain = self.far_gain.view(self.config.num_key_value_heads, -1)
-        return Rule(self.config, self.kind, self.feature_map, gain)
-
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], valid: Tensor, state: State | None
-    ) -> tuple[Tensor, State]:
-        batch, tokens, _ = x.shape
-        kv_heads, size = self.config.num_key_value_heads, self.config.head_dim
-
-        def split(y: Tensor) -> Tensor:
-            return y.view(batch, tokens, -1, size).transpose(1, 2)
-
-        q, k, v = split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
-        if self.config.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, turn), rotate(k, turn)
-        q = q.view(batch, kv_heads, -1, tokens, size)
-        state = state or empty_state(self.config, self.kind, k)
-        rule, parts, new = self.rule(), [], Tokens(q, k, v, valid)
-        step = tokens if self.kind == "softmax" else CHUNK
-        for first in range(0, tokens, step):
-            out, state = attend(rule, state, new.part(first, step))
-            parts.append(out)
-        y = torch.cat(parts, dim=3).reshape(batch, -1, tokens, size)
-        if self.config.head_gate:
-            y = y * torch.sigmoid(self.head_gate(x)).transpose(1, 2)[..., None]
-        result: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, tokens, -1))
-        return result, state
-
-
-class FeedForward(nn.Module):
-    def __init__(self, config: SelmConfig) -> None:
-        super().__init__()
-        width, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = projection(config, "mlp.gate_proj", width, inner)
-        self.up_proj = projection(config, "mlp.up_proj", width, inner)
-        self.down_proj = projection(config, "mlp.down_proj", inner, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
-
-
-class Layer(nn.Module):
-    def __init__(self, config: SelmConfig, index: int) -> None:
-        super().__init__()
-        self.self_attn = Attention(config, index)
-        self.mlp = FeedForward(config)
-        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], valid: Tensor, state: State | None
-    ) -> tuple[Tensor, State]:
-        y, state = self.self_attn(self.input_layernorm(x), turn, valid, state)
-        x = x + y
-        return x + self.mlp(self.post_attention_layernorm(x)), state
+IGNORED = -100  # the label of a token that nothing is to be learned from
 
 
 class SelmPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -176,6 +42,8 @@ class SelmPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+        if isinstance(module, Projection):
+            module.initialise(self.config.initializer_range)
         if isinstance(module, Attention) and self.config.head_gate:
             nn.init.zeros_(module.head_gate.weight)
             nn.init.constant_(module.head_gate.bias, 4.0)  # nearly open: sigmoid(4) = 0.98
@@ -183,19 +51,34 @@ class SelmPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 @dataclass
 class SelmOutput(ModelOutput):
-    """``exit_logits`` [exits, batch, tokens, vocab] where they were asked for."""
+    """``exit_logits`` [exits, batch, tokens, vocab] and ``expert_logits`` [experts, batch, tokens,
+    vocab] where they were asked for; ``scores`` [batch, tokens, experts] of the route, and
+    ``speakers`` [batch, tokens], which expert spoke."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     past_key_values: SelmCache | None = None
     exit_logits: Tensor | None = None
+    expert_logits: Tensor | None = None
+    scores: Tensor | None = None
+    speakers: Tensor | None = None
 
 
 class SelmModel(SelmPreTrainedModel):  # type: ignore[no-untyped-call]
+    """The trunk in ``layers``; what lies above it is there too for delta experts, and in
+    ``experts`` for full ones."""
+
     def __init__(self, config: SelmConfig) -> None:
         super().__init__(config)
+        count, trunk = config.num_hidden_layers, config.trunk_layers
+        full = config.expert_kind == "full" and bool(config.expert_names)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(trunk if full else count))
+        self.experts = nn.ModuleList(
+            nn.ModuleList(Layer(config, i) for i in range(trunk, count))
+            for _ in (config.expert_names if full else ())
+        )
+        self.scores = nn.ModuleList(ScoreHead(config.hidden_size) for _ in config.expert_names)
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.exits = nn.ModuleDict(
             {str(n): RmsNorm(config.hidden_size, config.rms_norm_eps) for n in config.exit_layers}
@@ -203,18 +86,45 @@ class SelmModel(SelmPreTrainedModel):  # type: ignore[no-untyped-call]
         self.rotary = Rotary(config)
         self.post_init()  # type: ignore[no-untyped-call]
 
-    def run(self, ids: Tensor, valid: Tensor, cache: SelmCache) -> Iterator[tuple[int, Tensor]]:
-        """The residual stream [batch, tokens, width] after each layer, with its number; the cache
-        is brought up to date on the way."""
+    def above(self, expert: int) -> Sequence[nn.Module]:
+        """The expert's layers above the trunk."""
+        if len(self.experts):
+            own = self.experts[expert]
+            assert isinstance(own, nn.ModuleList)
+            return [*own]
+        return [*self.layers[self.config.trunk_layers :]]
+
+    def climb(
+        self, x: Tensor, place: Place, layers: Sequence[nn.Module], states: list[State],
+        expert: int | None = None,
+    ) -> list[Tensor]:  # fmt: skip
+        """The residual stream [batch, tokens, width] after each layer; ``states`` (none before the
+        first token) are brought up to date."""
+        before: list[State | None] = [*states] or [None] * len(layers)
+        states.clear()
+        stream = []
+        for layer, state in zip(layers, before, strict=True):
+            x, state = layer(x, place, state, expert)  # noqa: PLW2901
+            states.append(state)
+            stream.append(x)
+        return stream
+
+    def start(self, ids: Tensor, valid: Tensor, cache: SelmCache) -> tuple[Place, list[Tensor]]:
+        """Through the trunk (all layers, where there are no experts)."""
         x = self.embed_tokens(ids)
-        turn = self.rotary(cache.place(valid), x.dtype)
-        before: list[State | None] = [*cache.states] or [None] * len(self.layers)
-        after = []
-        for i, layer in enumerate(self.layers):
-            x, state = layer(x, turn, valid, before[i])
-            after.append(state)
-            yield i + 1, x
-        cache.states = after
+        place = Place(self.rotary(cache.place(valid), x.dtype), valid)
+        trunk = self.layers[: self.config.trunk_layers] if self.config.expert_names else self.layers
+        return place, [x, *self.climb(x, place, list(trunk), cache.states)]
+
+    def last(self, x: Tensor, place: Place, cache: SelmCache, expert: int) -> Tensor:
+        """What the expert makes of the trunk's stream, normalised for the head."""
+        states = cache.of_expert(expert)
+        if (states[0].seen if states else 0) + x.shape[1] != cache.seen:
+            name = self.config.expert_names[expert]
+            raise ValueError(f"the expert {name} has not seen all tokens of this cache")
+        stream = self.climb(x, place, self.above(expert), states, expert)
+        out: Tensor = self.norm(stream[-1])
+        return out
 
 
 class SelmForCausalLM(SelmPreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call,misc]
@@ -239,12 +149,19 @@ class SelmForCausalLM(SelmPreTrainedModel, GenerationMixin):  # type: ignore[no-
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         output_exits: bool = False,
+        output_experts: bool = False,
+        expert: str | None = None,
         logits_to_keep: int = 0,
         **ignored: Any,
     ) -> SelmOutput:
         """Logits [batch, tokens, vocab] of the last ``logits_to_keep`` tokens (0: of all).
-        ``attention_mask`` [batch, all tokens so far] has 0 for padding, on the left."""
+        ``attention_mask`` [batch, all tokens so far] has 0 for padding, on the left. ``expert``:
+        only this one speaks; else, token by token, the one with the highest score, and the loss is
+        that of the mixture, from which the scores learn. ``labels`` of -100 do not count."""
         del ignored
+        names = self.config.expert_names
+        if expert is not None and expert not in names:
+            raise ValueError(f"no expert {expert!r}; there are {', '.join(names) or 'none'}")
         cache = past_key_values if past_key_values is not None else SelmCache()
         tokens = input_ids.shape[1]
         if attention_mask is None:
@@ -252,21 +169,51 @@ class SelmForCausalLM(SelmPreTrainedModel, GenerationMixin):  # type: ignore[no-
         else:
             valid = attention_mask[:, -tokens:].bool()
         kept = slice(-logits_to_keep if logits_to_keep else None, None)
-        exits, x = [], None
-        for number, x in self.model.run(input_ids, valid, cache):
-            if output_exits and number in self.config.exit_layers:
-                exits.append(self.lm_head(self.model.exits[str(number)](x[:, kept])))
-        assert x is not None
-        logits = self.lm_head(self.model.norm(x[:, kept]))
-        loss = None
+        place, stream = self.model.start(input_ids, valid, cache)
+        output = SelmOutput(past_key_values=cache)
+        if output_exits:
+            exits = [self.model.exits[str(n)](stream[n][:, kept]) for n in self.config.exit_layers]
+            output.exit_logits = torch.stack([self.lm_head(x) for x in exits])
+        if expert is not None:
+            hidden = self.model.last(stream[-1], place, cache, names.index(expert))
+            output.logits = self.lm_head(hidden[:, kept])
+        elif names:
+            self._speak(output, place, stream[-1], cache, kept)
+        else:
+            output.logits = self.lm_head(self.model.norm(stream[-1][:, kept]))
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
-        return SelmOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=cache if use_cache is not False else None,
-            exit_logits=torch.stack(exits) if exits else None,
+            output.loss = self._loss(output, labels[:, 1:])
+        if not output_experts:
+            output.expert_logits = None
+        if use_cache is False:
+            output.past_key_values = None
+        return output
+
+    def _speak(
+        self, output: SelmOutput, place: Place, x: Tensor, cache: SelmCache, kept: slice
+    ) -> None:
+        """All experts run on all tokens; one of them speaks at each."""
+        config = self.config
+        hiddens = [self.model.last(x, place, cache, e) for e in range(len(config.expert_names))]
+        seen = [x] * len(hiddens) if config.expert_route == "early" else hiddens
+        scores = torch.cat([h(y) for h, y in zip(self.model.scores, seen, strict=True)], dim=-1)
+        if cache.speaker is None:
+            cache.speaker = torch.full_like(scores[:, 0, 0], -1, dtype=torch.long)
+        spoke, cache.speaker = speakers(
+            scores, place.valid, cache.speaker, config.expert_stickiness
         )
+        output.scores, output.speakers = scores[:, kept], spoke[:, kept]
+        output.expert_logits = torch.stack([self.lm_head(h[:, kept]) for h in hiddens])
+        output.logits = chosen(output.expert_logits, output.speakers)
+
+    def _loss(self, output: SelmOutput, labels: Tensor) -> Tensor:
+        """``labels`` [batch, tokens - 1], those of the tokens after the first."""
+        if output.scores is None or output.expert_logits is None:
+            assert output.logits is not None
+            return F.cross_entropy(output.logits[:, :-1].flatten(0, 1).float(), labels.flatten())
+        counts = labels != IGNORED
+        logs = log_likelihoods(output.expert_logits[:, :, :-1][:, counts], labels[counts])
+        return mixture_loss(output.scores[:, :-1][counts], logs)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: SelmCache | None = None, **kwargs: Any
@@ -277,6 +224,7 @@ class SelmForCausalLM(SelmPreTrainedModel, GenerationMixin):  # type: ignore[no-
             "attention_mask": kwargs.get("attention_mask"),
             "past_key_values": past_key_values,
             "use_cache": kwargs.get("use_cache"),
+            "expert": kwargs.get("expert"),
             "logits_to_keep": 1,
         }
 

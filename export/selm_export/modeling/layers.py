@@ -1,0 +1,181 @@
+"""The layers of a SELM model, with llama's parameter names."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selm_export.modeling.attention import Rule, State, Tokens, attend, empty_state
+from selm_export.modeling.configuration import SelmConfig
+from selm_export.modeling.features import FeatureMap
+
+CHUNK = 256  # tokens that go through attention together: longer inputs cost linear time
+
+
+class RmsNorm(nn.Module):
+    """In float32, as a long row's sum of squares loses too much in bfloat16."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.epsilon)
+        return (y * self.weight).to(x.dtype)
+
+
+class Projection(nn.Module):
+    """A matrix [rows, columns] without bias, or the product of two factors; in the layers of delta
+    experts, with what each adds to it: a product of low rank."""
+
+    def __init__(self, config: SelmConfig, layer: int, name: str, size: tuple[int, int]) -> None:
+        super().__init__()
+        rows, columns = size
+        rank = config.ranks.get(name)
+        self.factorized, self.has_deltas = rank is not None, config.has_deltas(layer)
+        if rank is not None:
+            self.lora_a = nn.Linear(columns, rank, bias=False)
+            self.lora_b = nn.Linear(rank, rows, bias=False)
+        else:
+            self.weight = nn.Parameter(torch.empty(rows, columns))
+        if self.has_deltas:
+            experts, rank = len(config.expert_names), config.expert_rank
+            self.delta_a = nn.Parameter(torch.empty(experts, rank, columns))
+            self.delta_b = nn.Parameter(torch.empty(experts, rows, rank))
+
+    def initialise(self, deviation: float) -> None:
+        """A delta adds nothing yet, as is usual for LoRA."""
+        if not self.factorized:
+            nn.init.normal_(self.weight, std=deviation)
+        if self.has_deltas:
+            nn.init.normal_(self.delta_a, std=deviation)
+            nn.init.zeros_(self.delta_b)
+
+    def forward(self, x: Tensor, expert: int | None) -> Tensor:
+        y: Tensor = self.lora_b(self.lora_a(x)) if self.factorized else F.linear(x, self.weight)
+        if self.has_deltas and expert is not None:
+            y = y + F.linear(F.linear(x, self.delta_a[expert]), self.delta_b[expert])
+        return y
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding over pairs (i, i + size / 2) (arXiv 2104.09864)."""
+
+    inverse: Tensor
+
+    def __init__(self, config: SelmConfig) -> None:
+        super().__init__()
+        steps = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+        self.register_buffer("inverse", config.rope_theta**-steps, persistent=False)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """positions [batch, tokens] -> cosines and sines [batch, 1, tokens, size / 2]."""
+        angle = (positions[..., None].double() * self.inverse.double())[:, None]
+        return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """x [batch, heads, tokens, size]."""
+    cos, sin = turn
+    low, high = x.chunk(2, dim=-1)
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+
+
+class Place(NamedTuple):
+    """Where tokens stand: cosines and sines of their positions, and which are not padding."""
+
+    turn: tuple[Tensor, Tensor]
+    valid: Tensor
+
+
+class Attention(nn.Module):
+    def __init__(self, config: SelmConfig, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.kind = config.attention_kinds[layer]
+        heads, kv_heads, size = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        width = config.hidden_size
+        self.q_proj = Projection(config, layer, "self_attn.q_proj", (heads * size, width))
+        self.k_proj = Projection(config, layer, "self_attn.k_proj", (kv_heads * size, width))
+        self.v_proj = Projection(config, layer, "self_attn.v_proj", (kv_heads * size, width))
+        self.o_proj = Projection(config, layer, "self_attn.o_proj", (width, heads * size))
+        if config.qk_norm:
+            self.q_norm = RmsNorm(size, config.rms_norm_eps)
+            self.k_norm = RmsNorm(size, config.rms_norm_eps)
+        if config.head_gate:
+            self.head_gate = nn.Linear(width, heads)
+        if self.kind == "performer":
+            self.feature_map = FeatureMap(config, seed=layer)
+            self.far_gain = nn.Parameter(torch.zeros(heads))
+
+    def rule(self) -> Rule:
+        if self.kind != "performer":
+            return Rule(self.config, self.kind)
+        gain = self.far_gain.view(self.config.num_key_value_heads, -1)
+        return Rule(self.config, self.kind, self.feature_map, gain)
+
+    def forward(
+        self, x: Tensor, place: Place, state: State | None, expert: int | None
+    ) -> tuple[Tensor, State]:
+        batch, tokens, _ = x.shape
+        turn, valid = place
+        kv_heads, size = self.config.num_key_value_heads, self.config.head_dim
+
+        def split(y: Tensor) -> Tensor:
+            return y.view(batch, tokens, -1, size).transpose(1, 2)
+
+        q, k, v = (split(p(x, expert)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, turn), rotate(k, turn)
+        q = q.view(batch, kv_heads, -1, tokens, size)
+        state = state or empty_state(self.config, self.kind, k)
+        rule, parts, new = self.rule(), [], Tokens(q, k, v, valid)
+        step = tokens if self.kind == "softmax" else CHUNK
+        for first in range(0, tokens, step):
+            out, state = attend(rule, state, new.part(first, step))
+            parts.append(out)
+        y = torch.cat(parts, dim=3).reshape(batch, -1, tokens, size)
+        if self.config.head_gate:
+            y = y * torch.sigmoid(self.head_gate(x)).transpose(1, 2)[..., None]
+        result: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, tokens, -1), expert)
+        return result, state
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: SelmConfig, layer: int) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = Projection(config, layer, "mlp.gate_proj", (inner, width))
+        self.up_proj = Projection(config, layer, "mlp.up_proj", (inner, width))
+        self.down_proj = Projection(config, layer, "mlp.down_proj", (width, inner))
+
+    def forward(self, x: Tensor, expert: int | None) -> Tensor:
+        inner = F.silu(self.gate_proj(x, expert)) * self.up_proj(x, expert)
+        out: Tensor = self.down_proj(inner, expert)
+        return out
+
+
+class Layer(nn.Module):
+    def __init__(self, config: SelmConfig, index: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, index)
+        self.mlp = FeedForward(config, index)
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, x: Tensor, place: Place, state: State | None, expert: int | None = None
+    ) -> tuple[Tensor, State]:
+        y, state = self.self_attn(self.input_layernorm(x), place, state, expert)
+        x = x + y
+        return x + self.mlp(self.post_attention_layernorm(x), expert), state
