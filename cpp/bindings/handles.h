@@ -429,11 +429,19 @@ struct GenerationState {
   }
 };
 
+inline selm_draft draft_named(const std::string& name) {
+  if (name == "auto") return SELM_DRAFT_AUTO;
+  if (name == "off") return SELM_DRAFT_OFF;
+  if (name == "exit") return SELM_DRAFT_EXIT;
+  if (name == "lookup") return SELM_DRAFT_LOOKUP;
+  fail(SELM_ERROR_INVALID_ARGUMENT, "draft is auto, off, exit or lookup");
+}
+
 class Generation {
  public:
   Generation(const Session& session, const Tokens& prompt, selm_sampling sampling,
              const std::map<selm_token, float>& logit_bias, const std::vector<std::string>& stop,
-             uint32_t max_tokens, bool ignore_end, bool special, bool reuse_prefix)
+             uint32_t max_tokens, bool ignore_end, bool special, bool reuse_prefix, const std::string& draft)
       : state_(std::make_shared<GenerationState>()) {
     std::vector<selm_logit_bias> bias;
     for (const auto& [token, amount] : logit_bias) bias.push_back({token, amount});
@@ -448,6 +456,7 @@ class Generation {
     options.ignore_end = ignore_end;
     options.special = special;
     options.reuse_prefix = reuse_prefix;
+    options.draft = draft_named(draft);
 
     state_->session = session.state();
     const py::gil_scoped_release release;

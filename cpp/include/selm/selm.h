@@ -221,6 +221,13 @@ SELM_API selm_status selm_sample(const selm_sampling* sampling, const float* log
                                  const selm_token* history, size_t n_history, uint64_t draw,
                                  selm_token* token);
 
+/* How tokens may be guessed ahead. No choice changes a reply, only its speed. */
+typedef enum selm_draft {
+  SELM_DRAFT_AUTO = 0, /* by lookup, and by exits where the model has them */
+  SELM_DRAFT_OFF = 1,
+  SELM_DRAFT_EXIT = 2,  /* through the lower layers; an error where no exits are trained */
+  SELM_DRAFT_LOOKUP = 3 /* from where the last tokens stood before */
+} selm_draft;
 typedef struct selm_generation_options {
   size_t struct_size;
   uint32_t max_tokens;     /* 0: until the context is full */
@@ -229,9 +236,10 @@ typedef struct selm_generation_options {
   bool ignore_end;   /* go on after the end token (benchmarks) */
   bool special;      /* render control tokens in the text */
   bool reuse_prefix; /* keep what the session already holds of the prompt */
+  selm_draft draft;
 } selm_generation_options;
 #define SELM_GENERATION_OPTIONS_INIT \
-  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true }
+  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true, SELM_DRAFT_AUTO }
 
 typedef enum selm_finish {
   SELM_FINISH_NONE = 0, /* still going */
@@ -249,7 +257,8 @@ typedef struct selm_generation_stats {
   uint32_t tokens;        /* generated, the end token not counted */
   double prompt_seconds, decode_seconds, first_token_seconds;
   selm_finish finish;
-  uint32_t decode_steps; /* evaluations that decode_seconds holds: speed = steps / seconds */
+  uint32_t decode_steps; /* tokens picked, the end token too, in decode_seconds: speed = steps / seconds */
+  uint32_t drafted_tokens, accepted_tokens; /* guessed ahead; of those, right */
 } selm_generation_stats;
 
 /* Starts a reply to the prompt; the first selm_generation_next reads it. The session is lent until

@@ -127,14 +127,12 @@ void Session::add_residual(size_t n, const model::Vector& bias) {
   });
 }
 
-Status Session::run_layers(std::span<const Token> tokens, size_t position) {
+Status Session::run_layers(size_t first, size_t last, size_t position, size_t n) {
   const model::Hparams& h = model_.hparams();
-  const size_t n = tokens.size();
   const size_t width = h.n_embd;
-  embed_tokens(tokens);
   for (size_t i = 0; i < n; ++i) rope_.fill(position + i, cos_sin_ + i * h.rope.n_rot);
 
-  for (size_t index = 0; index < model_.layers().size(); ++index) {
+  for (size_t index = first; index < last; ++index) {
     SELM_TRY(check_interrupt());
     const model::Layer& layer = model_.layers()[index];
     LayerState& state = states_[index];
@@ -171,13 +169,13 @@ Status Session::run_layers(std::span<const Token> tokens, size_t position) {
   return {};
 }
 
-void Session::head(size_t first, size_t n, float* logits) {
+void Session::head(const model::Vector& norm, const model::Matrix& matrix, size_t first, size_t n,
+                   float* logits) {
   const size_t width = model_.hparams().n_embd;
-  const Part output[] = {{&model_.output(), logits}};
+  const Part output[] = {{&matrix, logits}};
   multiply(n, output, [&](size_t i) {
     float* normed = normed_ + i * width;
-    kernels_.rms_norm(x_ + (first + i) * width, model_.output_norm().data(), normed, width,
-                      model_.hparams().rms_eps);
+    kernels_.rms_norm(x_ + (first + i) * width, norm.data(), normed, width, model_.hparams().rms_eps);
     return static_cast<const float*>(normed);
   });
 }

@@ -53,6 +53,7 @@ uint64_t low_floats(const model::Model& model) {
 
 // Sizes in bytes of each scratch array, in the order in which they lie.
 struct Session::Layout {
+  uint64_t drafts = 0, draft_logits = 0;
   uint64_t kv = 0, bounded = 0, low = 0, head_gates = 0, far = 0;
   uint64_t embd = 0, q = 0, k = 0, v = 0, attended = 0, ff = 0, cos_sin = 0, attention = 0, partials = 0;
   uint64_t acts[kernels::kActFormats] = {};
@@ -89,6 +90,10 @@ struct Session::Layout {
     // A window may begin within one chunk and end within another; the sinks are one more.
     partials = padded((chunks(positions) + 2) * heads * kernels::partial_floats(h.d_v) * sizeof(float));
     low = rows(low_floats(model));
+    if (!h.selm.exits.empty()) {
+      drafts = padded(kMaxVerified * uint64_t{h.n_embd} * sizeof(float));
+      draft_logits = padded(uint64_t{model.draft_head().rows} * sizeof(float));
+    }
     head_gates = h.selm.head_gate ? rows(heads) : 0;
     far = performer ? rows(heads * kernels::partial_floats(h.d_v)) : 0;
     const uint64_t widest = std::max({uint64_t{h.n_embd}, heads * h.d_v, n_ff, low_floats(model)});
@@ -100,8 +105,9 @@ struct Session::Layout {
   }
 
   uint64_t scratch() const {
-    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + low + head_gates + far + attention +
-           partials + std::accumulate(std::begin(acts), std::end(acts), uint64_t{0});
+    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + low + head_gates + far + drafts +
+           draft_logits + attention + partials +
+           std::accumulate(std::begin(acts), std::end(acts), uint64_t{0});
   }
 };
 
@@ -171,6 +177,8 @@ Status Session::allocate() {
   low_ = floats(layout.low);
   head_gates_ = floats(layout.head_gates);
   far_ = floats(layout.far);
+  drafts_ = floats(layout.drafts);
+  draft_logits_ = floats(layout.draft_logits);
   attention_ = floats(layout.attention);
   attention_floats_ = attention_floats(model_.hparams());
   partials_ = floats(layout.partials);
@@ -210,8 +218,8 @@ Status Session::check_interrupt() {
   return {};
 }
 
-Status Session::admit(std::span<const Token> tokens) const {
-  if (tokens.size() > options_.context - tokens_.size()) {
+Status Session::admit(std::span<const Token> tokens, size_t drafted) const {
+  if (tokens.size() > options_.context - std::min<size_t>(tokens_.size() + drafted, options_.context)) {
     return error(Code::context_full, "%zu tokens do not fit: the context of %u positions holds %zu already",
                  tokens.size(), options_.context, tokens_.size());
   }
@@ -233,16 +241,57 @@ Status Session::eval(std::span<const Token> tokens, Logits which, float* logits)
   size_t done = 0;
   while (done < tokens.size()) {
     const size_t n = std::min<size_t>(options_.batch, tokens.size() - done);
-    const Status status = run_layers(tokens.subspan(done, n), tokens_.size() + done);
+    const Status status = run_tokens(tokens.subspan(done, n), tokens_.size() + done);
     if (!status.ok()) {
       tokens_.resize(rewind(tokens_.size()));
       return status;
     }
     done += n;
-    if (which == Logits::all) head(0, n, logits + (done - n) * model_.n_vocab());
-    if (which == Logits::last && done == tokens.size()) head(n - 1, 1, logits);
+    const auto logits_of = [&](size_t first, size_t count, float* out) {
+      head(model_.output_norm(), model_.output(), first, count, out);
+    };
+    if (which == Logits::all) logits_of(0, n, logits + (done - n) * model_.n_vocab());
+    if (which == Logits::last && done == tokens.size()) logits_of(n - 1, 1, logits);
   }
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  return {};
+}
+
+Status Session::run_tokens(std::span<const Token> tokens, size_t position) {
+  embed_tokens(tokens);
+  return run_layers(0, model_.layers().size(), position, tokens.size());
+}
+
+Status Session::draft(Token token, size_t row, size_t exit, Token* next) {
+  const Token alone[] = {token};
+  const size_t width = model_.hparams().n_embd;
+  SELM_TRY(admit(alone, row));
+  embed_tokens(alone);
+  const Status status = run_layers(0, model_.hparams().selm.exits[exit], tokens_.size() + row, 1);
+  if (!status.ok()) {
+    rewind(tokens_.size());
+    return status;
+  }
+  std::memcpy(drafts_ + row * width, x_, width * sizeof(float));
+  if (next == nullptr) return {};
+  const model::Matrix& shortlist = model_.draft_head();
+  head(model_.exit_norms()[exit], shortlist, 0, 1, draft_logits_);
+  const size_t best =
+      static_cast<size_t>(std::max_element(draft_logits_, draft_logits_ + shortlist.rows) - draft_logits_);
+  *next = model_.draft_tokens().empty() ? static_cast<Token>(best) : model_.draft_tokens()[best];
+  return {};
+}
+
+Status Session::verify(std::span<const Token> drafts, size_t exit, float* logits) {
+  std::memcpy(x_, drafts_, drafts.size() * model_.hparams().n_embd * sizeof(float));
+  const Status status =
+      run_layers(model_.hparams().selm.exits[exit], model_.layers().size(), tokens_.size(), drafts.size());
+  if (!status.ok()) {
+    rewind(tokens_.size());
+    return status;
+  }
+  head(model_.output_norm(), model_.output(), 0, drafts.size(), logits);
+  tokens_.insert(tokens_.end(), drafts.begin(), drafts.end());
   return {};
 }
 
@@ -255,7 +304,7 @@ Status Session::embed(std::span<const Token> tokens, float* embedding) {
   std::vector<double> sum(width, 0.0);
   for (size_t done = 0; done < tokens.size();) {
     const size_t n = std::min<size_t>(options_.batch, tokens.size() - done);
-    const Status status = run_layers(tokens.subspan(done, n), done);
+    const Status status = run_tokens(tokens.subspan(done, n), done);
     if (!status.ok() || done + n == tokens.size()) rewind(0);
     SELM_TRY(status);
     done += n;

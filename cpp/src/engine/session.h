@@ -1,6 +1,7 @@
 // One sequence: its key/value cache, its scratch memory, its threads, and the forward pass.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
+#include "engine/speculation.h"
 #include "model/model.h"
 #include "model/rope.h"
 
@@ -50,6 +52,17 @@ class Session {
   // Mean of the final hidden states, L2-normalised; needs an empty session and leaves it empty.
   Status embed(std::span<const Token> tokens, float* embedding);
 
+  // Self-speculation. draft: the token that follows tokens() and the `row` drafts before it goes through
+  // the layers below the exit (by its place in hparams().selm.exits), whose head names the likeliest next
+  // one, if `next` is not null. verify: those drafts, all of them, go through the other layers together
+  // and are appended; logits [n, n_vocab]. After an error the session is as before the first draft.
+  size_t most_drafts() const { return std::min<size_t>(kMaxVerified, options_.batch); }
+  Status draft(Token token, size_t row, size_t exit, Token* next);
+  Status verify(std::span<const Token> drafts, size_t exit, float* logits);
+  // What guesses cost and gave in this session so far: lookup's, those of exits.
+  Pace& lookup_pace() { return lookup_pace_; }
+  Pace& exit_pace() { return exit_pace_; }
+
   // Forgets everything after the first n tokens, and says how many are left: fewer, where layers whose
   // state does not grow cannot go back as far. They can by attention::kBlock tokens, to the last two
   // marks and as far behind those, and to none; others always can.
@@ -67,6 +80,8 @@ class Session {
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
   void clear_cancel() { cancelled_.store(false, std::memory_order_relaxed); }
   void set_deadline(uint32_t milliseconds);
+  // Errors: cancelled (consumed), deadline.
+  Status check_interrupt();
 
  private:
   struct Layout;       // where each scratch array lies
@@ -82,13 +97,14 @@ class Session {
 
   Session(const model::Model& model, const SessionOptions& options);
   Status allocate();
-  Status check_interrupt();
   bool reaches(const std::vector<LayerState>& states, size_t n) const;
   size_t rewind(size_t n);
-  Status admit(std::span<const Token> tokens) const;
+  Status admit(std::span<const Token> tokens, size_t drafted = 0) const;
 
-  // The forward pass over tokens [position, position + n), n <= batch; leaves x_ after the last layer.
-  Status run_layers(std::span<const Token> tokens, size_t position);
+  // The forward pass: rows [0, n) of x_, n <= batch, of the tokens from `position` on, through layers
+  // [first, last). All of them from the embeddings: run_tokens.
+  Status run_layers(size_t first, size_t last, size_t position, size_t n);
+  Status run_tokens(std::span<const Token> tokens, size_t position);
   void embed_tokens(std::span<const Token> tokens);
   float* scratch_of(unsigned worker) const { return attention_ + worker * attention_floats_; }
   void attention_inputs(const model::Layer& layer, LayerState& state, size_t position, size_t n);
@@ -109,8 +125,8 @@ class Session {
                   unsigned worker);
   void finish_heads(const model::Layer& layer, const QueryTile& tile, float* states);
   void add_residual(size_t n, const model::Vector& bias);
-  // Output norm and head for rows [first, first + n) of x_.
-  void head(size_t first, size_t n, float* logits);
+  // A norm and a head for rows [first, first + n) of x_.
+  void head(const model::Vector& norm, const model::Matrix& matrix, size_t first, size_t n, float* logits);
 
   struct Part {
     const model::Matrix* matrix;
@@ -158,9 +174,12 @@ class Session {
   float* far_ = nullptr;         // [batch, n_head] partials of performer layers
   float* attention_ = nullptr;   // [threads] scratch of a tile
   size_t attention_floats_ = 0;
+  float* drafts_ = nullptr;                     // [kMaxVerified, n_embd] at the exit
+  float* draft_logits_ = nullptr;               // of the head for drafts
   float* partials_ = nullptr;                   // [chunks, widest n_head], of one token that is decoded
   std::byte* acts_[kernels::kActFormats] = {};  // one per activation format, [batch, widest row]
 
+  Pace lookup_pace_, exit_pace_;
   std::atomic<bool> cancelled_{false};
   std::chrono::steady_clock::time_point deadline_{};
   bool has_deadline_ = false;

@@ -49,11 +49,6 @@ class Reader {
     return number;
   }
 
-  static bool is_integer(gguf::ValueType type) {
-    using V = gguf::ValueType;
-    return type != V::f32 && type != V::f64 && type != V::boolean && type != V::string && type != V::array;
-  }
-
   // A value for every layer: one number for all, or an array with one for each.
   Result<std::vector<uint32_t>> per_layer(const char* name, size_t n_layer,
                                           const std::vector<uint32_t>* fallback, uint64_t low,
@@ -64,7 +59,7 @@ class Reader {
       SELM_ASSIGN(const uint32_t value, required(name, low, high));
       return std::vector<uint32_t>(n_layer, value);
     }
-    if (!is_integer(entry->type) || entry->count < n_layer) {
+    if (!gguf::is_integer(entry->type) || entry->count < n_layer) {
       return error(Code::format, "%sthe array %s must hold %zu integers, one for each layer",
                    where(name).c_str(), key(name).c_str(), n_layer);
     }
@@ -217,7 +212,7 @@ Result<FeatureMap> read_feature_map(const gguf::File& file, const Reader& keys) 
 Status read_exits(const gguf::File& file, const Reader& keys, size_t n_layer, std::vector<uint32_t>* exits) {
   if (file.find(keys.key("exit.layers")) == nullptr) return {};
   const gguf::Entry& entry = *file.find(keys.key("exit.layers"));
-  if (!entry.is_array || !Reader::is_integer(entry.type) || entry.count > n_layer) {
+  if (!entry.is_array || !gguf::is_integer(entry.type) || entry.count > n_layer) {
     return error(Code::format, "at byte %llu: %s must be an array of layers",
                  static_cast<unsigned long long>(entry.offset), keys.key("exit.layers").c_str());
   }

@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "gguf/cursor.h"
@@ -223,9 +224,37 @@ Status Model::bind(const Options& options) {
     SELM_ASSIGN(Vector norm, tensors.vector("exit." + std::to_string(exit) + ".norm.weight", n_embd));
     exit_norms_.push_back(std::move(norm));
   }
+  SELM_TRY(bind_draft_head());
   for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i], &bound));
   SELM_TRY(check_all_bound(file_, bound));
   if (options.check_weights) SELM_TRY(check_finite(file_));
+  return {};
+}
+
+// Rows of the head for the tokens of draft.vocabulary, copied side by side: exits ask for them often.
+Status Model::bind_draft_head() {
+  draft_head_ = output_;
+  const std::string key = hparams_.arch_name + ".draft.vocabulary";
+  const gguf::Entry* ids = file_.find(key);
+  if (hparams_.arch != Arch::selm || ids == nullptr) return {};
+  if (!ids->is_array || !gguf::is_integer(ids->type) || ids->count == 0 || ids->count > output_.rows) {
+    return error(Code::format, "at byte %llu: %s must be an array of token ids",
+                 static_cast<unsigned long long>(ids->offset), key.c_str());
+  }
+  const size_t row = output_.row_bytes();
+  auto rows = AlignedBuffer::make(row * static_cast<size_t>(ids->count));
+  if (!rows) return error(Code::out_of_memory, "no memory for the %s", key.c_str());
+  for (uint64_t i = 0; i < ids->count; ++i) {
+    const int64_t id = file_.int_at(*ids, i);
+    if (id < 0 || id >= int64_t{output_.rows}) {
+      return error(Code::format, "%s holds the token %lld; the vocabulary has %u", key.c_str(),
+                   static_cast<long long>(id), output_.rows);
+    }
+    std::memcpy(rows->data() + i * row, output_.data + static_cast<size_t>(id) * row, row);
+    draft_tokens_.push_back(static_cast<text::Token>(id));
+  }
+  draft_rows_ = std::move(*rows);
+  draft_head_ = {draft_rows_.data(), output_.type, static_cast<uint32_t>(ids->count), output_.columns};
   return {};
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/memory.h"
 #include "base/status.h"
 #include "gguf/gguf.h"
 #include "kernels/kernels.h"
@@ -77,11 +78,15 @@ class Model {
   const Vector& output_norm() const { return output_norm_; }
   const Vector& rope_factors() const { return rope_factors_; }  // [n_rot / 2] or empty
   const std::vector<Layer>& layers() const { return layers_; }
+  // What drafts are chosen from: the whole head, or rows of it and whose they are.
+  const Matrix& draft_head() const { return draft_head_; }
+  const std::vector<text::Token>& draft_tokens() const { return draft_tokens_; }
   const std::vector<Vector>& exit_norms() const { return exit_norms_; }  // as hparams().selm.exits
 
  private:
   Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer);
   Status bind(const Options& options);
+  Status bind_draft_head();
   Status bind_layer(uint32_t index, const LayerShape& shape, std::vector<bool>* bound);
 
   gguf::File file_;
@@ -92,6 +97,9 @@ class Model {
   Vector output_norm_, rope_factors_;
   std::vector<Layer> layers_;
   std::vector<Vector> exit_norms_;
+  Matrix draft_head_;
+  std::vector<text::Token> draft_tokens_;
+  AlignedBuffer draft_rows_;
 };
 
 }  // namespace selm::model
