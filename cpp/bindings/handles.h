@@ -351,6 +351,19 @@ class Session {
     return embedding;
   }
 
+  void set_expert(const std::optional<std::string>& name) {
+    alone([&](SessionState& state) {
+      check(selm_session_set_expert(state.session.get(), name ? name->c_str() : nullptr));
+    });
+  }
+  // While a generation has the session too: between its steps.
+  int speaker(uint32_t position) {
+    const std::shared_ptr<SessionState> held = state();
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(held->mutex);
+    return selm_session_speaker(held->session.get(), position);
+  }
+
   uint32_t truncate(uint32_t length) {
     alone([&](SessionState& state) { check(selm_session_truncate(state.session.get(), length)); });
     return position();

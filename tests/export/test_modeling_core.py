@@ -138,7 +138,7 @@ def test_the_state_does_not_grow(tmp_path: Path) -> None:
     assert session.core.state_bytes == at_first
 
 
-def _reply(model: Any, prompt: list[int], seed: int, most: int, draft: str, heat: float) -> Any:
+def _reply(model: Any, prompt: list[int], *, seed: int, most: int, draft: str, heat: float) -> Any:
     session = _core.Session(model, context=400, threads=2)
     sampling = _core.Sampling()
     sampling.temperature, sampling.seed = heat, seed
@@ -167,13 +167,13 @@ def with_exits(tmp_path_factory: Any) -> tuple[_core.Model, Any]:
 
 
 def test_drafts_by_an_exit_change_nothing(with_exits: tuple[_core.Model, Any]) -> None:
-    rng = np.random.default_rng(8)
+    core, rng = with_exits[0], np.random.default_rng(8)
     drafted = accepted = 0
     for trial in range(200):
         prompt = rng.integers(0, 400, int(rng.integers(1, 60))).tolist()
         heat = 0.0 if trial % 2 == 0 else 0.7
-        plain, _ = _reply(with_exits[0], prompt, trial, 30, "off", heat)
-        ahead, stats = _reply(with_exits[0], prompt, trial, 30, "exit", heat)
+        plain, _ = _reply(core, prompt, seed=trial, most=30, draft="off", heat=heat)
+        ahead, stats = _reply(core, prompt, seed=trial, most=30, draft="exit", heat=heat)
         assert ahead == plain
         drafted += stats.drafted_tokens
         accepted += stats.accepted_tokens
@@ -184,11 +184,15 @@ def test_sampling_with_drafts_follows_the_distribution(with_exits: tuple[_core.M
     """Chi-square of the third token's bin: two tokens of the reply came before it."""
     core, model = with_exits
     prompt, bins, count = [3, 77, 200, 41], 8, 1500
-    third = [_reply(core, prompt, seed, 3, "exit", 1.0)[0][2] for seed in range(count)]
+
+    def tokens(seed: int, most: int, draft: str) -> list[int]:
+        return list(_reply(core, prompt, seed=seed, most=most, draft=draft, heat=1.0)[0])
+
+    third = [tokens(seed, 3, "exit")[2] for seed in range(count)]
     drawn = np.bincount(np.array(third) % bins, minlength=bins)
-    plain = [_reply(core, prompt, 10**6 + seed, 3, "off", 1.0)[0][2] for seed in range(count)]
+    plain = [tokens(10**6 + seed, 3, "off")[2] for seed in range(count)]
     with torch.no_grad():  # the truth, by torch: all second tokens for drawn first ones
-        seen = [_reply(core, prompt, 2 * 10**6 + s, 2, "off", 1.0)[0] for s in range(count)]
+        seen = [tokens(2 * 10**6 + seed, 2, "off") for seed in range(count)]
         logits = model(torch.tensor([prompt + two for two in seen])).logits[:, -1].double()
     truth = logits.softmax(-1).mean(0).view(-1, bins).sum(0).numpy() * count
     statistic = float(((drawn - truth) ** 2 / truth).sum())

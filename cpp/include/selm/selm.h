@@ -182,6 +182,11 @@ SELM_API uint64_t selm_session_state_bytes(const selm_session* session); /* cach
  * text (`selm` files) cannot go back so far: selm_session_position tells, and what is missing is to be
  * evaluated again. They can go back by 32 tokens, to where a long eval or a reply began, and to 0. */
 SELM_API selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens);
+/* Experts of a `selm` file speak token by token as their scores say, or one by name at every token from now
+ * on (NULL: by the scores again). Fails where the model has no such expert. */
+SELM_API selm_status selm_session_set_expert(selm_session* session, const char* name);
+/* Who spoke after the token at `position`, by place in `selm.expert.names`; -1: nobody, or no experts. */
+SELM_API int32_t selm_session_speaker(const selm_session* session, uint32_t position);
 /* The tokens held, for prefix reuse: borrowed until the next call that changes the session. */
 SELM_API const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens);
 /* Stops the running (or next) eval or generation within one layer; from any thread. */

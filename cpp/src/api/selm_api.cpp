@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "engine/generation.h"
 #include "engine/session.h"
+#include "gguf/cursor.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
 #include "quant/dequantize.h"
@@ -413,6 +414,32 @@ selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens) {
   return SELM_OK;
 }
 
+selm_status selm_session_set_expert(selm_session* session, const char* name) {
+  if (session == nullptr) return invalid("session must not be NULL");
+  if (name == nullptr) {
+    session->session->set_expert(engine::Session::kAnyExpert);
+    return SELM_OK;
+  }
+  const std::vector<std::string>& names = session->session->model().hparams().selm.experts;
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) {
+    std::string all;
+    for (const std::string& other : names) {
+      if (!all.empty()) all += ", ";
+      all += selm::gguf::printable(other);
+    }
+    return report(selm::error(Code::invalid_argument, "no expert '%s'; the model has %s",
+                              selm::gguf::printable(name).c_str(), all.empty() ? "none" : all.c_str()));
+  }
+  session->session->set_expert(static_cast<size_t>(found - names.begin()));
+  return SELM_OK;
+}
+
+int32_t selm_session_speaker(const selm_session* session, uint32_t position) {
+  if (session == nullptr || position >= session->session->tokens().size()) return -1;
+  return session->session->speaker(position);
+}
+
 const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens) {
   if (n_tokens != nullptr) *n_tokens = session == nullptr ? 0 : session->session->tokens().size();
   return session == nullptr ? nullptr : session->session->tokens().data();
@@ -534,7 +561,8 @@ selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, siz
   if (!table.ok()) return report(table.status());
   const auto checked = checked_type(type, size, rows, n);
   if (!checked.ok()) return report(checked.status());
-  const auto [format, matmul] = kernels::method(*table.value(), checked.value(), columns, false);
+  const auto [format, matmul] =
+      kernels::method(*table.value(), checked.value(), columns >= kernels::kBatchColumns);
   const size_t stride = kernels::act_row_bytes(format, n);
   size_t bytes = 0;
   if (!selm::checked_mul(stride, columns, &bytes)) return invalid("too many columns");

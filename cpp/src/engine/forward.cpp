@@ -16,6 +16,8 @@ size_t rows_per_piece(size_t total_rows, size_t n_tokens, unsigned threads) {
   return std::max(step, (rows + step - 1) / step * step);
 }
 
+constexpr size_t kAlone = size_t{1} << 15;  // multiplications
+
 }  // namespace
 
 template <class Work>
@@ -28,11 +30,9 @@ void Session::for_each_token(size_t n, const Work& work) {
 }
 
 template <class Prepare>
-void Session::multiply(size_t n, std::span<const Part> parts, const Prepare& prepare) {
+void Session::multiply(size_t n, bool batched, std::span<const Part> parts, const Prepare& prepare) {
   const size_t width = parts[0].matrix->columns;
-  const auto method_of = [&](const Part& p) {
-    return kernels::method(kernels_, p.matrix->type, n, options_.exact);
-  };
+  const auto method_of = [&](const Part& p) { return kernels::method(kernels_, p.matrix->type, batched); };
   bool wanted[kernels::kActFormats] = {};
   size_t total_rows = 0;
   for (const Part& p : parts) {
@@ -48,7 +48,9 @@ void Session::multiply(size_t n, std::span<const Part> parts, const Prepare& pre
     }
   });
 
-  const size_t step = rows_per_piece(total_rows, n, options_.threads);
+  // A product as small as a delta's is done before another thread could have begun.
+  const size_t step =
+      n == 1 && total_rows * width < kAlone ? total_rows : rows_per_piece(total_rows, n, options_.threads);
   size_t pieces = 0;
   for (const Part& p : parts) pieces += (p.matrix->rows + step - 1) / step;
   pool_->run(pieces, [&](size_t piece, unsigned) {
@@ -68,20 +70,36 @@ void Session::multiply(size_t n, std::span<const Part> parts, const Prepare& pre
 }
 
 template <class Prepare>
-void Session::project(size_t n, std::span<const Product> products, const Prepare& prepare) {
-  Part parts[kMaxProducts];
+void Session::project(size_t n, bool batched, std::span<const Product> products, const Prepare& prepare) {
+  Part parts[2 * kMaxProducts] = {};  // what the input is multiplied with: whole weights and first factors
+  struct Second {
+    Part part;
+    const float* low;
+    float* sum;  // what a delta is added to
+  } seconds[2 * kMaxProducts] = {};
+  size_t n_parts = 0;
+  size_t n_seconds = 0;
   float* low = low_;
-  for (size_t i = 0; i < products.size(); ++i) {
-    const model::Weight& weight = *products[i].weight;
-    parts[i] = {weight.factorized() ? &weight.a : &weight.whole, weight.factorized() ? low : products[i].out};
-    if (weight.factorized()) low += n * weight.a.rows;
+  const auto through = [&](const model::LowRank& pair, float* out, float* sum) {
+    parts[n_parts++] = {&pair.a, low};
+    seconds[n_seconds++] = {{&pair.b, out}, low, sum};
+    low += n * pair.a.rows;
+  };
+  for (const Product& product : products) {
+    const model::Weight& weight = *product.weight;
+    if (weight.factors) {
+      through(weight.factors, product.out, nullptr);
+    } else {
+      parts[n_parts++] = {&weight.whole, product.out};
+    }
+    if (weight.delta) through(weight.delta, delta_, product.out);
   }
-  multiply(n, std::span(parts, products.size()), prepare);
-  for (size_t i = 0; i < products.size(); ++i) {
-    const model::Weight& weight = *products[i].weight;
-    if (!weight.factorized()) continue;
-    const Part second[] = {{&weight.b, products[i].out}};
-    multiply(n, second, [&](size_t row) { return parts[i].out + row * weight.a.rows; });
+  multiply(n, batched, std::span(parts, n_parts), prepare);
+  for (const Second& second : std::span(seconds, n_seconds)) {
+    const model::Matrix& m = *second.part.matrix;
+    multiply(n, batched, std::span(&second.part, 1), [&](size_t i) { return second.low + i * m.columns; });
+    if (second.sum == nullptr) continue;
+    for_each_token(n, [&](size_t i) { kernels_.add(second.sum + i * m.rows, delta_ + i * m.rows, m.rows); });
   }
 }
 
@@ -127,15 +145,16 @@ void Session::add_residual(size_t n, const model::Vector& bias) {
   });
 }
 
-Status Session::run_layers(size_t first, size_t last, size_t position, size_t n) {
+Status Session::run_layers(std::span<const model::Layer> layers, LayerState* states, size_t position,
+                           size_t n, bool batched) {
   const model::Hparams& h = model_.hparams();
   const size_t width = h.n_embd;
   for (size_t i = 0; i < n; ++i) rope_.fill(position + i, cos_sin_ + i * h.rope.n_rot);
 
-  for (size_t index = first; index < last; ++index) {
+  for (size_t index = 0; index < layers.size(); ++index) {
     SELM_TRY(check_interrupt());
-    const model::Layer& layer = model_.layers()[index];
-    LayerState& state = states_[index];
+    const model::Layer& layer = layers[index];
+    LayerState& state = states[index];
     const auto normed_by = [&](const model::Vector& weight) {
       return [this, &weight, width](size_t i) {
         kernels_.rms_norm(x_ + i * width, weight.data(), normed_ + i * width, width,
@@ -147,19 +166,20 @@ Status Session::run_layers(size_t first, size_t last, size_t position, size_t n)
     const Product inputs[] = {
         {&layer.q, q_}, {&layer.k, k_}, {&layer.v, v_}, {&layer.head_gate, head_gates_}};
     const bool gated = layer.head_gate.whole.data != nullptr;
-    project(n, std::span(inputs, gated ? 4 : 3), normed_by(layer.attn_norm));
+    project(n, batched, std::span(inputs, gated ? 4 : 3), normed_by(layer.attn_norm));
     attention_inputs(layer, state, position, n);
     attend(layer, state, position, n);
     const size_t attended = layer.attn_output.whole.columns;
     const Product output[] = {{&layer.attn_output, projected_}};
-    project(n, output, [&](size_t i) { return static_cast<const float*>(attended_ + i * attended); });
+    project(n, batched, output,
+            [&](size_t i) { return static_cast<const float*>(attended_ + i * attended); });
     add_residual(n, layer.attn_output_bias);
 
     const size_t n_ff = layer.shape.n_ff;
     const Product gate_up[] = {{&layer.ffn_gate, gate_}, {&layer.ffn_up, up_}};
-    project(n, gate_up, normed_by(layer.ffn_norm));
+    project(n, batched, gate_up, normed_by(layer.ffn_norm));
     const Product down[] = {{&layer.ffn_down, projected_}};
-    project(n, down, [&](size_t i) {
+    project(n, batched, down, [&](size_t i) {
       float* gate = gate_ + i * n_ff;
       kernels_.silu_mul(gate, up_ + i * n_ff, gate, n_ff);
       return static_cast<const float*>(gate);
@@ -169,15 +189,18 @@ Status Session::run_layers(size_t first, size_t last, size_t position, size_t n)
   return {};
 }
 
-void Session::head(const model::Vector& norm, const model::Matrix& matrix, size_t first, size_t n,
-                   float* logits) {
+void Session::normalise(const model::Vector& norm, size_t first, size_t n) {
+  const size_t width = model_.hparams().n_embd;
+  for_each_token(n, [&](size_t i) {
+    float* row = x_ + (first + i) * width;
+    kernels_.rms_norm(row, norm.data(), row, width, model_.hparams().rms_eps);
+  });
+}
+
+void Session::head(const model::Matrix& matrix, size_t first, size_t n, float* logits) {
   const size_t width = model_.hparams().n_embd;
   const Part output[] = {{&matrix, logits}};
-  multiply(n, output, [&](size_t i) {
-    float* normed = normed_ + i * width;
-    kernels_.rms_norm(x_ + (first + i) * width, norm.data(), normed, width, model_.hparams().rms_eps);
-    return static_cast<const float*>(normed);
-  });
+  multiply(n, batched(n), output, [&](size_t i) { return x_ + (first + i) * width; });
 }
 
 }  // namespace selm::engine

@@ -67,6 +67,12 @@ class Session {
   // state does not grow cannot go back as far. They can by attention::kBlock tokens, to the last two
   // marks and as far behind those, and to none; others always can.
   size_t truncate(size_t n);
+  // Which expert speaks from now on, by its place in hparams().selm.experts; kAnyExpert: the scores say.
+  static constexpr size_t kAnyExpert = SIZE_MAX;
+  void set_expert(size_t expert) { asked_ = expert; }
+  // Who spoke after the token at `position`, of those held or in the last eval; -1: there are no experts.
+  int speaker(size_t position) const { return speakers_.empty() ? -1 : speakers_[position]; }
+
   // Remembers this place for truncate; an eval of many tokens marks where it began.
   void mark();
 
@@ -86,25 +92,40 @@ class Session {
  private:
   struct Layout;       // where each scratch array lies
   struct LayerState {  // what a layer keeps of the tokens so far
+    bool grows;
     attention::Cache cache;
     std::optional<attention::Far> far;  // of performer layers
   };
   struct Mark {
     size_t n = 0;  // tokens; 0: none
     std::vector<LayerState> states;
+    std::vector<size_t> seen;
     AlignedBuffer bounded;
   };
 
   Session(const model::Model& model, const SessionOptions& options);
   Status allocate();
-  bool reaches(const std::vector<LayerState>& states, size_t n) const;
+  size_t held_by(size_t state, const std::vector<size_t>& seen, size_t n) const;
+  bool reaches(const std::vector<LayerState>& states, const std::vector<size_t>& seen, size_t n) const;
   size_t rewind(size_t n);
   Status admit(std::span<const Token> tokens, size_t drafted = 0) const;
 
   // The forward pass: rows [0, n) of x_, n <= batch, of the tokens from `position` on, through layers
-  // [first, last). All of them from the embeddings: run_tokens.
-  Status run_layers(size_t first, size_t last, size_t position, size_t n);
-  Status run_tokens(std::span<const Token> tokens, size_t position);
+  // whose states begin at `states`. batched: by the arithmetic of many tokens.
+  Status run_layers(std::span<const model::Layer> layers, LayerState* states, size_t position, size_t n,
+                    bool batched);
+  bool batched(size_t n) const { return n >= kernels::kBatchColumns && !options_.exact; }
+  // From the embeddings to x_ as the head wants it, of the rows from `wanted` on (n: of none).
+  Status run_tokens(std::span<const Token> tokens, size_t position, size_t wanted);
+  // The same from the trunk's end on: through experts, where there are any (session_experts.cpp).
+  Status run_above(size_t position, size_t n, size_t wanted);
+  Status make_room(size_t end);
+  void remember_trunk(size_t position, size_t n);
+  Status catch_up(size_t expert, size_t end, size_t kept);
+  void score(size_t position, size_t n);
+  size_t score_width() const;
+  size_t score_act_bytes() const;
+  void choose_speakers(size_t position, size_t n);
   void embed_tokens(std::span<const Token> tokens);
   float* scratch_of(unsigned worker) const { return attention_ + worker * attention_floats_; }
   void attention_inputs(const model::Layer& layer, LayerState& state, size_t position, size_t n);
@@ -125,8 +146,9 @@ class Session {
                   unsigned worker);
   void finish_heads(const model::Layer& layer, const QueryTile& tile, float* states);
   void add_residual(size_t n, const model::Vector& bias);
-  // A norm and a head for rows [first, first + n) of x_.
-  void head(const model::Vector& norm, const model::Matrix& matrix, size_t first, size_t n, float* logits);
+  // Rows [first, first + n) of x_: normalised in place; through a head.
+  void normalise(const model::Vector& norm, size_t first, size_t n);
+  void head(const model::Matrix& matrix, size_t first, size_t n, float* logits);
 
   struct Part {
     const model::Matrix* matrix;
@@ -134,15 +156,15 @@ class Session {
   };
   // prepare(i) gives the i-th input row as floats; each is quantised once for all parts.
   template <class Prepare>
-  void multiply(size_t n, std::span<const Part> parts, const Prepare& prepare);
+  void multiply(size_t n, bool batched, std::span<const Part> parts, const Prepare& prepare);
   static constexpr size_t kMaxProducts = 4;
   struct Product {
     const model::Weight* weight;
     float* out;  // [n, weight->whole.rows]
   };
-  // The same for weights that may be factorized.
+  // The same for weights that may be factorized, or have deltas.
   template <class Prepare>
-  void project(size_t n, std::span<const Product> products, const Prepare& prepare);
+  void project(size_t n, bool batched, std::span<const Product> products, const Prepare& prepare);
   template <class Work>
   void for_each_token(size_t n, const Work& work);
 
@@ -156,6 +178,19 @@ class Session {
   AlignedBuffer bounded_;  // of the others: rings and sums
   AlignedBuffer scratch_;
   Mark marks_[2];  // the newer one first
+  // Of experts: states_ holds those of the trunk's layers, then those of each expert's.
+  size_t asked_ = kAnyExpert;
+  std::vector<size_t> seen_;      // tokens that each expert's states hold
+  std::vector<int8_t> speakers_;  // [context]
+  std::vector<uint8_t> batched_;  // [backlog] how a token was evaluated
+  size_t backlog_ = 0;            // tokens of which the trunk's stream is kept, the last ones
+  size_t trunk_end_ = 0;          // one past the last position of them
+  size_t trunk_written_ = 0;      // positions below this were written at some time
+  float* trunk_ = nullptr;        // [backlog, n_embd], a ring
+  float* hidden_ = nullptr;      // [experts, batch, n_embd] what each makes of the rows, as the head wants it
+  float* scores_ = nullptr;      // [experts, batch]
+  float* score_rows_ = nullptr;  // [experts, 2, kMaxVerified, score_width()]
+  std::byte* score_acts_ = nullptr;  // [experts, score_act_bytes()] rows as products want them
   std::unique_ptr<ThreadPool> pool_;
 
   // Views into scratch_, rows of the current batch.
@@ -169,6 +204,7 @@ class Session {
   float* gate_ = nullptr;        // [batch, n_ff]
   float* up_ = nullptr;          // [batch, n_ff]
   float* cos_sin_ = nullptr;     // [batch, n_rot]
+  float* delta_ = nullptr;       // [batch, widest row that a delta is added to]
   float* low_ = nullptr;         // [batch, sum of the ranks] of the factorized weights of one project()
   float* head_gates_ = nullptr;  // [batch, n_head]
   float* far_ = nullptr;         // [batch, n_head] partials of performer layers

@@ -25,19 +25,27 @@ class Binder {
     return Matrix{tensor->data, tensor->type, static_cast<uint32_t>(rows), static_cast<uint32_t>(columns)};
   }
 
+  // name.lora_a and name.lora_b, or nothing where there is no such tensor.
+  Result<LowRank> low_rank(const std::string& name, uint64_t rows, uint64_t columns) const {
+    LowRank pair;
+    const gguf::Tensor* a = file_.find_tensor(name + ".lora_a");
+    if (a == nullptr) return pair;
+    SELM_ASSIGN(pair.a, matrix(name + ".lora_a", a->ne[1], columns));
+    SELM_ASSIGN(pair.b, matrix(name + ".lora_b", rows, a->ne[1]));
+    return pair;
+  }
+
   // A matrix, or its factors. Error: also where both are there.
   Result<Weight> weight(const std::string& name, uint64_t rows, uint64_t columns) const {
-    const gguf::Tensor* a = file_.find_tensor(name + ".lora_a");
-    if (a == nullptr) {
-      SELM_ASSIGN(const Matrix whole, matrix(name, rows, columns));
-      return Weight{whole, {}, {}};
+    Weight weight;
+    SELM_ASSIGN(weight.factors, low_rank(name, rows, columns));
+    if (!weight.factors) {
+      SELM_ASSIGN(weight.whole, matrix(name, rows, columns));
+      return weight;
     }
     if (file_.find_tensor(name) != nullptr) {
       return error(Code::format, "the tensor %s is there whole and as factors", name.c_str());
     }
-    Weight weight;
-    SELM_ASSIGN(weight.a, matrix(name + ".lora_a", a->ne[1], columns));
-    SELM_ASSIGN(weight.b, matrix(name + ".lora_b", rows, a->ne[1]));
     weight.whole.rows = static_cast<uint32_t>(rows);
     weight.whole.columns = static_cast<uint32_t>(columns);
     return weight;
@@ -157,6 +165,57 @@ Status bind_selm(const Binder& tensors, const std::string& block, const Hparams&
   return {};
 }
 
+// prefix: of an expert that has the layer for itself.
+Result<Layer> bind_layer(const Binder& tensors, const gguf::File& file, const Hparams& h, uint32_t index,
+                         const std::string& prefix) {
+  const LayerShape& shape = h.layers[index];
+  const std::string block = prefix + "blk." + std::to_string(index) + ".";
+  Layer layer;
+  layer.shape = shape;
+  SELM_ASSIGN(layer.attn_norm, tensors.vector(block + "attn_norm.weight", h.n_embd));
+  SELM_TRY(bind_qkv(tensors, file, block, h, &layer));
+  if (h.selm.qk_norm) {
+    SELM_ASSIGN(layer.q_norm, tensors.vector(block + "attn_q_norm.weight", h.d_k));
+    SELM_ASSIGN(layer.k_norm, tensors.vector(block + "attn_k_norm.weight", h.d_k));
+  }
+  SELM_ASSIGN(layer.attn_output,
+              tensors.weight(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
+  SELM_ASSIGN(layer.attn_output_bias, tensors.optional_vector(block + "attn_output.bias", h.n_embd));
+  SELM_ASSIGN(layer.ffn_norm, tensors.vector(block + "ffn_norm.weight", h.n_embd));
+  SELM_ASSIGN(layer.ffn_gate, tensors.weight(block + "ffn_gate.weight", shape.n_ff, h.n_embd));
+  SELM_ASSIGN(layer.ffn_up, tensors.weight(block + "ffn_up.weight", shape.n_ff, h.n_embd));
+  SELM_ASSIGN(layer.ffn_down, tensors.weight(block + "ffn_down.weight", h.n_embd, shape.n_ff));
+  SELM_TRY(bind_selm(tensors, block, h, &layer));
+  return layer;
+}
+
+// What an expert adds to the projections of a layer.
+Status bind_deltas(const Binder& tensors, const std::string& block, Layer* layer) {
+  const std::pair<const char*, Weight*> weights[] = {
+      {"attn_q", &layer->q},          {"attn_k", &layer->k},
+      {"attn_v", &layer->v},          {"attn_output", &layer->attn_output},
+      {"ffn_gate", &layer->ffn_gate}, {"ffn_up", &layer->ffn_up},
+      {"ffn_down", &layer->ffn_down}};
+  for (const auto& [name, weight] : weights) {
+    SELM_ASSIGN(weight->delta,
+                tensors.low_rank(block + name + ".weight", weight->whole.rows, weight->whole.columns));
+  }
+  return {};
+}
+
+Result<ScoreHead> bind_score(const Binder& tensors, const std::string& prefix, uint32_t n_embd) {
+  ScoreHead score;
+  SELM_ASSIGN(score.norm, tensors.vector(prefix + "norm.weight", n_embd));
+  SELM_ASSIGN(score.norm_bias, tensors.vector(prefix + "norm.bias", n_embd));
+  const uint32_t widths[] = {n_embd, kScoreWidths[0], kScoreWidths[1], kScoreWidths[2]};
+  for (size_t i = 0; i < 3; ++i) {
+    const std::string layer = prefix + std::to_string(i);
+    SELM_ASSIGN(score.weights[i], tensors.matrix(layer + ".weight", widths[i + 1], widths[i]));
+    SELM_ASSIGN(score.biases[i], tensors.vector(layer + ".bias", widths[i + 1]));
+  }
+  return score;
+}
+
 // A weight that is left out changes what the model says, in silence: better to refuse it.
 Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
   for (size_t i = 0; i < bound.size(); ++i) {
@@ -225,7 +284,13 @@ Status Model::bind(const Options& options) {
     exit_norms_.push_back(std::move(norm));
   }
   SELM_TRY(bind_draft_head());
-  for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i], &bound));
+  const uint32_t own =
+      hparams_.selm.full_experts ? hparams_.selm.trunk : static_cast<uint32_t>(hparams_.layers.size());
+  for (uint32_t i = 0; i < own; ++i) {
+    SELM_ASSIGN(Layer layer, bind_layer(tensors, file_, hparams_, i, ""));
+    layers_.push_back(std::move(layer));
+  }
+  SELM_TRY(bind_experts(&bound));
   SELM_TRY(check_all_bound(file_, bound));
   if (options.check_weights) SELM_TRY(check_finite(file_));
   return {};
@@ -258,27 +323,26 @@ Status Model::bind_draft_head() {
   return {};
 }
 
-Status Model::bind_layer(uint32_t index, const LayerShape& shape, std::vector<bool>* bound) {
+// The layers above the trunk, once for each expert: with its delta, or its own.
+Status Model::bind_experts(std::vector<bool>* bound) {
   const Binder tensors(file_, bound);
-  const Hparams& h = hparams_;
-  const std::string block = "blk." + std::to_string(index) + ".";
-  Layer layer;
-  layer.shape = shape;
-  SELM_ASSIGN(layer.attn_norm, tensors.vector(block + "attn_norm.weight", h.n_embd));
-  SELM_TRY(bind_qkv(tensors, file_, block, h, &layer));
-  if (h.selm.qk_norm) {
-    SELM_ASSIGN(layer.q_norm, tensors.vector(block + "attn_q_norm.weight", h.d_k));
-    SELM_ASSIGN(layer.k_norm, tensors.vector(block + "attn_k_norm.weight", h.d_k));
+  const Selm& selm = hparams_.selm;
+  for (size_t e = 0; e < selm.experts.size(); ++e) {
+    const std::string prefix = "expert." + std::to_string(e) + ".";
+    Expert expert;
+    for (uint32_t i = selm.trunk; i < hparams_.layers.size(); ++i) {
+      if (selm.full_experts) {
+        SELM_ASSIGN(Layer layer, bind_layer(tensors, file_, hparams_, i, prefix));
+        expert.layers.push_back(std::move(layer));
+      } else {
+        expert.layers.push_back(layers_[i]);
+        SELM_TRY(bind_deltas(tensors, prefix + "blk." + std::to_string(i) + ".", &expert.layers.back()));
+      }
+    }
+    SELM_ASSIGN(expert.score, bind_score(tensors, prefix + "score.", hparams_.n_embd));
+    experts_.push_back(std::move(expert));
   }
-  SELM_ASSIGN(layer.attn_output,
-              tensors.weight(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
-  SELM_ASSIGN(layer.attn_output_bias, tensors.optional_vector(block + "attn_output.bias", h.n_embd));
-  SELM_ASSIGN(layer.ffn_norm, tensors.vector(block + "ffn_norm.weight", h.n_embd));
-  SELM_ASSIGN(layer.ffn_gate, tensors.weight(block + "ffn_gate.weight", shape.n_ff, h.n_embd));
-  SELM_ASSIGN(layer.ffn_up, tensors.weight(block + "ffn_up.weight", shape.n_ff, h.n_embd));
-  SELM_ASSIGN(layer.ffn_down, tensors.weight(block + "ffn_down.weight", h.n_embd, shape.n_ff));
-  SELM_TRY(bind_selm(tensors, block, h, &layer));
-  layers_.push_back(std::move(layer));
+  layers_.resize(selm.trunk);
   return {};
 }
 
@@ -290,10 +354,15 @@ uint64_t Model::n_params() const {
 
 uint64_t Model::weight_bytes() const {
   uint64_t total = output_.bytes();
-  for (const Layer& l : layers_) {
+  const auto add = [&total](const Layer& l) {
     for (const Weight* w : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
       total += w->bytes();
-  }
+  };
+  for (const Layer& layer : layers_) add(layer);
+  if (experts_.empty()) return total;
+  for (const Layer& layer : experts_[0].layers) add(layer);  // one speaks
+  for (const Expert& expert : experts_)
+    for (const Matrix& m : expert.score.weights) total += m.bytes();
   return total;
 }
 

@@ -1,8 +1,10 @@
 // An open model: hyper-parameters, vocabulary, and where each weight lies in the mapped file.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,13 +29,20 @@ struct Matrix {
   size_t bytes() const { return row_bytes() * rows; }
 };
 
-// What multiplies: a matrix, or the product b a of two of low rank, which has no data of its own.
-struct Weight {
-  Matrix whole;  // rows and columns always
-  Matrix a, b;   // [rank, columns], [rows, rank]; a has no data where the weight is whole
+// A product b a of low rank: [rank, columns], [rows, rank]; or nothing.
+struct LowRank {
+  Matrix a, b;
 
-  bool factorized() const { return a.data != nullptr; }
-  size_t bytes() const { return factorized() ? a.bytes() + b.bytes() : whole.bytes(); }
+  explicit operator bool() const { return a.data != nullptr; }
+  size_t bytes() const { return *this ? a.bytes() + b.bytes() : 0; }
+};
+
+// What multiplies: a matrix or two factors in its place, and what an expert adds to it.
+struct Weight {
+  Matrix whole;  // rows and columns always; no data where there are factors
+  LowRank factors, delta;
+
+  size_t bytes() const { return (factors ? factors.bytes() : whole.bytes()) + delta.bytes(); }
 };
 
 // Norms and biases: small, so copied to floats. Empty where the file has none.
@@ -57,6 +66,19 @@ struct Layer {
   Vector far_gain;    // [n_head]
 };
 
+// How well an expert will do on the next token: an MLP of a normalised hidden state.
+inline constexpr uint32_t kScoreWidths[] = {256, 128, 1};
+struct ScoreHead {
+  Vector norm, norm_bias;
+  std::array<Matrix, 3> weights;  // [256, n_embd], [128, 256], [1, 128]
+  std::array<Vector, 3> biases;
+};
+
+struct Expert {
+  std::vector<Layer> layers;  // those above the trunk
+  ScoreHead score;
+};
+
 class Model {
  public:
   struct Options {
@@ -77,7 +99,8 @@ class Model {
   const Matrix& output() const { return output_; }          // [n_vocab, n_embd]; token_embd where tied
   const Vector& output_norm() const { return output_norm_; }
   const Vector& rope_factors() const { return rope_factors_; }  // [n_rot / 2] or empty
-  const std::vector<Layer>& layers() const { return layers_; }
+  std::span<const Layer> trunk() const { return layers_; }      // all layers where there are no experts
+  const std::vector<Expert>& experts() const { return experts_; }
   // What drafts are chosen from: the whole head, or rows of it and whose they are.
   const Matrix& draft_head() const { return draft_head_; }
   const std::vector<text::Token>& draft_tokens() const { return draft_tokens_; }
@@ -87,7 +110,7 @@ class Model {
   Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer);
   Status bind(const Options& options);
   Status bind_draft_head();
-  Status bind_layer(uint32_t index, const LayerShape& shape, std::vector<bool>* bound);
+  Status bind_experts(std::vector<bool>* bound);
 
   gguf::File file_;
   Hparams hparams_;
@@ -96,6 +119,7 @@ class Model {
   Matrix token_embd_, output_;
   Vector output_norm_, rope_factors_;
   std::vector<Layer> layers_;
+  std::vector<Expert> experts_;
   std::vector<Vector> exit_norms_;
   Matrix draft_head_;
   std::vector<text::Token> draft_tokens_;
