@@ -111,7 +111,7 @@ def test_several_at_once_and_only_some_weights(case: Case) -> None:
 
 
 def test_between_tokens_the_past_stays(case: Case) -> None:
-    """What was held before keeps its keys and values; the tokens after are made with the adapter."""
+    """What was held before keeps its keys and values."""
     path, _ = case.adapter("late.gguf", 4, ["ffn_down"])
     half = len(TOKENS) // 2
     session = Session(case.path)
@@ -138,9 +138,9 @@ def test_an_adapter_for_another_base_is_refused(case: Case, tmp_path: Path) -> N
     arch = case.config.arch
     wrong = {name: (a[:, :-1].copy(), b)}
     refused(write_adapter(tmp_path / "1", arch, wrong),
-            rf"{name}.lora_a has shape \[{a.shape[1] - 1}, 4.*ask for \[{a.shape[1]}, 4")  # fmt: skip
+            rf"{name}.lora_a has .*\[{a.shape[1] - 1}, 4.*ask for \[{a.shape[1]}, 4")  # fmt: skip
     refused(write_adapter(tmp_path / "2", arch, {name: (a, b[:-3].copy())}),
-            rf"{name}.lora_b has shape \[4, {len(b) - 3}.*ask for \[4, {len(b)}")  # fmt: skip
+            rf"{name}.lora_b has .*\[4, {len(b) - 3}.*ask for \[4, {len(b)}")  # fmt: skip
     refused(write_adapter(tmp_path / "3", "gemma", low), "the adapter is for another base")
     refused(write_adapter(tmp_path / "4", arch, low, type="model"), "not an adapter")
     refused(write_adapter(tmp_path / "5", arch, low, adapter="control"), "only LoRA adapters")
