@@ -78,6 +78,14 @@ uint64_t widest_output(const model::Model& model) {
 
 // An expert that has skipped more tokens than this catches up before there are more.
 constexpr uint32_t kBacklog = 4096;
+// What verifying one more token adds to the cost of one, about; drafting it, layers below the exit.
+constexpr double kVerifyShare = 0.15;
+double exit_share(const model::Model& model) {
+  const model::Hparams& h = model.hparams();
+  return h.selm.exits.empty() ? 0.0
+                              : static_cast<double>(h.selm.exits[0]) / static_cast<double>(h.layers.size());
+}
+
 uint32_t backlog(const SessionOptions& options) { return std::min(options.context, kBacklog); }
 
 uint64_t widest_act_bytes(uint64_t n) {
@@ -188,7 +196,9 @@ Session::Session(const model::Model& model, const SessionOptions& options)
     : model_(model),
       kernels_(model.kernels()),
       options_(options),
-      rope_(model.hparams().rope, model.rope_factors()) {}
+      rope_(model.hparams().rope, model.rope_factors()),
+      lookup_pace_(kVerifyShare),
+      exit_pace_(kVerifyShare + exit_share(model)) {}
 
 Status Session::allocate() {
   const Layout layout(model_, options_);

@@ -82,6 +82,8 @@ class Session {
   };
   Status set_adapters(std::vector<ActiveAdapter> adapters);
 
+  // Whether some layers' state does not grow with the text.
+  bool bounded() const { return bounded_.size() != 0; }
   // Remembers this place for truncate; an eval of many tokens marks where it began.
   void mark();
 
