@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from textual.content import Content
 from textual.widgets import Static
@@ -21,10 +22,25 @@ class Status:
     speed: float | None = None
     used: int | None = None
     context: int | None = None
+    experts: Mapping[str, int] = field(default_factory=dict)
+    """Tokens of the last reply by who spoke them."""
+    drafts: float | None = None
+    """The share of tokens guessed ahead that were right."""
+    mean_layers: float | None = None
+    layers: int | None = None
+
+
+NO_FIGURES: Mapping[str, Any] = {
+    "speed": None, "experts": {}, "drafts": None, "mean_layers": None
+}  # fmt: skip
+"""A `Status` before the first token of a reply."""
 
 
 class StatusLine(Static):
-    """``● model   21.3 tok/s   context ▰▰▱▱▱ 31%``, shorter where the window is narrow."""
+    """``● model   21.3 tok/s   medical 80%   drafts 62%   context ▰▰▱▱▱ 31%``.
+
+    Where the window is narrow, the last of the reply's figures give way first.
+    """
 
     _DOTS: ClassVar[dict[str, tuple[str, str]]] = {
         "loading": ("◌ ", "$text-warning"),
@@ -51,13 +67,29 @@ class StatusLine(Static):
             "none": "No model · F3 chooses one",
         }.get(status.state, name)
         left = Content.assemble(self._DOTS[status.state], state)
-        parts = [left]
-        if status.speed:
-            parts.append(Content(f"{status.speed:.1f} tok/s"))
+        figures = [Content(words) for words in self._figures()]
+        end = []
         if status.used is not None and status.context:
-            parts.append(self._meter(status.used, status.context, width))
-        line = Content("   ").join(parts)
-        return line if line.cell_length <= width else Content("   ").join([left, *parts[2:]])
+            end.append(self._meter(status.used, status.context, width))
+        while True:
+            line = Content("   ").join([left, *figures, *end])
+            if line.cell_length <= width or not figures:
+                return line
+            figures.pop()
+
+    def _figures(self) -> Iterator[str]:
+        """What there is to say of the reply, the most telling first."""
+        status = self.status
+        if status.speed:
+            yield f"{status.speed:.1f} tok/s"
+        if status.experts:
+            name = max(status.experts, key=lambda name: status.experts[name])
+            share = status.experts[name] / sum(status.experts.values())
+            yield clean_line(name) + (f" {share:.0%}" if len(status.experts) > 1 else "")
+        if status.drafts is not None:
+            yield f"drafts {status.drafts:.0%}"
+        if status.mean_layers and status.layers and status.mean_layers < status.layers:
+            yield f"layers {status.mean_layers:.1f}/{status.layers}"
 
     def _meter(self, used: int, context: int, width: int) -> Content:
         share = used / context
