@@ -14,8 +14,9 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 FinishReason = Literal["stop", "length", "context", "cancelled", "deadline"]
 LogitRows = Literal["all", "last", "none"]
 Draft = Literal["auto", "off", "exit", "lookup"]
-"""How tokens may be guessed ahead and then verified: by `lookup` of where the last ones stood before,
-through trained exits (`exit`), by both (`auto`), or not at all. Only the speed depends on it."""
+"""How tokens may be guessed ahead and then verified: by `lookup` of where the last ones stood
+before, through trained exits (`exit`), by both (`auto`), or not at all. Only the speed depends on
+it."""
 MetadataValue = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
 
 SAMPLING_RANGES: Mapping[str, tuple[type, float, float]] = {  # name: type, least, most
