@@ -37,13 +37,14 @@ class NoModel(SelmError):
 
 @dataclass(frozen=True)
 class Spoken:
-    """A reply by who spoke it: runs of text, each with its expert's name.
+    """A reply by who spoke it: runs of text, each with its expert's name, and their tokens.
 
     ``names`` are all experts of the model, in its order.
     """
 
     names: Sequence[str]
     runs: Sequence[tuple[str | None, str]]
+    tokens: Mapping[str, int]
 
 
 class ChatSession:
@@ -427,7 +428,7 @@ class ChatSession:
 
     def spoken_by(self, reply: Reply) -> Spoken:
         """Who has spoken so far in a reply that is being made."""
-        return Spoken(self.experts, tuple(reply.runs))
+        return Spoken(self.experts, tuple(reply.runs), reply.stats.experts)
 
     # -- settings ------------------------------------------------------------------------------
 

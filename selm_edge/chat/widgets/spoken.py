@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from textual.content import Content
@@ -31,14 +30,11 @@ def content(spoken: Spoken) -> Content:
     """The text, and below it who spoke how much of it, written as their words are."""
     styles = {name: _style(i) for i, name in enumerate(spoken.names)}
     text = Content.assemble(*((text, styles.get(name or "", "")) for name, text in spoken.runs))
-    letters: Counter[str] = Counter()
-    for name, words in spoken.runs:
-        letters[name or ""] += len(words)
-    total = max(1, letters.total())
+    total = sum(spoken.tokens.values())
     legend = [
-        Content.assemble((clean_line(name), styles[name]), f" {letters[name] / total:.0%}")
+        Content.assemble((clean_line(name), styles[name]), f" {spoken.tokens[name] / total:.0%}")
         for name in spoken.names
-        if letters[name]
+        if spoken.tokens.get(name)
     ]
     line = Content.assemble(("Spoken by  ", "$foreground 65%"), Content(" · ").join(legend))
     return Content("\n\n").join([text.rstrip(), line]) if legend else text

@@ -39,7 +39,7 @@ NO_FIGURES: Mapping[str, Any] = {
 class StatusLine(Static):
     """``● model   21.3 tok/s   medical 80%   drafts 62%   context ▰▰▱▱▱ 31%``.
 
-    Where the window is narrow, the last of the reply's figures give way first.
+    Where the window is narrow, the meter is shorter, then the last of the figures give way.
     """
 
     _DOTS: ClassVar[dict[str, tuple[str, str]]] = {
@@ -68,14 +68,19 @@ class StatusLine(Static):
         }.get(status.state, name)
         left = Content.assemble(self._DOTS[status.state], state)
         figures = [Content(words) for words in self._figures()]
-        end = []
-        if status.used is not None and status.context:
-            end.append(self._meter(status.used, status.context, width))
-        while True:
-            line = Content("   ").join([left, *figures, *end])
-            if line.cell_length <= width or not figures:
-                return line
+        line = self._joined(left, figures, short=width < 60)
+        if line.cell_length > width:
+            line = self._joined(left, figures, short=True)
+        while line.cell_length > width and figures:
             figures.pop()
+            line = self._joined(left, figures, short=True)
+        return line
+
+    def _joined(self, left: Content, figures: list[Content], *, short: bool) -> Content:
+        status, end = self.status, []
+        if status.used is not None and status.context:
+            end.append(self._meter(status.used, status.context, short))
+        return Content("   ").join([left, *figures, *end])
 
     def _figures(self) -> Iterator[str]:
         """What there is to say of the reply, the most telling first."""
@@ -91,10 +96,10 @@ class StatusLine(Static):
         if status.mean_layers and status.layers and status.mean_layers < status.layers:
             yield f"layers {status.mean_layers:.1f}/{status.layers}"
 
-    def _meter(self, used: int, context: int, width: int) -> Content:
+    def _meter(self, used: int, context: int, short: bool) -> Content:
         share = used / context
         style = "$text-error" if share > 0.9 else "$text-warning" if share > 0.75 else ""
-        if width < 60:
+        if short:
             return Content.styled(f"{share:.0%} full", style)
         words = f"context {meter(used, context)} {share:.0%} of {context:,}"
         return Content.styled(words, style)

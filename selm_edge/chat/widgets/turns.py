@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -200,17 +200,20 @@ class ReplyTurn(Turn):
         if self.spoken is not None:
             await self._show_spoken(self.spoken)
             return
-        for body in self.query("Markdown").results():
+        text = text or "*(no words)*"
+        found = self.query("Markdown").results()
+        if (body := cast("Markdown | None", next(found, None))) is not None:
             # Fences that were open while streaming are only right after a full parse.
-            await body.update(text or "*(no words)*")  # type: ignore[attr-defined]
-            return
-        await self._put(_markdown(text or "*(no words)*"))
+            await body.update(text)
+        else:
+            await self._put(_markdown(text))
 
     async def _show_spoken(self, spoken: Spoken) -> None:
-        for body in self.query("SpokenText").results():
-            body.show(spoken)  # type: ignore[attr-defined]
-            return
-        await self._put(_spoken_text(spoken))
+        found = self.query("SpokenText").results()
+        if (body := cast("SpokenText | None", next(found, None))) is not None:
+            body.show(spoken)
+        else:
+            await self._put(_spoken_text(spoken))
 
     async def _put(self, body: Widget) -> None:
         """Show that, in place of what stood there."""
