@@ -84,7 +84,7 @@ def test_what_the_model_has_not_is_said(
     with Model.load(without_exits, threads=1) as model:
         with pytest.raises(SelmError, match="no expert 'poet': it has general, medical, math"):
             model.generate("x", expert="poet")
-        with pytest.raises(SelmError, match="no trained exits.*\nChoose draft lookup"):
+        with pytest.raises(SelmError, match=r"no trained exits.*\nChoose draft lookup"):
             model.generate("x", draft="exit")
         with pytest.raises(ValueError, match="draft is one of auto, off, exit, lookup"):
             model.generate("x", draft="fast")  # type: ignore[arg-type]

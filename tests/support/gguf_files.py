@@ -318,8 +318,10 @@ EXPERTS = ("general", "medical", "math")
 
 
 def write_ensemble(path: Path, *, exits: bool = False) -> Path:
-    """A SELM file of random weights: a trunk of one layer, three experts as deltas above it, whose
-    random scores make each of them speak now and then; with an exit after the trunk if asked for."""
+    """A SELM file of random weights: a trunk of one layer and three experts as deltas above it.
+
+    Random scores make each of them speak now and then. exits: with one, after the trunk.
+    """
     config = Config("selm", layers=3, context=512)
     rng = np.random.default_rng(5)
 
