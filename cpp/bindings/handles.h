@@ -278,8 +278,25 @@ class Model {
 // ---- Session -----------------------------------------------------------------------------------
 
 // What a session's Python object and its generation share.
+class Adapter {
+ public:
+  Adapter(const Model& model, const Path& given) {
+    const auto path = py::cast<std::string>(given);
+    const std::shared_ptr<selm_model> owner = model.handle();
+    const py::gil_scoped_release release;
+    selm_adapter* opened = nullptr;
+    check(selm_adapter_open(owner.get(), path.c_str(), &opened));
+    handle_ = std::shared_ptr<selm_adapter>(opened, [owner](selm_adapter* a) { selm_adapter_free(a); });
+  }
+  const std::shared_ptr<selm_adapter>& handle() const { return handle_; }
+
+ private:
+  std::shared_ptr<selm_adapter> handle_;  // keeps the model
+};
+
 struct SessionState {
-  std::shared_ptr<selm_model> model;  // first: freed after the session
+  std::shared_ptr<selm_model> model;                    // first: freed after the session
+  std::vector<std::shared_ptr<selm_adapter>> adapters;  // in use; freed after the session
   std::unique_ptr<selm_session, decltype(&selm_session_free)> session{nullptr, selm_session_free};
   std::mutex mutex;   // one thread at a time inside the core
   bool lent = false;  // to a generation; under the mutex
@@ -349,6 +366,21 @@ class Session {
       check(selm_session_embed(state.session.get(), tokens.data(), tokens.size(), embedding->data()));
     });
     return embedding;
+  }
+
+  void set_adapters(const std::vector<std::pair<Adapter, float>>& adapters) {
+    std::vector<std::shared_ptr<selm_adapter>> owned;
+    std::vector<const selm_adapter*> handles;
+    std::vector<float> scales;
+    for (const auto& [adapter, scale] : adapters) {
+      owned.push_back(adapter.handle());
+      handles.push_back(adapter.handle().get());
+      scales.push_back(scale);
+    }
+    alone([&](SessionState& state) {
+      check(selm_session_set_adapters(state.session.get(), handles.data(), scales.data(), handles.size()));
+      state.adapters.swap(owned);
+    });
   }
 
   void set_expert(const std::optional<std::string>& name) {

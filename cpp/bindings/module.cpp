@@ -95,6 +95,8 @@ PYBIND11_MODULE(_core, m) {
       .def("meta_value", &Model::meta_value, "index"_a)
       .def("close", &Model::close);
 
+  py::class_<Adapter>(m, "Adapter").def(py::init<const Model&, const Path&>(), "model"_a, "path"_a);
+
   py::class_<Session>(m, "Session")
       .def(py::init<const Model&, uint32_t, uint32_t, uint32_t, const std::string&, bool>(), "model"_a,
            py::kw_only(), "context"_a = 0, "threads"_a = 0, "batch"_a = 0, "kv_type"_a = "f16",
@@ -102,6 +104,7 @@ PYBIND11_MODULE(_core, m) {
       .def("eval", &Session::eval, "tokens"_a, "logits"_a = "all")
       .def("embed", &Session::embed, "tokens"_a)
       .def("set_expert", &Session::set_expert, "name"_a)
+      .def("set_adapters", &Session::set_adapters, "adapters"_a, "Pairs of an adapter and its scale.")
       .def("speaker", &Session::speaker, "position"_a)
       .def("truncate", &Session::truncate, "length"_a, "The tokens that are left.")
       .def("tokens", &Session::tokens)

@@ -42,6 +42,7 @@ typedef int32_t selm_token;
 typedef struct selm_model selm_model;
 typedef struct selm_tokenizer selm_tokenizer;
 typedef struct selm_session selm_session;
+typedef struct selm_adapter selm_adapter;
 typedef struct selm_generation selm_generation;
 
 SELM_API const char* selm_version(void);                   /* "0.1.0" */
@@ -187,6 +188,14 @@ SELM_API selm_status selm_session_truncate(selm_session* session, uint32_t n_tok
 SELM_API selm_status selm_session_set_expert(selm_session* session, const char* name);
 /* Who spoke after the token at `position`, by place in `selm.expert.names`; -1: nobody, or no experts. */
 SELM_API int32_t selm_session_speaker(const selm_session* session, uint32_t position);
+/* A LoRA adapter in llama.cpp's file format. Fails where it is for another base: a tensor that does not fit
+ * is named with both shapes. Freed before the model, and taken from its sessions before. */
+SELM_API selm_status selm_adapter_open(const selm_model* model, const char* path, selm_adapter** adapter);
+SELM_API void selm_adapter_free(selm_adapter* adapter);
+/* What is added to the model's weights for the tokens to come, each adapter by its scale (1: as trained); up
+ * to 8, n = 0 takes them away. Tokens that are held keep what was made of them. */
+SELM_API selm_status selm_session_set_adapters(selm_session* session, const selm_adapter* const* adapters,
+                                               const float* scales, size_t n);
 /* The tokens held, for prefix reuse: borrowed until the next call that changes the session. */
 SELM_API const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens);
 /* Stops the running (or next) eval or generation within one layer; from any thread. */

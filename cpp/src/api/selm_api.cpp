@@ -1,5 +1,6 @@
 // The C API: checks arguments, keeps the last message, calls the engine.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -48,6 +49,10 @@ struct selm_model {
 
 struct selm_session {
   std::unique_ptr<engine::Session> session;
+};
+
+struct selm_adapter {
+  std::unique_ptr<selm::model::Adapter> adapter;
 };
 
 struct selm_generation {
@@ -433,6 +438,30 @@ selm_status selm_session_set_expert(selm_session* session, const char* name) {
   }
   session->session->set_expert(static_cast<size_t>(found - names.begin()));
   return SELM_OK;
+}
+
+selm_status selm_adapter_open(const selm_model* model, const char* path, selm_adapter** adapter) {
+  if (model == nullptr || path == nullptr || adapter == nullptr) return invalid("an argument is NULL");
+  *adapter = nullptr;
+  auto opened = selm::model::Adapter::open(path, *model->model);
+  if (!opened.ok()) return report(opened.status());
+  *adapter = new selm_adapter{std::move(opened.value())};
+  return SELM_OK;
+}
+
+void selm_adapter_free(selm_adapter* adapter) { delete adapter; }
+
+selm_status selm_session_set_adapters(selm_session* session, const selm_adapter* const* adapters,
+                                      const float* scales, size_t n) {
+  if (session == nullptr || (n > 0 && (adapters == nullptr || scales == nullptr)))
+    return invalid("an argument is NULL");
+  std::vector<engine::Session::ActiveAdapter> active;
+  for (size_t i = 0; i < n; ++i) {
+    if (adapters[i] == nullptr) return invalid("an adapter is NULL");
+    if (!std::isfinite(scales[i])) return invalid("a scale is not finite");
+    active.push_back({adapters[i]->adapter.get(), scales[i]});
+  }
+  return report(session->session->set_adapters(std::move(active)));
 }
 
 int32_t selm_session_speaker(const selm_session* session, uint32_t position) {

@@ -7,6 +7,8 @@
 namespace selm::engine {
 namespace {
 
+using model::Projection;
+
 // Rows of a product that one thread takes at a time. Decoding: few large pieces, since waking and
 // counting cost more than imbalance. Prompts: strips that a kernel unpacks once for all columns.
 size_t rows_per_piece(size_t total_rows, size_t n_tokens, unsigned threads) {
@@ -70,36 +72,48 @@ void Session::multiply(size_t n, bool batched, std::span<const Part> parts, cons
 }
 
 template <class Prepare>
-void Session::project(size_t n, bool batched, std::span<const Product> products, const Prepare& prepare) {
-  Part parts[2 * kMaxProducts] = {};  // what the input is multiplied with: whole weights and first factors
+void Session::project(const model::Layer& layer, size_t n, bool batched, std::span<const Product> products,
+                      const Prepare& prepare) {
+  // First what the input itself is multiplied with: whole weights and the first of two factors.
+  Part parts[kMaxParts] = {};
   struct Second {
     Part part;
     const float* low;
-    float* sum;  // what a delta is added to
-  } seconds[2 * kMaxProducts] = {};
+    float* sum;  // what the product is added to; nullptr: it is the output
+    float scale;
+  } seconds[kMaxParts] = {};
   size_t n_parts = 0;
   size_t n_seconds = 0;
   float* low = low_;
-  const auto through = [&](const model::LowRank& pair, float* out, float* sum) {
+  const auto through = [&](const model::LowRank& pair, float* out, float* sum, float scale) {
     parts[n_parts++] = {&pair.a, low};
-    seconds[n_seconds++] = {{&pair.b, out}, low, sum};
+    seconds[n_seconds++] = {{&pair.b, out}, low, sum, scale};
     low += n * pair.a.rows;
   };
   for (const Product& product : products) {
     const model::Weight& weight = *product.weight;
     if (weight.factors) {
-      through(weight.factors, product.out, nullptr);
+      through(weight.factors, product.out, nullptr, 1.0f);
     } else {
       parts[n_parts++] = {&weight.whole, product.out};
     }
-    if (weight.delta) through(weight.delta, delta_, product.out);
+    if (weight.delta) through(weight.delta, delta_, product.out, 1.0f);
+    for (const ActiveAdapter& active : adapters_) {
+      if (!product.adaptable) break;
+      const model::LowRank& pair = active.adapter->pair(layer.index, product.which);
+      if (pair) through(pair, delta_, product.out, active.scale * active.adapter->scale(pair));
+    }
   }
   multiply(n, batched, std::span(parts, n_parts), prepare);
   for (const Second& second : std::span(seconds, n_seconds)) {
     const model::Matrix& m = *second.part.matrix;
     multiply(n, batched, std::span(&second.part, 1), [&](size_t i) { return second.low + i * m.columns; });
     if (second.sum == nullptr) continue;
-    for_each_token(n, [&](size_t i) { kernels_.add(second.sum + i * m.rows, delta_ + i * m.rows, m.rows); });
+    for_each_token(n, [&](size_t i) {
+      float* row = delta_ + i * m.rows;
+      for (size_t r = 0; r < m.rows && second.scale != 1.0f; ++r) row[r] *= second.scale;
+      kernels_.add(second.sum + i * m.rows, row, m.rows);
+    });
   }
 }
 
@@ -163,23 +177,26 @@ Status Session::run_layers(std::span<const model::Layer> layers, LayerState* sta
       };
     };
 
-    const Product inputs[] = {
-        {&layer.q, q_}, {&layer.k, k_}, {&layer.v, v_}, {&layer.head_gate, head_gates_}};
+    const Product inputs[] = {{&layer.q, q_, Projection::q},
+                              {&layer.k, k_, Projection::k},
+                              {&layer.v, v_, Projection::v},
+                              {&layer.head_gate, head_gates_, Projection::q, false}};
     const bool gated = layer.head_gate.whole.data != nullptr;
-    project(n, batched, std::span(inputs, gated ? 4 : 3), normed_by(layer.attn_norm));
+    project(layer, n, batched, std::span(inputs, gated ? 4 : 3), normed_by(layer.attn_norm));
     attention_inputs(layer, state, position, n);
     attend(layer, state, position, n);
     const size_t attended = layer.attn_output.whole.columns;
-    const Product output[] = {{&layer.attn_output, projected_}};
-    project(n, batched, output,
+    const Product output[] = {{&layer.attn_output, projected_, Projection::attn_output}};
+    project(layer, n, batched, output,
             [&](size_t i) { return static_cast<const float*>(attended_ + i * attended); });
     add_residual(n, layer.attn_output_bias);
 
     const size_t n_ff = layer.shape.n_ff;
-    const Product gate_up[] = {{&layer.ffn_gate, gate_}, {&layer.ffn_up, up_}};
-    project(n, batched, gate_up, normed_by(layer.ffn_norm));
-    const Product down[] = {{&layer.ffn_down, projected_}};
-    project(n, batched, down, [&](size_t i) {
+    const Product gate_up[] = {{&layer.ffn_gate, gate_, Projection::ffn_gate},
+                               {&layer.ffn_up, up_, Projection::ffn_up}};
+    project(layer, n, batched, gate_up, normed_by(layer.ffn_norm));
+    const Product down[] = {{&layer.ffn_down, projected_, Projection::ffn_down}};
+    project(layer, n, batched, down, [&](size_t i) {
       float* gate = gate_ + i * n_ff;
       kernels_.silu_mul(gate, up_ + i * n_ff, gate, n_ff);
       return static_cast<const float*>(gate);

@@ -94,10 +94,11 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::sp
 
 Status Generation::read_prompt() {
   const std::span<const Token> fresh = std::span(history_).subspan(held_);
-  // A place to come back to when the reply is made anew.
-  SELM_TRY(session_.eval(fresh.first(fresh.size() - 1), Logits::none, nullptr));
-  session_.mark();
-  SELM_TRY(session_.eval(fresh.last(1), Logits::last, logits_.data()));
+  if (session_.bounded()) {  // a place to come back to when the reply is made anew
+    SELM_TRY(session_.eval(fresh.first(fresh.size() - 1), Logits::none, nullptr));
+    session_.mark();
+  }
+  SELM_TRY(session_.eval(session_.bounded() ? fresh.last(1) : fresh, Logits::last, logits_.data()));
   return pick(1, {}).status();
 }
 

@@ -47,28 +47,45 @@ void for_each_layer(const model::Model& model, const Work& work) {
     for (const model::Layer& layer : expert.layers) work(layer);
 }
 
-// The most that the weights of one product make of a token on the way (Session::project).
-uint64_t low_floats(const model::Model& model) {
+// The most of `of(layer, projection)` for the weights of one product (Session::project).
+template <class Of>
+uint64_t most_of_products(const model::Model& model, const Of& of) {
+  using P = model::Projection;
   uint64_t most = 0;
-  const auto rank = [](const model::Weight& w) { return uint64_t{w.factors.a.rows} + w.delta.a.rows; };
   for_each_layer(model, [&](const model::Layer& l) {
-    most = std::max({most, rank(l.q) + rank(l.k) + rank(l.v), rank(l.attn_output),
-                     rank(l.ffn_gate) + rank(l.ffn_up), rank(l.ffn_down)});
+    most = std::max({most, of(l, P::q) + of(l, P::k) + of(l, P::v), of(l, P::attn_output),
+                     of(l, P::ffn_gate) + of(l, P::ffn_up), of(l, P::ffn_down)});
   });
   return most;
 }
 
-uint64_t delta_floats(const model::Model& model) {
+// What they make of a token on the way.
+uint64_t low_floats(const model::Model& model) {
+  return most_of_products(model, [](const model::Layer& layer, model::Projection which) {
+    const model::Weight& w = layer.weight(which);
+    return uint64_t{w.factors.a.rows} + w.delta.a.rows;
+  });
+}
+
+uint64_t widest_output(const model::Model& model) {
   uint64_t most = 0;
-  for_each_layer(model, [&](const model::Layer& l) {
-    for (const model::Weight* w : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
-      most = std::max<uint64_t>(most, w->delta.b.rows);
+  for_each_layer(model, [&](const model::Layer& layer) {
+    for (size_t i = 0; i < model::kProjections; ++i)
+      most = std::max<uint64_t>(most, layer.weight(static_cast<model::Projection>(i)).whole.rows);
   });
   return most;
 }
 
 // An expert that has skipped more tokens than this catches up before there are more.
 constexpr uint32_t kBacklog = 4096;
+// What verifying one more token adds to the cost of one, about; drafting it, layers below the exit.
+constexpr double kVerifyShare = 0.15;
+double exit_share(const model::Model& model) {
+  const model::Hparams& h = model.hparams();
+  return h.selm.exits.empty() ? 0.0
+                              : static_cast<double>(h.selm.exits[0]) / static_cast<double>(h.layers.size());
+}
+
 uint32_t backlog(const SessionOptions& options) { return std::min(options.context, kBacklog); }
 
 uint64_t widest_act_bytes(uint64_t n) {
@@ -122,7 +139,7 @@ struct Session::Layout {
     // A window may begin within one chunk and end within another; the sinks are one more.
     partials = padded((chunks(positions) + 2) * heads * kernels::partial_floats(h.d_v) * sizeof(float));
     low = rows(low_floats(model));
-    delta = rows(delta_floats(model));
+    delta = model.experts().empty() ? 0 : rows(widest_output(model));
     if (const uint64_t experts = model.experts().size(); experts > 0) {
       const uint64_t wide = std::max(h.n_embd, model::kScoreWidths[0]);
       trunk = padded(uint64_t{backlog(o)} * h.n_embd * sizeof(float));
@@ -179,7 +196,9 @@ Session::Session(const model::Model& model, const SessionOptions& options)
     : model_(model),
       kernels_(model.kernels()),
       options_(options),
-      rope_(model.hparams().rope, model.rope_factors()) {}
+      rope_(model.hparams().rope, model.rope_factors()),
+      lookup_pace_(kVerifyShare),
+      exit_pace_(kVerifyShare + exit_share(model)) {}
 
 Status Session::allocate() {
   const Layout layout(model_, options_);
@@ -385,6 +404,37 @@ Status Session::embed(std::span<const Token> tokens, float* embedding) {
   }
   const double scale = 1.0 / std::sqrt(squares);
   for (size_t j = 0; j < width; ++j) embedding[j] = static_cast<float>(sum[j] * scale);
+  return {};
+}
+
+Status Session::set_adapters(std::vector<ActiveAdapter> adapters) {
+  if (adapters.size() > kMaxAdapters) {
+    return error(Code::invalid_argument, "%zu adapters at once; the most is %zu", adapters.size(),
+                 kMaxAdapters);
+  }
+  for (const ActiveAdapter& active : adapters) {
+    if (&active.adapter->model() != &model_) {
+      return error(Code::invalid_argument, "the adapter was opened for another model");
+    }
+  }
+  const uint64_t low = most_of_products(model_, [&](const model::Layer& layer, model::Projection which) {
+    const model::Weight& weight = layer.weight(which);
+    uint64_t ranks = uint64_t{weight.factors.a.rows} + weight.delta.a.rows;
+    for (const ActiveAdapter& active : adapters) ranks += active.adapter->pair(layer.index, which).a.rows;
+    return ranks;
+  });
+  const uint64_t delta = padded(widest_output(model_) * sizeof(float) * options_.batch);
+  auto rows =
+      AlignedBuffer::make(adapters.empty() ? 0 : padded(low * sizeof(float) * options_.batch) + delta);
+  if (!rows) return error(Code::out_of_memory, "no memory for the products of adapters");
+  if (adapters_.empty()) {
+    own_low_ = low_;
+    own_delta_ = delta_;
+  }
+  adapter_rows_ = std::move(*rows);
+  adapters_ = std::move(adapters);
+  delta_ = adapters_.empty() ? own_delta_ : adapter_rows_.as<float>();
+  low_ = adapters_.empty() ? own_low_ : adapter_rows_.as<float>() + delta / sizeof(float);
   return {};
 }
 

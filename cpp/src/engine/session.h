@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "engine/speculation.h"
+#include "model/adapter.h"
 #include "model/model.h"
 #include "model/rope.h"
 
@@ -73,6 +74,16 @@ class Session {
   // Who spoke after the token at `position`, of those held or in the last eval; -1: there are no experts.
   int speaker(size_t position) const { return speakers_.empty() ? -1 : speakers_[position]; }
 
+  // What is added to the weights from now on; tokens that are held keep what was made of them. Adapters of
+  // this session's model, which outlive it or are taken away before. Error: out_of_memory.
+  struct ActiveAdapter {
+    const model::Adapter* adapter;
+    float scale;
+  };
+  Status set_adapters(std::vector<ActiveAdapter> adapters);
+
+  // Whether some layers' state does not grow with the text.
+  bool bounded() const { return bounded_.size() != 0; }
   // Remembers this place for truncate; an eval of many tokens marks where it began.
   void mark();
 
@@ -157,14 +168,18 @@ class Session {
   // prepare(i) gives the i-th input row as floats; each is quantised once for all parts.
   template <class Prepare>
   void multiply(size_t n, bool batched, std::span<const Part> parts, const Prepare& prepare);
-  static constexpr size_t kMaxProducts = 4;
+  static constexpr size_t kMaxAdapters = 8;
+  static constexpr size_t kMaxParts = 4 * (2 + kMaxAdapters);
   struct Product {
     const model::Weight* weight;
     float* out;  // [n, weight->whole.rows]
+    model::Projection which = model::Projection::q;
+    bool adaptable = true;
   };
   // The same for weights that may be factorized, or have deltas.
   template <class Prepare>
-  void project(size_t n, bool batched, std::span<const Product> products, const Prepare& prepare);
+  void project(const model::Layer& layer, size_t n, bool batched, std::span<const Product> products,
+               const Prepare& prepare);
   template <class Work>
   void for_each_token(size_t n, const Work& work);
 
@@ -215,6 +230,9 @@ class Session {
   float* partials_ = nullptr;                   // [chunks, widest n_head], of one token that is decoded
   std::byte* acts_[kernels::kActFormats] = {};  // one per activation format, [batch, widest row]
 
+  std::vector<ActiveAdapter> adapters_;
+  float *own_low_ = nullptr, *own_delta_ = nullptr;  // without adapters
+  AlignedBuffer adapter_rows_;                       // low_ and delta_ for as many adapters
   Pace lookup_pace_, exit_pace_;
   std::atomic<bool> cancelled_{false};
   std::chrono::steady_clock::time_point deadline_{};

@@ -7,7 +7,6 @@ namespace selm::engine {
 namespace {
 
 constexpr double kNewest = 0.15;      // share of the newest measurement in a mean
-constexpr double kGuessedCost = 0.2;  // of one more token, before it was measured
 constexpr double kWorthwhile = 1.03;  // times plain decoding
 constexpr size_t kLongestMatch = 8, kShortestMatch = 2;
 constexpr size_t kLookBack = 16384;  // tokens
@@ -20,11 +19,11 @@ double Pace::cost(size_t n) const {
   for (size_t away = 1; away <= kMaxVerified; ++away) {
     for (const size_t m : {n - std::min(n, away), n + away}) {
       if (m < 1 || m > kMaxVerified || seconds_[m] <= 0) continue;
-      return seconds_[m] * (1 + kGuessedCost * static_cast<double>(n - 1)) /
-             (1 + kGuessedCost * static_cast<double>(m - 1));
+      return seconds_[m] * (1 + share_ * static_cast<double>(n - 1)) /
+             (1 + share_ * static_cast<double>(m - 1));
     }
   }
-  return 1 + kGuessedCost * static_cast<double>(n - 1);
+  return 1 + share_ * static_cast<double>(n - 1);
 }
 
 double Pace::gain(size_t kind, size_t n) const {

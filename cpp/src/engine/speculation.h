@@ -25,6 +25,8 @@ class Pace {
  public:
   // kind: guesses of which sort (below kKinds), each with a rate of its own. At most `most`.
   static constexpr size_t kKinds = 3;
+  // share: of one token's cost that each further one is thought to add, until it was measured.
+  explicit Pace(double share) : share_(share) {}
   size_t choose(size_t kind, size_t most);
   // n tokens took that long; of the n - 1 guesses the first `right` were.
   void record(size_t kind, size_t n, size_t right, double seconds);
@@ -33,8 +35,9 @@ class Pace {
   double cost(size_t n) const;
   double gain(size_t kind, size_t n) const;
 
+  double share_;
   std::array<double, kMaxVerified + 1> seconds_ = {};  // 0: not measured
-  std::array<double, kKinds> rate_ = {0.8, 0.8, 0.8};
+  std::array<double, kKinds> rate_ = {0.7, 0.7, 0.8};
   std::array<size_t, kKinds> plain_ = {};  // tokens since guessing was given up
   std::array<size_t, kKinds> pause_ = {kFirstPause, kFirstPause, kFirstPause};
   static constexpr size_t kFirstPause = 32, kLongestPause = 1024;

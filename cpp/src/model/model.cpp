@@ -5,110 +5,10 @@
 #include <utility>
 
 #include "gguf/cursor.h"
-#include "quant/dequantize.h"
+#include "model/binder.h"
 
 namespace selm::model {
 namespace {
-
-// Finds tensors by name and checks their shape against what the hyper-parameters promise.
-class Binder {
- public:
-  // bound: by position in file.tensors(), set for each tensor that was used.
-  Binder(const gguf::File& file, std::vector<bool>* bound) : file_(file), bound_(*bound) {}
-
-  Result<Matrix> matrix(const std::string& name, uint64_t rows, uint64_t columns) const {
-    const gguf::Tensor* tensor = find(name);
-    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
-    if (tensor->ne[0] != columns || tensor->ne[1] != rows || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
-      return mismatch(*tensor, columns, rows);
-    }
-    return Matrix{tensor->data, tensor->type, static_cast<uint32_t>(rows), static_cast<uint32_t>(columns)};
-  }
-
-  // name.lora_a and name.lora_b, or nothing where there is no such tensor.
-  Result<LowRank> low_rank(const std::string& name, uint64_t rows, uint64_t columns) const {
-    LowRank pair;
-    const gguf::Tensor* a = file_.find_tensor(name + ".lora_a");
-    if (a == nullptr) return pair;
-    SELM_ASSIGN(pair.a, matrix(name + ".lora_a", a->ne[1], columns));
-    SELM_ASSIGN(pair.b, matrix(name + ".lora_b", rows, a->ne[1]));
-    return pair;
-  }
-
-  // A matrix, or its factors. Error: also where both are there.
-  Result<Weight> weight(const std::string& name, uint64_t rows, uint64_t columns) const {
-    Weight weight;
-    SELM_ASSIGN(weight.factors, low_rank(name, rows, columns));
-    if (!weight.factors) {
-      SELM_ASSIGN(weight.whole, matrix(name, rows, columns));
-      return weight;
-    }
-    if (file_.find_tensor(name) != nullptr) {
-      return error(Code::format, "the tensor %s is there whole and as factors", name.c_str());
-    }
-    weight.whole.rows = static_cast<uint32_t>(rows);
-    weight.whole.columns = static_cast<uint32_t>(columns);
-    return weight;
-  }
-
-  // count matrices [rows, columns] of floats, one after the other.
-  Result<Matrix> float_stack(const std::string& name, uint64_t count, uint64_t rows, uint64_t columns) const {
-    const gguf::Tensor* tensor = find(name);
-    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
-    if (tensor->ne[0] != columns || tensor->ne[1] != rows || tensor->ne[2] != count || tensor->ne[3] != 1) {
-      return mismatch(*tensor, columns, rows, count);
-    }
-    if (tensor->type != quant::Type::f32) {
-      return error(Code::format, "at byte %llu: the tensor %s must be F32",
-                   static_cast<unsigned long long>(tensor->offset), name.c_str());
-    }
-    return Matrix{tensor->data, tensor->type, static_cast<uint32_t>(count * rows),
-                  static_cast<uint32_t>(columns)};
-  }
-
-  Result<Vector> vector(const std::string& name, uint64_t n) const {
-    const gguf::Tensor* tensor = find(name);
-    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
-    if (tensor->ne[0] != n || tensor->ne[1] != 1 || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
-      return mismatch(*tensor, n, 1);
-    }
-    Vector values(static_cast<size_t>(n));
-    quant::dequantize_row(tensor->type, tensor->data, values.data(), values.size());
-    for (const float value : values) {
-      if (!std::isfinite(value)) {
-        return error(Code::format, "at byte %llu: the tensor %s holds a value that is not finite",
-                     static_cast<unsigned long long>(tensor->offset), name.c_str());
-      }
-    }
-    return values;
-  }
-
-  Result<Vector> optional_vector(const std::string& name, uint64_t n) const {
-    if (file_.find_tensor(name) == nullptr) return Vector();
-    return vector(name, n);
-  }
-
- private:
-  static Status mismatch(const gguf::Tensor& tensor, uint64_t ne0, uint64_t ne1, uint64_t ne2 = 1) {
-    return error(Code::format,
-                 "at byte %llu: the tensor %s has shape [%llu, %llu, %llu, %llu], the model's keys ask for "
-                 "[%llu, %llu, %llu]",
-                 static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str(),
-                 static_cast<unsigned long long>(tensor.ne[0]), static_cast<unsigned long long>(tensor.ne[1]),
-                 static_cast<unsigned long long>(tensor.ne[2]), static_cast<unsigned long long>(tensor.ne[3]),
-                 static_cast<unsigned long long>(ne0), static_cast<unsigned long long>(ne1),
-                 static_cast<unsigned long long>(ne2));
-  }
-
-  const gguf::Tensor* find(const std::string& name) const {
-    const gguf::Tensor* tensor = file_.find_tensor(name);
-    if (tensor != nullptr) bound_[static_cast<size_t>(tensor - file_.tensors().data())] = true;
-    return tensor;
-  }
-
-  const gguf::File& file_;
-  std::vector<bool>& bound_;
-};
 
 // Rows [first, first + rows) of a matrix.
 Matrix slice(const Matrix& whole, uint32_t first, uint32_t rows) {
@@ -158,8 +58,8 @@ Status bind_selm(const Binder& tensors, const std::string& block, const Hparams&
   if (layer->shape.attention != Attention::performer) return {};
   if (h.selm.feature_map != FeatureMap::elu1) {
     const uint32_t rows = projected_rows(h.selm);
-    SELM_ASSIGN(layer->projection, tensors.float_stack(block + "performer.projection.weight",
-                                                       layer->shape.n_head_kv, rows, h.d_k));
+    SELM_ASSIGN(layer->feature_rows, tensors.float_stack(block + "performer.projection.weight",
+                                                         layer->shape.n_head_kv, rows, h.d_k));
   }
   SELM_ASSIGN(layer->far_gain, tensors.vector(block + "performer.far_gain", layer->shape.n_head));
   return {};
@@ -171,6 +71,7 @@ Result<Layer> bind_layer(const Binder& tensors, const gguf::File& file, const Hp
   const LayerShape& shape = h.layers[index];
   const std::string block = prefix + "blk." + std::to_string(index) + ".";
   Layer layer;
+  layer.index = index;
   layer.shape = shape;
   SELM_ASSIGN(layer.attn_norm, tensors.vector(block + "attn_norm.weight", h.n_embd));
   SELM_TRY(bind_qkv(tensors, file, block, h, &layer));
@@ -191,14 +92,10 @@ Result<Layer> bind_layer(const Binder& tensors, const gguf::File& file, const Hp
 
 // What an expert adds to the projections of a layer.
 Status bind_deltas(const Binder& tensors, const std::string& block, Layer* layer) {
-  const std::pair<const char*, Weight*> weights[] = {
-      {"attn_q", &layer->q},          {"attn_k", &layer->k},
-      {"attn_v", &layer->v},          {"attn_output", &layer->attn_output},
-      {"ffn_gate", &layer->ffn_gate}, {"ffn_up", &layer->ffn_up},
-      {"ffn_down", &layer->ffn_down}};
-  for (const auto& [name, weight] : weights) {
-    SELM_ASSIGN(weight->delta,
-                tensors.low_rank(block + name + ".weight", weight->whole.rows, weight->whole.columns));
+  for (size_t i = 0; i < kProjections; ++i) {
+    Weight& weight = layer->weight(static_cast<Projection>(i));
+    SELM_ASSIGN(weight.delta, tensors.low_rank(block + kProjectionNames[i] + ".weight", weight.whole.rows,
+                                               weight.whole.columns));
   }
   return {};
 }
@@ -214,20 +111,6 @@ Result<ScoreHead> bind_score(const Binder& tensors, const std::string& prefix, u
     SELM_ASSIGN(score.biases[i], tensors.vector(layer + ".bias", widths[i + 1]));
   }
   return score;
-}
-
-// A weight that is left out changes what the model says, in silence: better to refuse it.
-Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
-  for (size_t i = 0; i < bound.size(); ++i) {
-    const gguf::Tensor& tensor = file.tensors()[i];
-    // Tables of rotations that old converters wrote; they are computed here.
-    const bool harmless = tensor.name.find("rot_embd") != std::string_view::npos;
-    if (!bound[i] && !harmless) {
-      return error(Code::unsupported, "at byte %llu: the tensor %s is not one this core uses",
-                   static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str());
-    }
-  }
-  return {};
 }
 
 Status check_finite(const gguf::File& file) {
@@ -247,6 +130,19 @@ Status check_finite(const gguf::File& file) {
 }
 
 }  // namespace
+
+Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
+  for (size_t i = 0; i < bound.size(); ++i) {
+    const gguf::Tensor& tensor = file.tensors()[i];
+    // Tables of rotations that old converters wrote; they are computed here.
+    const bool harmless = tensor.name.find("rot_embd") != std::string_view::npos;
+    if (!bound[i] && !harmless) {
+      return error(Code::unsupported, "at byte %llu: the tensor %s is not one this core uses",
+                   static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str());
+    }
+  }
+  return {};
+}
 
 Model::Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer)
     : file_(std::move(file)), hparams_(std::move(hparams)), tokenizer_(std::move(tokenizer)) {}
@@ -354,9 +250,8 @@ uint64_t Model::n_params() const {
 
 uint64_t Model::weight_bytes() const {
   uint64_t total = output_.bytes();
-  const auto add = [&total](const Layer& l) {
-    for (const Weight* w : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
-      total += w->bytes();
+  const auto add = [&total](const Layer& layer) {
+    for (size_t i = 0; i < kProjections; ++i) total += layer.weight(static_cast<Projection>(i)).bytes();
   };
   for (const Layer& layer : layers_) add(layer);
   if (experts_.empty()) return total;

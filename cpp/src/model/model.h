@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/memory.h"
@@ -48,7 +49,14 @@ struct Weight {
 // Norms and biases: small, so copied to floats. Empty where the file has none.
 using Vector = std::vector<float>;
 
+// The weights of a layer that multiply its stream; adapters may add to them.
+enum class Projection { q, k, v, attn_output, ffn_gate, ffn_up, ffn_down };
+inline constexpr size_t kProjections = 7;
+inline constexpr const char* kProjectionNames[kProjections] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
+                                                               "ffn_gate", "ffn_up", "ffn_down"};
+
 struct Layer {
+  uint32_t index = 0;  // among all layers, the trunk's included
   LayerShape shape;
   Vector attn_norm;
   Weight q, k, v;  // [n_head * d_k | n_head_kv * d_k | n_head_kv * d_v, n_embd]
@@ -62,8 +70,14 @@ struct Layer {
   // selm
   Weight head_gate;  // [n_head, n_embd] or nothing
   Vector head_gate_bias;
-  Matrix projection;  // of performer layers: [n_head_kv * rows of the feature map, d_k], F32; elu1: nothing
-  Vector far_gain;    // [n_head]
+  Matrix feature_rows;  // of performer layers: [n_head_kv * projected_rows(), d_k], F32; elu1: nothing
+  Vector far_gain;      // [n_head]
+
+  const Weight& weight(Projection which) const {
+    const Weight* const all[kProjections] = {&q, &k, &v, &attn_output, &ffn_gate, &ffn_up, &ffn_down};
+    return *all[static_cast<size_t>(which)];
+  }
+  Weight& weight(Projection which) { return const_cast<Weight&>(std::as_const(*this).weight(which)); }
 };
 
 // How well an expert will do on the next token: an MLP of a normalised hidden state.
