@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from selm_edge.backends.base import (
+    DRAFTS,
     MAX_SECONDS,
     MAX_TOKENS,
+    Draft,
     Engine,
     EngineSession,
     EngineTokenizer,
@@ -183,6 +185,11 @@ class Reply:
         return self._stream.stats
 
     @property
+    def speaker(self) -> str | None:
+        """The expert that spoke the last piece (its last token); None without experts."""
+        return self._stream.speaker
+
+    @property
     def text(self) -> str:
         if len(self._pieces) > 1:
             self._pieces = ["".join(self._pieces)]
@@ -290,9 +297,23 @@ class Model:
     @property
     def full_context(self) -> bool:
         """Whether the context is all that the model was trained with, so that it cannot grow."""
-        architecture = self.metadata.get("general.architecture")
-        trained = self.metadata.get(f"{architecture}.context_length")
-        return isinstance(trained, int) and self.context >= trained > 0
+        trained = self._size("context_length")
+        return trained is not None and self.context >= trained > 0
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The names of its experts; none for most models."""
+        names = self.metadata.get("selm.expert.names")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    @property
+    def layers(self) -> int | None:
+        """How many layers it has, where its file says so."""
+        return self._size("block_count")
+
+    def _size(self, name: str) -> int | None:
+        value = self.metadata.get(f"{self.metadata.get('general.architecture')}.{name}")
+        return value if isinstance(value, int) else None
 
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False
@@ -422,6 +443,8 @@ class Model:
         on_overflow: Overflow = "error",
         sampling: Sampling | None = None,
         session: Session | None = None,
+        draft: Draft = "auto",
+        expert: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Reply:
         """Go on from a prompt; iterate over the reply for its pieces.
@@ -430,8 +453,13 @@ class Model:
         that ends the reply and is not part of it; deadline: seconds from now; sampling (else what
         the model's file recommends) and/or single options of it; session: one of your own, else
         the model takes care of that.
+        draft: how tokens may be guessed ahead, which changes the speed and nothing else; expert:
+        the name of the one that speaks, None for whom the model chooses token by token. SelmError
+        where the model or its backend has no such expert or exits.
         ValueError names a number out of its range.
         """
+        if draft not in DRAFTS:
+            raise ValueError(f"draft is one of {', '.join(DRAFTS)}, not {draft!r}")
         if max_tokens is not None:
             check_range("max_tokens", max_tokens, int, 1, MAX_TOKENS)
         if deadline is not None:
@@ -451,6 +479,8 @@ class Model:
                 max_tokens=max_tokens,
                 stop=(*prompt.stop, *stop),
                 deadline=deadline,
+                draft=draft,
+                expert=None if expert == "auto" else expert,  # no expert is called that
             )
         except BaseException:
             if session is None:
@@ -470,6 +500,8 @@ class Model:
         on_overflow: Overflow = "error",
         sampling: Sampling | None = None,
         session: Session | None = None,
+        draft: Draft = "auto",
+        expert: str | None = None,
         variables: Mapping[str, Any] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Reply:
@@ -488,6 +520,8 @@ class Model:
             deadline=deadline,
             sampling=sampling,
             session=session,
+            draft=draft,
+            expert=expert,
             **options,
         )
         return reply if stream else reply.finish()

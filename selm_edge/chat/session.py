@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ from selm_edge.store.errors import NotFound, StoreError
 
 if TYPE_CHECKING:
     from selm_edge.assistant import Plan, Reply
+    from selm_edge.backends.base import Draft
     from selm_edge.store.opening import Store
 
 T = TypeVar("T")
@@ -34,11 +35,24 @@ class NoModel(SelmError):
     """A reply was asked for while no model is open."""
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """A reply by who spoke it: runs of text, each with its expert's name, and their tokens.
+
+    ``names`` are all experts of the model, in its order.
+    """
+
+    names: Sequence[str]
+    runs: Sequence[tuple[str | None, str]]
+    tokens: Mapping[str, int]
+
+
 class ChatSession:
     """The conversation on show, its model and its settings.
 
     ``path`` is the branch on show; ``conversation`` is None until the first question, so an empty
-    conversation is never stored. ``on_problem`` hears when the disk stops taking writes.
+    conversation is never stored. ``on_problem`` hears when the disk stops taking writes. ``draft``
+    and ``expert`` are for `Model.generate`; they hold until the chat ends.
     """
 
     def __init__(
@@ -58,6 +72,10 @@ class ChatSession:
         self.path: list[Message] = []
         self.versions: dict[int, list[int]] = {}
         self.marks: dict[int, set[Kind]] = {}
+        self.draft: Draft = "auto"
+        self.expert = "auto"
+        # Who spoke the replies made in this chat, by conversation and message; it is not stored.
+        self._spoken: dict[int, dict[int, Spoken]] = {}
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -80,6 +98,7 @@ class ChatSession:
         gone = self._saving(
             lambda: self.store.conversations.delete(conversation, keep_feedback=keep_feedback)
         )
+        self._spoken.pop(conversation, None)
         if self.conversation and self.conversation.id == conversation:
             self.new()
         return gone
@@ -234,7 +253,13 @@ class ChatSession:
         """Begin the reply to a plan; iterate it, then `keep` it."""
         if self.model is None:
             raise NoModel("no model is open")
-        return self.model.assistant.reply(plan, self.sampling, max_tokens=self.max_tokens)
+        return self.model.assistant.reply(
+            plan,
+            self.sampling,
+            max_tokens=self.max_tokens,
+            draft=self.draft,
+            expert=self.expert,
+        )
 
     def keep(self, question: Message, reply: Reply) -> Message:
         """Store a reply, whole or partial, under its question."""
@@ -254,6 +279,9 @@ class ChatSession:
                 question.conversation, question.id, "assistant", reply.text, facts=facts
             )
         )
+        if stats.experts:
+            spoken = self._spoken.setdefault(message.conversation, {})
+            spoken[message.id] = self.spoken_by(reply)
         self._reload()
         return message
 
@@ -346,6 +374,62 @@ class ChatSession:
         """Where feedback goes now, in a sentence."""
         return KEPT if self.store.saving else KEPT_UNTIL_QUIT
 
+    # -- experts -------------------------------------------------------------------------------
+
+    @property
+    def experts(self) -> Sequence[str]:
+        """Those of the model in use."""
+        return self.model.assistant.model.experts if self.model else ()
+
+    def choose_expert(self, name: str) -> str:
+        """Who speaks from now on, in words; SelmError where the model has none of that name."""
+        if self.model is not None and name not in ("auto", *self.experts):
+            raise SelmError(f"{self.model.name} has no expert {name!r}. {self.expert_words()}")
+        self.expert = name
+        return self.expert_words()
+
+    def missing_expert(self) -> str | None:
+        """What to say where the model in use has no such expert as was asked for.
+
+        From then on the model decides who speaks.
+        """
+        try:
+            self.choose_expert(self.expert)
+        except SelmError as problem:
+            self.expert = "auto"
+            return str(problem)
+        return None
+
+    def expert_words(self) -> str:
+        """Who speaks now, and who could."""
+        if not self.experts:
+            return f"{self.model.name if self.model else 'The model'} has no experts."
+        if self.expert != "auto":
+            return f"{self.expert} speaks. /expert auto leaves it to the model."
+        return f"The model decides who speaks: {', '.join(self.experts)}."
+
+    @property
+    def colours(self) -> bool:
+        """Whether replies are shown by who spoke which words."""
+        return self.store.settings.get("colour_experts", False) is True
+
+    def set_colours(self, on: bool) -> str:
+        """What now holds, in words."""
+        self._saving(lambda: self.store.settings.set("colour_experts", on))
+        if not on:
+            return "Replies are shown as Markdown."
+        more = "" if self.experts else f" {self.expert_words()}"
+        return f"Replies made from now on show which expert spoke.{more}"
+
+    def coloured(self, message: Message) -> Spoken | None:
+        """Who spoke a reply, where that is to be shown and known."""
+        spoken = self._spoken.get(message.conversation, {}) if self.colours else {}
+        return spoken.get(message.id)
+
+    def spoken_by(self, reply: Reply) -> Spoken:
+        """Who has spoken so far in a reply that is being made."""
+        return Spoken(self.experts, tuple(reply.runs), reply.stats.experts)
+
     # -- settings ------------------------------------------------------------------------------
 
     @property
@@ -402,11 +486,13 @@ class ChatSession:
         if name == "enter_sends":
             self.set_enter_sends(_yes(text))
             return f"Enter {'sends' if self.enter_sends else 'begins a line; Ctrl+J sends'}."
+        if name == "colour_experts":
+            return self.set_colours(_yes(text))
         limit = name in ("context", "max_tokens")
         if not limit and name not in SAMPLING_RANGES:
             raise ValueError(
                 f"there is no setting {name}; there are: {', '.join(SAMPLING_RANGES)},"
-                " context, max_tokens, enter_sends"
+                " context, max_tokens, enter_sends, colour_experts"
             )
         value = None if text in ("", "default") else _number(name, text)
         problem = None if value is None else number_problem(name, value)

@@ -171,6 +171,10 @@ def test_ask_passes_its_options(fake: FakeEngine) -> None:
     result = json.loads(done.stdout)
     assert result["text"] == "Hello from" and result["finish_reason"] == "length"
     assert result["tokens"] == 2 and result["seed"] == 7 and result["model"] == "stories"
+    assert (result["experts"], result["accepted_drafts"], result["mean_layers"]) == ({}, 0, None)
+    assert fake.asked[-1] == ("auto", None)
+    run("ask", "--draft", "off", "x")
+    assert fake.asked[-1] == ("off", None)
     for key in ("prompt_tokens", "tokens_per_second", "time_to_first_token_s"):
         assert result[key] >= 0
     assert "--max-tokens" in done.stderr
