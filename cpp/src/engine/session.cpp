@@ -314,9 +314,16 @@ size_t Session::rewind(size_t n) {
       std::memcpy(bounded_.data(), best->bounded.data(), bounded_.size());
     }
   }
-  for (LayerState& state : states_) {
+  for (size_t i = 0; i < states_.size(); ++i) {
+    LayerState& state = states_[i];
     if (n == 0) state.cache.clear();
-    if (state.far) n == 0 ? state.far->clear() : state.far->truncate(n);
+    if (!state.far) continue;
+    if (n == 0) {
+      state.far->clear();
+    } else {
+      state.far->truncate(n);
+      state.far->settle(kernels_, model_.layers()[i], state.cache, n, scratch_of(0));
+    }
   }
   for (Mark& mark : marks_) {
     if (mark.n > n) mark.n = 0;
