@@ -107,22 +107,23 @@ void Far::settle(const kernels::Table& table, const model::Layer& layer, const C
     sums_before(Work(*h_, table, layer, cache, kv_head, scratch), folded(n), kNone);
 }
 
-bool Far::settle_both(const kernels::Table& table, const model::Layer& layer, const Cache& cache, size_t n,
+void Far::settle_both(const kernels::Table& table, const model::Layer& layer, const Cache& cache, size_t n,
                       float* scratch) {
   settle(table, layer, cache, n, scratch);
   const size_t end = folded(n);
-  if (end == 0 || cache.oldest() > end - kBlock) return false;
-  bool both = true;
+  if (end == 0 || cache.oldest() > end - kBlock) return;
   for (size_t kv_head = 0; kv_head < n_head_kv_; ++kv_head) {
     Head& head = heads_[kv_head];
     const size_t other = head.at[0] == end ? 1 : 0;
-    const bool usable =
-        head.at[other] == end - kBlock || (head.at[other] < end - kBlock && head.at[other] >= cache.oldest());
+    if (head.at[other] < cache.oldest()) continue;
     const Work work(*h_, table, layer, cache, kv_head, scratch);
-    while (usable && head.at[other] < end - kBlock) fold_block(work, other, other);
-    both = both && usable;
+    while (head.at[other] < end - kBlock) fold_block(work, other, other);
   }
-  return both;
+}
+
+bool Far::holds(size_t end) const {
+  return std::all_of(heads_.begin(), heads_.end(),
+                     [end](const Head& head) { return head.at[0] == end || head.at[1] == end; });
 }
 
 void Far::place(size_t n, bool both) {

@@ -43,14 +43,15 @@ class Far {
   void clear();
 
   // For snapshots. What is kept for n tokens: the sums before token sums_end(n) and, so that kBlock tokens
-  // can be taken back, those a block before. settle_both() brings that about, and says whether there
-  // are any of the second kind; place() tells that they have been put where sums_before() says.
+  // can be taken back, those a block before. settle_both() makes both where it can; place() takes note
+  // that they will be where sums_of() says.
   struct Sums {
     float* scale;
     std::span<float> values;
   };
   size_t sums_end(size_t n) const { return folded(n); }
-  bool settle_both(const kernels::Table& table, const model::Layer& layer, const Cache& cache, size_t n,
+  bool holds(size_t end) const;  // sums before token `end`, for every head
+  void settle_both(const kernels::Table& table, const model::Layer& layer, const Cache& cache, size_t n,
                    float* scratch);
   void place(size_t n, bool both);
   Sums sums_of(size_t kv_head, size_t end);

@@ -40,6 +40,8 @@ struct MemoryPlan {
 
 class Session {
  public:
+  friend class Snapshot;  // writes and reads the state
+
   // Exact bytes, without allocating.
   static Result<MemoryPlan> plan(const model::Model& model, SessionOptions options);
   static Result<std::unique_ptr<Session>> create(const model::Model& model, SessionOptions options);
@@ -139,7 +141,8 @@ class Session {
   AlignedBuffer kv_;       // of layers that keep every position
   AlignedBuffer bounded_;  // of the others: rings and sums
   AlignedBuffer scratch_;
-  Mark marks_[2];  // the newer one first
+  Mark marks_[2];                        // the newer one first
+  std::optional<uint64_t> fingerprint_;  // of the model, once a snapshot asked for it
   std::unique_ptr<ThreadPool> pool_;
 
   // Views into scratch_, rows of the current batch.
