@@ -42,7 +42,7 @@ _HINTS = {
     "out_of_memory": "Choose a smaller context, or a smaller model.",
 }
 _SAVE_HINTS = {
-    "io": "Make room there, or choose another place; a file of that name is as it was.",
+    "io": "Choose another place, or make room in it; a file of that name is as it was.",
 }
 _LOAD_HINTS = {
     "io": "Check the path, and that you may read the file.",
