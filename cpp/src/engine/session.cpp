@@ -177,7 +177,8 @@ Status Session::allocate() {
   for (uint32_t f = 0; f < kernels::kActFormats; ++f) acts_[f] = take(layout.acts[f]);
 
   const model::Hparams& h = model_.hparams();
-  std::memset(bounded_.data(), 0, bounded_.size());  // kernels read whole strips of a ring
+  if (bounded_.size() > 0)
+    std::memset(bounded_.data(), 0, bounded_.size());  // kernels read whole strips of a ring
   std::byte* growing = kv_.data();
   std::byte* own = bounded_.data();
   states_.reserve(h.layers.size());
