@@ -26,10 +26,11 @@ from selm_edge.backends.base import (
     LogitRows,
     MetadataValue,
     Sampling,
+    Snapshots,
     TokenStream,
     check_range,
 )
-from selm_edge.errors import ContextError
+from selm_edge.errors import ContextError, SelmError
 from selm_edge.templates import ChatTemplate, Message, Notice, defused
 from selm_edge.trimming import cut_points, first_that_fits, reply_room
 
@@ -115,9 +116,40 @@ class Session:
         """Memory of the tokens held (KV cache and other state), in bytes."""
         return self.engine.state_bytes
 
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self.engine.truncate(length)
+    def truncate(self, length: int) -> int:
+        """Forget all but the first `length` tokens; how many are left.
+
+        Fewer than `length` where layers whose state does not grow with the text (`selm` models)
+        cannot go back so far: what is missing is to be evaluated again. They can go back by 32
+        tokens, to where a long `eval`, a reply or a restored snapshot began, and to 0.
+        """
+        return self.engine.truncate(length)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a file: the tokens, and what was computed of them.
+
+        The file is replaced whole, or after a SnapshotError (a full disk, no such folder) not at
+        all. Nobody but its owner may read it. The native backend can.
+        """
+        self._snapshots().save(os.fspath(path))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a saved state, instead of what the session holds, exactly as it would have.
+
+        The model's file must be the one that it was saved with; context and threads may differ.
+        SnapshotError where it is damaged, of another model, or longer than this context; then the
+        session is as before.
+        """
+        self._snapshots().load(os.fspath(path))
+
+    def fork(self) -> Session:
+        """Another session in the same state, which then goes its own way."""
+        return Session(self._snapshots().fork())
+
+    def _snapshots(self) -> Snapshots:
+        if isinstance(self.engine, Snapshots):
+            return self.engine
+        raise SelmError("this backend keeps no snapshots of sessions; the native one does")
 
     def cancel(self) -> None:
         """Stop the running `eval` or reply within one layer; from any thread.
@@ -323,9 +355,16 @@ class Model:
     def detokenize(self, ids: Sequence[int], special: bool = False) -> str:
         return self.tokenizer.detokenize(ids, special)
 
-    def session(self) -> Session:
-        """A fresh, empty one."""
-        return Session(self._engine().session())
+    def session(self, snapshot: str | os.PathLike[str] | None = None) -> Session:
+        """A fresh, empty one, or one that goes on from what `Session.save` wrote."""
+        session = Session(self._engine().session())
+        if snapshot is not None:
+            try:
+                session.load(snapshot)
+            except BaseException:
+                session.close()
+                raise
+        return session
 
     def embed(self, text: str) -> list[float]:
         """A vector of length 1 for the text: [n_embd]."""

@@ -411,6 +411,45 @@ class Session {
     return held;
   }
 
+  py::bytes snapshot() {
+    std::string bytes;
+    alone([&](SessionState& state) {
+      size_t size = 0;
+      check(selm_session_save(state.session.get(), nullptr, 0, &size));
+      bytes.resize(size);
+      check(selm_session_save(state.session.get(), bytes.data(), bytes.size(), &size));
+    });
+    return py::bytes(bytes);
+  }
+  void save(const Path& given) {
+    const auto path = py::cast<std::string>(given);
+    alone([&](SessionState& state) { check(selm_session_save_file(state.session.get(), path.c_str())); });
+  }
+  void restore(const py::bytes& snapshot) {
+    const auto bytes = static_cast<std::string_view>(snapshot);
+    alone([&](SessionState& state) {
+      check(selm_session_restore(state.session.get(), bytes.data(), bytes.size()));
+    });
+  }
+  void restore_file(const Path& given) {
+    const auto path = py::cast<std::string>(given);
+    alone([&](SessionState& state) { check(selm_session_restore_file(state.session.get(), path.c_str())); });
+  }
+  std::unique_ptr<Session> fork() {
+    auto forked = std::unique_ptr<Session>(new Session());
+    forked->state_ = std::make_shared<SessionState>();
+    alone([&](SessionState& state) {
+      selm_session* made = nullptr;
+      check(selm_session_fork(state.session.get(), nullptr, &made));
+      forked->state_->session.reset(made);
+      forked->state_->model = state.model;
+      forked->state_->n_vocab = state.n_vocab;
+      forked->state_->n_embd = state.n_embd;
+      forked->state_->refresh();
+    });
+    return forked;
+  }
+
   void cancel() { selm_session_cancel(state()->session.get()); }
   void clear_cancel() { selm_session_clear_cancel(state()->session.get()); }
   void set_deadline(uint32_t milliseconds) {
@@ -434,6 +473,8 @@ class Session {
     work(*state);
     state->refresh();
   }
+
+  Session() = default;
 
   std::shared_ptr<SessionState> state_;
 };

@@ -164,7 +164,10 @@ class EngineSession(Protocol):
         """Append tokens; logits as float32 [len(ids), vocab], [1, vocab] or [0, vocab]."""
         ...
 
-    def truncate(self, length: int) -> None: ...
+    def truncate(self, length: int) -> int:
+        """Forget all but the first `length` tokens, or more; how many are left."""
+        ...
+
     def cancel(self) -> None: ...
     def generate(
         self,
@@ -185,6 +188,23 @@ class EngineSession(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """A session whose state can be kept: what an `EngineSession` may be beside."""
+
+    def save(self, path: str) -> None:
+        """Write the state to a file, whole or not at all. SnapshotError says why it could not."""
+        ...
+
+    def load(self, path: str) -> None:
+        """Go on from a file's state instead. After a SnapshotError all is as before."""
+        ...
+
+    def fork(self) -> EngineSession:
+        """Another session in the same state."""
+        ...
 
 
 @runtime_checkable

@@ -250,7 +250,7 @@ class LlamaCppSession:
         norm = sum(x * x for x in vector) ** 0.5 or 1.0
         return [x / norm for x in vector]
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int) -> int:
         memory = self._lib.llama_get_memory(self._context)
         if not self._lib.llama_memory_seq_rm(memory, 0, length, -1):
             # States that cannot go back (recurrent models) start again.
@@ -258,8 +258,9 @@ class LlamaCppSession:
             kept, self.tokens = self.tokens[:length], []
             for start in range(0, len(kept), self._chunk):
                 self.decode(kept[start : start + self._chunk], set())
-            return
+            return self.position
         del self.tokens[length:]
+        return self.position
 
     def cancel(self) -> None:
         self._flag.set()

@@ -21,6 +21,7 @@ from selm_edge.errors import (
     ContextError,
     ModelError,
     SelmError,
+    SnapshotError,
     UnsupportedModelError,
 )
 
@@ -43,6 +44,15 @@ _HINTS = {
 }
 _NO_EXITS = "Choose draft lookup or off instead; auto uses exits where there are some."
 _NO_EXPERT = "Choose one that it has, or auto."
+_SAVE_HINTS = {
+    "io": "Choose another place, or make room in it; a file of that name is as it was.",
+}
+_LOAD_HINTS = {
+    "io": "Check the path, and that you may read the file.",
+    "format": "Begin a new session, and save that.",
+    "unsupported": "Open what it was saved with, or begin a new session.",
+    "context_full": "Load the model with a larger context.",
+}
 
 
 def file_error(path: str, error: Exception) -> SelmError:
@@ -74,6 +84,13 @@ def _call_error(error: Exception) -> Exception:
     if status == "invalid_argument":
         return ValueError(message)
     return SelmError(message)
+
+
+def _snapshot_error(path: str, error: Exception, hints: Mapping[str, str]) -> Exception:
+    status, message = error.args
+    if status in hints:
+        return SnapshotError(path, message, hints[status])
+    return _call_error(error)
 
 
 class Metadata(Mapping[str, MetadataValue]):
@@ -270,11 +287,35 @@ class NativeSession:
             raise _call_error(error) from None
         return floats.view()
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int) -> int:
         from selm_edge import _core
 
         try:
-            self._session.truncate(length)
+            return self._session.truncate(length)
+        except _core.CoreError as error:
+            raise _call_error(error) from None
+
+    def save(self, path: str) -> None:
+        from selm_edge import _core
+
+        try:
+            self._session.save(os.fsencode(path))
+        except _core.CoreError as error:
+            raise _snapshot_error(path, error, _SAVE_HINTS) from None
+
+    def load(self, path: str) -> None:
+        from selm_edge import _core
+
+        try:
+            self._session.restore_file(os.fsencode(path))
+        except _core.CoreError as error:
+            raise _snapshot_error(path, error, _LOAD_HINTS) from None
+
+    def fork(self) -> NativeSession:
+        from selm_edge import _core
+
+        try:
+            return NativeSession(self._session.fork())
         except _core.CoreError as error:
             raise _call_error(error) from None
 

@@ -102,6 +102,17 @@ def test_going_back_gives_the_bits_of_a_fresh_run(written: tuple[Path, Any]) -> 
             assert np.array_equal(session.eval(IDS[kept:stop]), fresh[kept:stop])
 
 
+def test_a_long_piece_after_going_back_finds_what_it_overwrites_in_the_sums(tmp_path: Path) -> None:
+    """A ring of one chunk: what is stored takes the places of tokens that no sum held yet."""
+    write_model(tmp_path / "m.gguf", some_model(attention_kinds=FAR), some_tokenizer(), Label("T"))
+    ids = np.random.default_rng(6).integers(0, 400, 500).tolist()
+    fresh = Session(tmp_path / "m.gguf", context=512, batch=187).eval(ids)
+    session = Session(tmp_path / "m.gguf", context=512, batch=187)
+    session.eval(ids[:374])
+    assert session.core.truncate(300) == 300
+    assert np.array_equal(session.eval(ids[300:487]), fresh[300:487])
+
+
 def test_a_few_tokens_can_always_be_taken_back(written: tuple[Path, Any]) -> None:
     path, _ = written
     fresh = Session(path, context=400).eval(IDS)

@@ -200,8 +200,9 @@ class FakeSession:
             return memoryview(values)
         return memoryview(values.tobytes()).cast("f", (len(asked), vocab))
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int) -> int:
         del self.tokens[length:]
+        return self.position
 
     def cancel(self) -> None:
         self.cancelled.set()

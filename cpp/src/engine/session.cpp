@@ -251,7 +251,8 @@ Status Session::allocate() {
   for (uint32_t f = 0; f < kernels::kActFormats; ++f) acts_[f] = take(layout.acts[f]);
 
   const model::Hparams& h = model_.hparams();
-  std::memset(bounded_.data(), 0, bounded_.size());  // kernels read whole strips of a ring
+  if (bounded_.size() > 0)
+    std::memset(bounded_.data(), 0, bounded_.size());  // kernels read whole strips of a ring
   std::byte* growing = kv_.data();
   std::byte* own = bounded_.data();
   const auto add_states = [&](size_t first, size_t last) {
@@ -452,6 +453,14 @@ void Session::mark() {
   std::memcpy(marks_[0].bounded.data(), bounded_.data(), bounded_.size());
 }
 
+// Whose state it is.
+const model::Layer& Session::layer_of(size_t state) const {
+  const size_t trunk = model_.trunk().size();
+  if (state < trunk) return model_.trunk()[state];
+  const size_t above = model_.hparams().layers.size() - trunk;
+  return model_.experts()[(state - trunk) / above].layers[(state - trunk) % above];
+}
+
 // How many tokens a layer's state holds of n: an expert may have skipped the last.
 size_t Session::held_by(size_t state, const std::vector<size_t>& seen, size_t n) const {
   const size_t trunk = model_.trunk().size();
@@ -496,7 +505,14 @@ size_t Session::rewind(size_t n) {
   for (size_t i = 0; i < states_.size(); ++i) {
     LayerState& state = states_[i];
     if (n == 0) state.cache.clear();
-    if (state.far) n == 0 ? state.far->clear() : state.far->truncate(held_by(i, seen_, n));
+    if (!state.far) continue;
+    if (n == 0) {
+      state.far->clear();
+      continue;
+    }
+    const size_t held = held_by(i, seen_, n);
+    state.far->truncate(held);
+    state.far->settle(kernels_, layer_of(i), state.cache, held, scratch_of(0));
   }
   for (size_t& seen : seen_) seen = std::min(seen, n);
   trunk_end_ = std::min(trunk_end_, n);
@@ -514,12 +530,10 @@ size_t Session::truncate(size_t n) {
 
 uint64_t Session::state_bytes() const {
   const model::Hparams& h = model_.hparams();
-  const size_t trunk = model_.trunk().size();
   uint64_t total = std::min(trunk_end_, backlog_) * h.n_embd * sizeof(float);
   for (size_t i = 0; i < states_.size(); ++i) {
     total += states_[i].cache.bytes(held_by(i, seen_, tokens_.size()));
-    const size_t layer = i < trunk ? i : trunk + (i - trunk) % (h.layers.size() - trunk);
-    if (states_[i].far) total += attention::Far::floats(h, h.layers[layer]) * sizeof(float);
+    if (states_[i].far) total += attention::Far::floats(h, layer_of(i).shape) * sizeof(float);
   }
   return total;
 }

@@ -43,6 +43,8 @@ struct MemoryPlan {
 
 class Session {
  public:
+  friend class Snapshot;  // writes and reads the state
+
   // Exact bytes, without allocating.
   static Result<MemoryPlan> plan(const model::Model& model, SessionOptions options);
   static Result<std::unique_ptr<Session>> create(const model::Model& model, SessionOptions options);
@@ -116,6 +118,7 @@ class Session {
 
   Session(const model::Model& model, const SessionOptions& options);
   Status allocate();
+  const model::Layer& layer_of(size_t state) const;
   size_t held_by(size_t state, const std::vector<size_t>& seen, size_t n) const;
   bool reaches(const std::vector<LayerState>& states, const std::vector<size_t>& seen, size_t n) const;
   size_t rewind(size_t n);
@@ -133,6 +136,7 @@ class Session {
   Status make_room(size_t end);
   void remember_trunk(size_t position, size_t n);
   Status catch_up(size_t expert, size_t end, size_t kept);
+  Status catch_up_all();
   void score(size_t position, size_t n);
   size_t score_width() const;
   size_t score_act_bytes() const;
@@ -205,7 +209,8 @@ class Session {
   float* hidden_ = nullptr;      // [experts, batch, n_embd] what each makes of the rows, as the head wants it
   float* scores_ = nullptr;      // [experts, batch]
   float* score_rows_ = nullptr;  // [experts, 2, kMaxVerified, score_width()]
-  std::byte* score_acts_ = nullptr;  // [experts, score_act_bytes()] rows as products want them
+  std::byte* score_acts_ = nullptr;      // [experts, score_act_bytes()] rows as products want them
+  std::optional<uint64_t> fingerprint_;  // of the model, once a snapshot asked for it
   std::unique_ptr<ThreadPool> pool_;
 
   // Views into scratch_, rows of the current batch.
