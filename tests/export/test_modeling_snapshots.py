@@ -28,7 +28,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "elu1": {"attention_kinds": FAR, "feature_map": "elu1", "features": 16, "window": 33},
     "hedgehog, window of one": {"attention_kinds": FAR, "feature_map": "hedgehog", "window": 1},
     "window": {"attention_kinds": ["window"] * 3, "window": 7},
-}
+    "experts": {
+        "attention_kinds": ["performer", "softmax", "performer"], "trunk_layers": 1,
+        "expert_names": ["one", "two"], "expert_kind": "full", "expert_route": "early",
+    },
+}  # fmt: skip
 
 
 def written(path: Path, changes: dict[str, Any]) -> Path:
