@@ -160,7 +160,7 @@ def learn(config: SelmConfig, lesson: Lesson) -> SelmForCausalLM:
     )  # fmt: skip
     click.echo(f"From here on, the layers are {', '.join(config.attention_kinds)}")
     model = SelmForCausalLM(config)
-    model.load_state_dict(teacher.state_dict(), strict=False)  # what features need is its own
+    model.load_state_dict(teacher.state_dict(), strict=False)  # the features are its own
     practise(model, lesson, generator, steps=lesson.steps - taken, left=[lesson.pairs])
     model.train(False)
     return model

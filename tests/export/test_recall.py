@@ -16,6 +16,8 @@ from selm_export.modeling.file import read_model
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.recall import lengths, main, recalled, rows, vocabulary
 
+DATA = Path(__file__).parents[1] / "data"
+
 
 def test_every_key_is_told_once_and_asked_once_with_its_value() -> None:
     ids, places, back = rows(50, 6, 20, torch.Generator().manual_seed(3))
@@ -58,6 +60,16 @@ def test_far_is_what_windows_on_windows_do_not_reach(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("selm_export.recall.answers", some_right)
     right = recalled(SelmForCausalLM(config), 32, 64, 100, seed=5)
     assert right.far == 0 and 0.02 < right.all < 0.06  # 36 of 1024 pairs of places: 3.5 %
+
+
+def test_the_trained_file_recalls_through_its_features_alone() -> None:
+    model = read_model(DATA / "recall-32.gguf")
+    right = recalled(model, 32, 64, 100, seed=9)
+    assert right.all > 0.98 and right.far is not None and right.far > 0.98
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.self_attn.far_gain").fill_(-30)  # e^-30 of it
+    blind = recalled(model, 32, 64, 100, seed=9)
+    assert blind.far is not None and blind.far < 0.05
 
 
 def run(options: str) -> str:
