@@ -4,7 +4,7 @@ The SELM core, as selm.h has it. Use selm_edge.Model; this is what it is made of
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['CoreError', 'Floats', 'Generation', 'Model', 'ModelInfo', 'Sampling', 'Session', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
+__all__: list[str] = ['Adapter', 'CoreError', 'Floats', 'Generation', 'Model', 'ModelInfo', 'Sampling', 'Session', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
 class CoreError(RuntimeError):
     pass
 class Floats:
@@ -120,6 +120,9 @@ class Model:
     @property
     def info(self) -> ModelInfo:
         ...
+class Adapter:
+    def __init__(self, model: Model, path: str | bytes) -> None:
+        ...
 class Session:
     def __init__(self, model: Model, *, context: typing.SupportsInt | typing.SupportsIndex = 0, threads: typing.SupportsInt | typing.SupportsIndex = 0, batch: typing.SupportsInt | typing.SupportsIndex = 0, kv_type: str = 'f16', exact: bool = False) -> None:
         ...
@@ -133,6 +136,10 @@ class Session:
         ...
     def eval(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], logits: str = 'all') -> Floats:
         ...
+    def set_adapters(self, adapters: collections.abc.Sequence[tuple[Adapter, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        """
+        Pairs of an adapter and its scale.
+        """
     def set_deadline(self, milliseconds: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def set_expert(self, name: str | None) -> None:
