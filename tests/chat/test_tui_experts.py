@@ -35,7 +35,7 @@ async def test_the_status_line_says_who_spoke_and_how_guessing_went(tmp_path: Pa
         await chat.say("Count")
         line = chat.app.status_line.line(140).plain
         assert "general 64%" in line  # 7 of 11 words
-        assert "drafts 60%" in line or "drafts 55%" in line
+        assert "drafts 60%" in line
         assert "layers 9.2/12" in line and "context ▱" in line
         await chat.press(*"/model other", "enter")
         await chat.until(lambda: chat.app.status_line.status.model == "other")
