@@ -4,8 +4,9 @@
 
 The file opens in llama.cpp as well. Which tensor gets which type follows llama.cpp's quantiser,
 with its fallbacks where a row is not a multiple of 256, so that sizes and speeds are those of a
-real file; the text it makes is noise. The two `edge` shapes differ in their attention alone: one sees
-all tokens, the other (a `selm` file) the last 64 and the rest through features. `--vocab FILE.gguf` takes the vocabulary of another file.
+real file; the text it makes is noise. `--vocab FILE.gguf` takes the vocabulary of another file.
+The two `edge` shapes differ in their attention alone: one sees all tokens, the other (a `selm`
+file) the last 64, and the rest through features.
 """
 
 from __future__ import annotations

@@ -238,8 +238,14 @@ class NativeStream:
 
     def _note_speaker(self) -> None:
         """Whose the token is that was just given: who spoke after the one before it."""
+        from selm_edge import _core
+
         now = self._generation.stats
-        index = self._session.speaker(now.prompt_tokens + now.tokens - 2)
+        try:
+            index = self._session.speaker(now.prompt_tokens + now.tokens - 2)
+        except _core.CoreError:  # closed meanwhile: the reply goes on, nobody is asked any more
+            self.speaker = None
+            return
         if 0 <= index < len(self._experts):
             self.speaker = name = self._experts[index]
             self._spoke[name] = self._spoke.get(name, 0) + 1

@@ -49,7 +49,7 @@ def _session(preferences: Preferences, draft: Draft, expert: str) -> ChatSession
 
     store = open_store_or_memory(paths.database_file())
     session = ChatSession(store, CatalogSource(preferences), preferences)
-    session.draft, session.expert = draft, expert
+    session.draft, session.experts.asked = draft, expert
     return session
 
 

@@ -157,7 +157,7 @@ class PlainChat:
         threading.Thread(target=self.session.hash_model, daemon=True, name="hash").start()
         if self.interactive:
             self.say(f"Model: {clean_line(model.name)}, {model.context:,} tokens of context.")
-        if problem := self.session.missing_expert():
+        if problem := self.session.experts.missing():
             self.failed = True
             self.say(f"Error: {problem}")
 
@@ -447,7 +447,7 @@ class PlainChat:
             self.say(f"System prompt: {self.session.system or 'none'}")
 
     def do_expert(self, name: str) -> None:
-        self.say(self.session.choose_expert(name) if name else self.session.expert_words())
+        self.say(self.session.experts.choose(name) if name else self.session.experts.words())
 
     def do_theme(self, argument: str) -> None:
         self.say("There are no colours here.")

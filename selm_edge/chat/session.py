@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selm_edge.backends.base import SAMPLING_RANGES, Sampling
+from selm_edge.chat.experts import Experts, Spoken
 from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
 from selm_edge.chat.preferences import Preferences
 from selm_edge.chat.text import KEPT, KEPT_UNTIL_QUIT
@@ -35,24 +36,12 @@ class NoModel(SelmError):
     """A reply was asked for while no model is open."""
 
 
-@dataclass(frozen=True)
-class Spoken:
-    """A reply by who spoke it: runs of text, each with its expert's name, and their tokens.
-
-    ``names`` are all experts of the model, in its order.
-    """
-
-    names: Sequence[str]
-    runs: Sequence[tuple[str | None, str]]
-    tokens: Mapping[str, int]
-
-
 class ChatSession:
     """The conversation on show, its model and its settings.
 
     ``path`` is the branch on show; ``conversation`` is None until the first question, so an empty
     conversation is never stored. ``on_problem`` hears when the disk stops taking writes. ``draft``
-    and ``expert`` are for `Model.generate`; they hold until the chat ends.
+    is for `Model.generate`; it and the choice of an expert hold until the chat ends.
     """
 
     def __init__(
@@ -73,9 +62,7 @@ class ChatSession:
         self.versions: dict[int, list[int]] = {}
         self.marks: dict[int, set[Kind]] = {}
         self.draft: Draft = "auto"
-        self.expert = "auto"
-        # Who spoke the replies made in this chat, by conversation and message; it is not stored.
-        self._spoken: dict[int, dict[int, Spoken]] = {}
+        self.experts = Experts()
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -98,7 +85,7 @@ class ChatSession:
         gone = self._saving(
             lambda: self.store.conversations.delete(conversation, keep_feedback=keep_feedback)
         )
-        self._spoken.pop(conversation, None)
+        self.experts.forget(conversation)
         if self.conversation and self.conversation.id == conversation:
             self.new()
         return gone
@@ -258,7 +245,7 @@ class ChatSession:
             self.sampling,
             max_tokens=self.max_tokens,
             draft=self.draft,
-            expert=self.expert,
+            expert=self.experts.asked,
         )
 
     def keep(self, question: Message, reply: Reply) -> Message:
@@ -279,9 +266,7 @@ class ChatSession:
                 question.conversation, question.id, "assistant", reply.text, facts=facts
             )
         )
-        if stats.experts:
-            spoken = self._spoken.setdefault(message.conversation, {})
-            spoken[message.id] = self.spoken_by(reply)
+        self.experts.remember(message, reply)
         self._reload()
         return message
 
@@ -374,62 +359,6 @@ class ChatSession:
         """Where feedback goes now, in a sentence."""
         return KEPT if self.store.saving else KEPT_UNTIL_QUIT
 
-    # -- experts -------------------------------------------------------------------------------
-
-    @property
-    def experts(self) -> Sequence[str]:
-        """Those of the model in use."""
-        return self.model.assistant.model.experts if self.model else ()
-
-    def choose_expert(self, name: str) -> str:
-        """Who speaks from now on, in words; SelmError where the model has none of that name."""
-        if self.model is not None and name not in ("auto", *self.experts):
-            raise SelmError(f"{self.model.name} has no expert {name!r}. {self.expert_words()}")
-        self.expert = name
-        return self.expert_words()
-
-    def missing_expert(self) -> str | None:
-        """What to say where the model in use has no such expert as was asked for.
-
-        From then on the model decides who speaks.
-        """
-        try:
-            self.choose_expert(self.expert)
-        except SelmError as problem:
-            self.expert = "auto"
-            return str(problem)
-        return None
-
-    def expert_words(self) -> str:
-        """Who speaks now, and who could."""
-        if not self.experts:
-            return f"{self.model.name if self.model else 'The model'} has no experts."
-        if self.expert != "auto":
-            return f"{self.expert} speaks. /expert auto leaves it to the model."
-        return f"The model decides who speaks: {', '.join(self.experts)}."
-
-    @property
-    def colours(self) -> bool:
-        """Whether replies are shown by who spoke which words."""
-        return self.store.settings.get("colour_experts", False) is True
-
-    def set_colours(self, on: bool) -> str:
-        """What now holds, in words."""
-        self._saving(lambda: self.store.settings.set("colour_experts", on))
-        if not on:
-            return "Replies are shown as Markdown."
-        more = "" if self.experts else f" {self.expert_words()}"
-        return f"Replies made from now on show which expert spoke.{more}"
-
-    def coloured(self, message: Message) -> Spoken | None:
-        """Who spoke a reply, where that is to be shown and known."""
-        spoken = self._spoken.get(message.conversation, {}) if self.colours else {}
-        return spoken.get(message.id)
-
-    def spoken_by(self, reply: Reply) -> Spoken:
-        """Who has spoken so far in a reply that is being made."""
-        return Spoken(self.experts, tuple(reply.runs), reply.stats.experts)
-
     # -- settings ------------------------------------------------------------------------------
 
     @property
@@ -478,6 +407,23 @@ class ChatSession:
 
     def set_enter_sends(self, on: bool) -> None:
         self._saving(lambda: self.store.settings.set("enter_sends", on))
+
+    @property
+    def colours(self) -> bool:
+        """Whether replies are shown by who spoke which words."""
+        return self.store.settings.get("colour_experts", False) is True
+
+    def set_colours(self, on: bool) -> str:
+        """What now holds, in words."""
+        self._saving(lambda: self.store.settings.set("colour_experts", on))
+        if not on:
+            return "Replies are shown as Markdown."
+        more = "" if self.experts.names else f" {self.experts.words()}"
+        return f"Replies show which expert spoke.{more}"
+
+    def coloured(self, message: Message) -> Spoken | None:
+        """Who spoke a reply, where that is to be shown and known."""
+        return self.experts.spoken(message) if self.colours else None
 
     def change_setting(self, name: str, text: str) -> str:
         """``/set NAME VALUE``: what now holds, in words. ValueError says what is possible."""
@@ -528,6 +474,7 @@ class ChatSession:
     def use_model(self, model: OpenModel) -> None:
         """Answer with this model from now on; the one before is closed."""
         before, self.model = self.model, model
+        self.experts.model = model
         if before is not None:
             before.assistant.close()
 
@@ -550,7 +497,7 @@ class ChatSession:
     def close(self) -> None:
         if self.model is not None:
             self.model.assistant.close()
-            self.model = None
+            self.model = self.experts.model = None
         self.store.close()
 
     # -- when the disk refuses -----------------------------------------------------------------

@@ -435,10 +435,10 @@ class ChatApp(ChatWindow):
         self.tell("The system prompt holds from the next question on.")
 
     def action_expert(self) -> None:
-        self.tell(self.session.expert_words())
+        self.tell(self.session.experts.words())
 
     async def slash_expert(self, name: str) -> None:
-        self.tell(self.session.choose_expert(name))
+        self.tell(self.session.experts.choose(name))
 
     async def action_colours(self) -> None:
         words = self.session.set_colours(not self.session.colours)

@@ -311,7 +311,7 @@ class ChatWindow(App[None]):
             self.session.use_model(model)
             if chosen:
                 self._remember(model.spec)
-            if problem := self.session.missing_expert():
+            if problem := self.session.experts.missing():
                 self.banner(problem, error=True)
             self._hash_model()
         finally:
@@ -520,12 +520,12 @@ class ChatWindow(App[None]):
         reply = self._reply = self._begin_reply(plan)
         self._question = question
         self.set_status(state="replying", used=plan.tokens, **NO_FIGURES)
-        by_expert = self.session.colours and bool(self.session.experts)
+        by_expert = self.session.colours and bool(self.session.experts.names)
         ticking = self.set_interval(0.25, self._tick)
         failure: Exception | None = None
         try:
             async for piece in pieces_from_thread(reply, self._thread_done):
-                await turn.write(piece, self.session.spoken_by(reply) if by_expert else None)
+                await turn.write(piece, self.session.experts.so_far(reply) if by_expert else None)
         except Exception as error:  # the engine's: the text so far is kept whatever it was
             failure = error
         finally:

@@ -114,11 +114,14 @@ def test_plain_selm_opens_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run().exit_code == 0
     assert run("--model", "m", "--plain").exit_code == 0
     assert run("chat", "-m", "m").exit_code == 0
+    assert run("chat", "--expert", "medical", "--draft", "off").exit_code == 0
+    usual = {"plain": False, "draft": "auto", "expert": "auto"}
     assert seen == [
-        {"model": None, "plain": False},
-        {"model": None, "plain": False},
-        {"model": "m", "plain": True},
-        {"model": "m", "plain": False},
+        {"model": None, "plain": False},  # without the command line's machinery
+        {**usual, "model": None},
+        {**usual, "model": "m", "plain": True},
+        {**usual, "model": "m"},
+        {**usual, "model": None, "draft": "off", "expert": "medical"},
     ]
 
 

@@ -67,6 +67,18 @@ def test_one_expert_can_be_asked_for(ensemble: Path) -> None:
         assert spoken(model, expert="auto")[0] == free
 
 
+def test_a_session_may_be_closed_in_the_middle(ensemble: Path) -> None:
+    with Model.load(ensemble, threads=1) as model:
+        whole, _, _ = spoken(model)
+        session = model.session()
+        reply = model.generate("Once upon a time", session=session, **GREEDY)
+        next(reply)
+        assert reply.speaker in EXPERTS
+        session.close()
+        assert reply.finish().text == whole and reply.speaker is None
+        assert sum(reply.stats.experts.values()) < reply.stats.tokens == 40
+
+
 def test_guessing_ahead_changes_no_reply(ensemble: Path) -> None:
     with Model.load(ensemble, threads=1) as model:
         plain, _, stats = spoken(model, draft="off", max_tokens=120)

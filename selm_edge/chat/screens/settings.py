@@ -77,7 +77,7 @@ class SettingsScreen(Dialog[bool]):
                 yield Static("Enter sends", classes="name")
                 yield Switch(self.session.enter_sends, id="set-enter")
                 yield Static("else Ctrl+J sends and Enter begins a line", classes="hint")
-            if self.session.experts:
+            if self.session.experts.names:
                 yield Static("Experts", classes="heading")
                 with Horizontal(classes="row"):
                     yield Static("Colours", classes="name")

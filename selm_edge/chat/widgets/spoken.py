@@ -10,7 +10,7 @@ from textual.widgets import Static
 from selm_edge.clean import clean_line
 
 if TYPE_CHECKING:
-    from selm_edge.chat.session import Spoken
+    from selm_edge.chat.experts import Spoken
 
 _COLOURS = ("$text-primary", "$text-accent", "$text-success", "$text-error", "$text-secondary")
 _FORMS = ("", "underline", "bold", "bold underline", "italic", "italic underline")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from textual.widgets import Markdown
     from textual.widgets.markdown import MarkdownStream
 
-    from selm_edge.chat.session import Spoken
+    from selm_edge.chat.experts import Spoken
     from selm_edge.chat.widgets.spoken import SpokenText
     from selm_edge.feedback.log import Kind
     from selm_edge.store.conversations import Message
