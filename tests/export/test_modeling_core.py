@@ -12,13 +12,15 @@ pytest.importorskip("torch", reason="needs the [export] extra: torch is not inst
 import numpy as np
 import torch
 from selm_export.gguf_file import Label
-from selm_export.modeling.file import write_model
+from selm_export.modeling.file import read_model, write_model
+from selm_export.recall import rows
 from support.core import ISAS, Session, require_isa
 from support.oracles import relative_error
 from support.selm_models import some_model, some_tokenizer
 
 from selm_edge import _core
 
+DATA = Path(__file__).parents[1] / "data"
 F32_LIMIT = 1e-4  # largest difference over largest logit
 LENGTH = 330
 IDS = np.random.default_rng(5).integers(0, 400, LENGTH).tolist()
@@ -210,3 +212,19 @@ def test_sampling_with_drafts_follows_the_distribution(with_exits: tuple[_core.M
     assert statistic < 26.0  # 7 degrees of freedom: one in 2,000 (the truth's own noise included)
     other = np.bincount(np.array(plain) % bins, minlength=bins)
     assert float(((drawn - other) ** 2 / (drawn + other)).sum()) < 26.0
+
+
+def test_the_core_recalls_what_torch_recalls() -> None:
+    """32 pairs of which the window reaches few (docs/recall.md): the features carry the rest."""
+    file = DATA / "recall-32.gguf"
+    told = rows(100, 32, 64, torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        by_torch = read_model(file)(told.ids).logits[:, told.places - 1].argmax(-1).numpy()
+    session = Session(file, context=128, kv_type="f32", threads=2)
+    by_core = []
+    for row in told.ids.tolist():
+        session.core.truncate(0)
+        by_core.append(session.eval(row)[told.places.numpy() - 1].argmax(-1))
+    truth = told.ids[:, told.places].numpy()
+    assert (np.array(by_core) == by_torch).mean() > 0.999
+    assert (np.array(by_core) == truth).mean() > 0.98

@@ -42,6 +42,17 @@ std::string bytes_of_text(std::string_view text) {
 
 namespace {
 
+// Whether every token that text becomes is one letter, so that there is nothing to merge.
+bool only_letters(const Vocabulary& vocabulary) {
+  for (size_t i = 0; i < vocabulary.size(); ++i) {
+    const auto id = static_cast<Token>(i);
+    const std::string_view text = vocabulary.text(id);
+    const size_t letter = text.empty() || static_cast<unsigned char>(text[0]) < 0x80 ? 1 : 2;
+    if (vocabulary.type(id) == TokenType::normal && text.size() > letter) return false;
+  }
+  return true;
+}
+
 // What merging may end in. Special tokens are cut out beforehand; text never merges into one.
 Token find_mergeable(const Vocabulary& vocabulary, std::string_view text) {
   const Token id = vocabulary.find_plain(text);
@@ -52,9 +63,10 @@ Token find_mergeable(const Vocabulary& vocabulary, std::string_view text) {
 
 Result<Bpe> Bpe::load(const gguf::File& file, const Vocabulary& vocabulary, const PreTokenizer& rules) {
   const gguf::Entry* merges = file.find("tokenizer.ggml.merges");
-  if (merges == nullptr)
+  if (merges == nullptr && !only_letters(vocabulary))
     return error(Code::format, "tokenizer.ggml.merges is missing: a gpt2 vocabulary needs it");
-  if (!merges->is_array || merges->type != gguf::ValueType::string || merges->count >= INT32_MAX / 4) {
+  if (merges != nullptr &&
+      (!merges->is_array || merges->type != gguf::ValueType::string || merges->count >= INT32_MAX / 4)) {
     return error(Code::format, "at byte %" PRIu64 ": tokenizer.ggml.merges is not an array of strings",
                  merges->offset);
   }
@@ -76,7 +88,7 @@ Result<Bpe> Bpe::load(const gguf::File& file, const Vocabulary& vocabulary, cons
     append_utf8(code_of_byte(static_cast<uint8_t>(byte)), text);
     bpe.byte_symbols_[byte] = symbol_of(text);
   }
-  const auto count = static_cast<size_t>(merges->count);
+  const auto count = static_cast<size_t>(merges == nullptr ? 0 : merges->count);
   bpe.merges_.reserve(count);
   bpe.by_pair_ = HashIndex(count);
   std::string result;
