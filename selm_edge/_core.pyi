@@ -4,7 +4,7 @@ The SELM core, as selm.h has it. Use selm_edge.Model; this is what it is made of
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['CoreError', 'Floats', 'Generation', 'Model', 'ModelInfo', 'Sampling', 'Session', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
+__all__: list[str] = ['Adapter', 'CoreError', 'Floats', 'Generation', 'Model', 'ModelInfo', 'Sampling', 'Session', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
 class CoreError(RuntimeError):
     pass
 class Floats:
@@ -120,6 +120,9 @@ class Model:
     @property
     def info(self) -> ModelInfo:
         ...
+class Adapter:
+    def __init__(self, model: Model, path: str | bytes) -> None:
+        ...
 class Session:
     def __init__(self, model: Model, *, context: typing.SupportsInt | typing.SupportsIndex = 0, threads: typing.SupportsInt | typing.SupportsIndex = 0, batch: typing.SupportsInt | typing.SupportsIndex = 0, kv_type: str = 'f16', exact: bool = False) -> None:
         ...
@@ -141,14 +144,24 @@ class Session:
         ...
     def save(self, path: str | bytes) -> None:
         ...
+    def set_adapters(self, adapters: collections.abc.Sequence[tuple[Adapter, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        """
+        Pairs of an adapter and its scale.
+        """
     def set_deadline(self, milliseconds: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+    def set_expert(self, name: str | None) -> None:
+        ...
     def snapshot(self) -> bytes:
+        ...
+    def speaker(self, position: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
     def tokens(self) -> list[int]:
         ...
     def truncate(self, length: typing.SupportsInt | typing.SupportsIndex) -> int:
-        ...
+        """
+        The tokens that are left.
+        """
     @property
     def closed(self) -> bool:
         ...
@@ -229,6 +242,9 @@ class Sampling:
         ...
 class Stats:
     @property
+    def accepted_tokens(self) -> int:
+        ...
+    @property
     def cached_tokens(self) -> int:
         ...
     @property
@@ -236,6 +252,9 @@ class Stats:
         ...
     @property
     def decode_steps(self) -> int:
+        ...
+    @property
+    def drafted_tokens(self) -> int:
         ...
     @property
     def finish(self) -> int:
@@ -253,7 +272,7 @@ class Stats:
     def tokens(self) -> int:
         ...
 class Generation:
-    def __init__(self, session: Session, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], sampling: Sampling, *, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, stop: collections.abc.Sequence[str] = [], max_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_end: bool = False, special: bool = False, reuse_prefix: bool = True) -> None:
+    def __init__(self, session: Session, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], sampling: Sampling, *, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, stop: collections.abc.Sequence[str] = [], max_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_end: bool = False, special: bool = False, reuse_prefix: bool = True, draft: str = 'auto') -> None:
         ...
     def cancel(self) -> None:
         ...

@@ -39,7 +39,9 @@ class Native:
         return self.session.eval(tokens, "last")
 
     def truncate(self, length: int) -> None:
-        self.session.truncate(length)
+        kept = self.session.truncate(length)
+        if kept < length:  # a state that does not grow may not reach so far back
+            self.session.eval(some_tokens(self, length)[kept:], "none")
 
 
 class LlamaCpp:

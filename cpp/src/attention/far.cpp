@@ -158,7 +158,7 @@ void Far::map_features(const Work& work, size_t n) const {
   }
   if (rows != 0) {
     const std::byte* own =
-        work.layer.projection.data + work.kv_head * rows * work.layer.projection.row_bytes();
+        work.layer.feature_rows.data + work.kv_head * rows * work.layer.feature_rows.row_bytes();
     work.table.matmul(quant::Type::f32, own, rows, d, reinterpret_cast<const std::byte*>(work.acts), n,
                       work.features, width);
   }
