@@ -443,6 +443,7 @@ class Session {
       check(selm_session_fork(state.session.get(), nullptr, &made));
       forked->state_->session.reset(made);
       forked->state_->model = state.model;
+      forked->state_->adapters = state.adapters;
       forked->state_->n_vocab = state.n_vocab;
       forked->state_->n_embd = state.n_embd;
       forked->state_->refresh();

@@ -305,6 +305,7 @@ class NativeSession:
         from selm_edge import _core
 
         try:
+            self._session.set_deadline(0)  # the last reply's is not this one's
             self._session.save(os.fsencode(path))
         except _core.CoreError as error:
             raise _snapshot_error(path, error, _SAVE_HINTS) from None
@@ -321,6 +322,7 @@ class NativeSession:
         from selm_edge import _core
 
         try:
+            self._session.set_deadline(0)  # the last reply's is not this one's
             return NativeSession(self._session.fork())
         except _core.CoreError as error:
             raise _call_error(error) from None

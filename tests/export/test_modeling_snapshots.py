@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
 
 import numpy as np
+import torch
 from selm_export.gguf_file import Label
 from selm_export.modeling.file import write_model
 from support.core import Session
@@ -21,6 +22,10 @@ from selm_edge import _core
 IDS = np.random.default_rng(5).integers(0, 400, 400).tolist()
 FAR = ["performer"] * 3
 MIXED = {"attention_kinds": ["performer", "window", "softmax"], "sinks": 3, "head_gate": True}
+EXPERTS: dict[str, Any] = {
+    "expert_names": ["general", "medical", "math"], "expert_rank": 4, "trunk_layers": 2,
+    "num_hidden_layers": 4,
+}  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "far, window and all": MIXED,
     "favor+": {"attention_kinds": FAR},
@@ -29,14 +34,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hedgehog, window of one": {"attention_kinds": FAR, "feature_map": "hedgehog", "window": 1},
     "window": {"attention_kinds": ["window"] * 3, "window": 7},
     "experts": {
-        "attention_kinds": ["performer", "softmax", "performer"], "trunk_layers": 1,
-        "expert_names": ["one", "two"], "expert_kind": "full", "expert_route": "early",
+        "expert_kind": "delta", "expert_route": "early", **EXPERTS,
+        "attention_kinds": ["performer", "softmax", "performer", "window"], "sinks": 2,
+    },
+    "experts that see all": {"expert_kind": "full", "expert_route": "early", **EXPERTS},
+    "experts, full route": {
+        "expert_kind": "delta", "expert_route": "full", **EXPERTS,
+        "attention_kinds": ["performer"] * 4,
     },
 }  # fmt: skip
 
 
 def written(path: Path, changes: dict[str, Any]) -> Path:
-    write_model(path, some_model(**changes), some_tokenizer(), Label("Test"))
+    model = some_model(**changes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "delta_b" in name:  # zero in a fresh model
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    write_model(path, model, some_tokenizer(), Label("Test"))
     return path
 
 
@@ -141,3 +156,20 @@ def test_another_kind_of_layer_is_another_model(mixed: Path, tmp_path: Path) -> 
     other = written(tmp_path / "o.gguf", {**MIXED, "sinks": 4})
     with pytest.raises(_core.CoreError, match="of another model"):
         Session(other).core.restore(saver.core.snapshot())
+
+
+def test_who_spoke_comes_back_and_a_fork_asks_for_the_same_expert(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.gguf", VARIANTS["experts"])
+    session = Session(path, context=400)
+    session.eval(IDS[:100])
+    spoke = [session.core.speaker(i) for i in range(100)]
+    assert len(set(spoke)) > 1
+    session.core.set_expert("math")
+    other = Session(path, context=400)
+    other.core.restore(session.core.snapshot())
+    fork = session.core.fork()
+    for core in (session.core, fork, other.core):
+        core.eval(IDS[100:110])
+        assert [core.speaker(i) for i in range(100)] == spoke
+    assert {fork.speaker(i) for i in range(100, 110)} == {2}
+    assert {other.core.speaker(i) for i in range(100, 110)} != {2}

@@ -59,7 +59,8 @@ class Walk:
         if len(going.tokens) + count > LONGEST:
             self._cut(going, int(self.rng.integers(0, LONGEST // 4)))
         new = self.rng.integers(0, 300, count).tolist()
-        logits = array(going.core.eval(new))
+        wanted = "all" if check else str(self.rng.choice(["all", "last", "none"]))
+        logits = array(going.core.eval(new, wanted))
         going.tokens += new
         if check:
             assert going.core.tokens() == going.tokens

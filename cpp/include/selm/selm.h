@@ -183,6 +183,22 @@ SELM_API uint64_t selm_session_state_bytes(const selm_session* session); /* cach
  * text (`selm` files) cannot go back so far: selm_session_position tells, and what is missing is to be
  * evaluated again. They can go back by 32 tokens, to where a long eval or a reply began, and to 0. */
 SELM_API selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens);
+/* Snapshots: the session's state as bytes, for a session of the same model and kv_type (whatever its context,
+ * batch and threads) to go on from exactly as this one would. It holds the tokens and what was computed of
+ * them; a file is its owner's alone to read. data NULL: only the size, as of the tokens held now. Experts
+ * catch up first, which a cancel or deadline stops. */
+SELM_API selm_status selm_session_save(selm_session* session, void* data, size_t capacity, size_t* size);
+/* The file is replaced whole, or on an error (SELM_ERROR_IO: a full disk, ...) not at all. */
+SELM_API selm_status selm_session_save_file(selm_session* session, const char* path);
+/* In place of what the session holds. SELM_ERROR_FORMAT: damaged, or no snapshot; SELM_ERROR_UNSUPPORTED: of
+ * another model, kv_type or version; SELM_ERROR_CONTEXT_FULL: it does not fit. On any error the session is as
+ * before the call. */
+SELM_API selm_status selm_session_restore(selm_session* session, const void* data, size_t size);
+SELM_API selm_status selm_session_restore_file(selm_session* session, const char* path);
+/* Another session in the same state, with the same adapters and expert asked for, which then goes its own
+ * way. options NULL: those of `session`. */
+SELM_API selm_status selm_session_fork(selm_session* session, const selm_session_options* options,
+                                       selm_session** fork);
 /* Experts of a `selm` file speak token by token as their scores say, or one by name at every token from now
  * on (NULL: by the scores again). Fails where the model has no such expert. */
 SELM_API selm_status selm_session_set_expert(selm_session* session, const char* name);
@@ -196,20 +212,6 @@ SELM_API void selm_adapter_free(selm_adapter* adapter);
  * to 8, n = 0 takes them away. Tokens that are held keep what was made of them. */
 SELM_API selm_status selm_session_set_adapters(selm_session* session, const selm_adapter* const* adapters,
                                                const float* scales, size_t n);
-/* Snapshots: the session's state as bytes, for a session of the same model and kv_type (whatever its context,
- * batch and threads) to go on from exactly as this one would. It holds the tokens and what was computed of
- * them; a file is its owner's alone to read. data NULL: only the size, as of the tokens held now. */
-SELM_API selm_status selm_session_save(selm_session* session, void* data, size_t capacity, size_t* size);
-/* The file is replaced whole, or on an error (SELM_ERROR_IO: a full disk, ...) not at all. */
-SELM_API selm_status selm_session_save_file(selm_session* session, const char* path);
-/* In place of what the session holds. SELM_ERROR_FORMAT: damaged, or no snapshot; SELM_ERROR_UNSUPPORTED: of
- * another model, kv_type or version; SELM_ERROR_CONTEXT_FULL: it does not fit. On any error the session is as
- * before the call. */
-SELM_API selm_status selm_session_restore(selm_session* session, const void* data, size_t size);
-SELM_API selm_status selm_session_restore_file(selm_session* session, const char* path);
-/* Another session in the same state, which then goes its own way. options NULL: those of `session`. */
-SELM_API selm_status selm_session_fork(selm_session* session, const selm_session_options* options,
-                                       selm_session** fork);
 /* The tokens held, for prefix reuse: borrowed until the next call that changes the session. */
 SELM_API const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens);
 /* Stops the running (or next) eval or generation within one layer; from any thread. */

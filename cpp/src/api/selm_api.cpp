@@ -420,6 +420,38 @@ selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens) {
   return SELM_OK;
 }
 
+selm_status selm_session_save(selm_session* session, void* data, size_t capacity, size_t* size) {
+  if (session == nullptr || size == nullptr) return invalid("session and size must not be NULL");
+  return report(engine::Snapshot::save(*session->session, static_cast<std::byte*>(data), capacity, size));
+}
+
+selm_status selm_session_save_file(selm_session* session, const char* path) {
+  if (session == nullptr || path == nullptr) return invalid("session and path must not be NULL");
+  return report(engine::Snapshot::save_file(*session->session, path));
+}
+
+selm_status selm_session_restore(selm_session* session, const void* data, size_t size) {
+  if (session == nullptr || data == nullptr) return invalid("session and data must not be NULL");
+  return report(engine::Snapshot::restore(*session->session, {static_cast<const std::byte*>(data), size}));
+}
+
+selm_status selm_session_restore_file(selm_session* session, const char* path) {
+  if (session == nullptr || path == nullptr) return invalid("session and path must not be NULL");
+  return report(engine::Snapshot::restore_file(*session->session, path));
+}
+
+selm_status selm_session_fork(selm_session* session, const selm_session_options* options,
+                              selm_session** fork) {
+  if (session == nullptr || fork == nullptr) return invalid("session and fork must not be NULL");
+  *fork = nullptr;
+  const auto wanted = session_options(options);
+  if (!wanted.ok()) return report(wanted.status());
+  auto made = engine::Snapshot::fork(*session->session, options == nullptr ? nullptr : &wanted.value());
+  if (!made.ok()) return report(made.status());
+  *fork = new selm_session{std::move(made.value())};
+  return SELM_OK;
+}
+
 selm_status selm_session_set_expert(selm_session* session, const char* name) {
   if (session == nullptr) return invalid("session must not be NULL");
   if (name == nullptr) {
@@ -468,38 +500,6 @@ selm_status selm_session_set_adapters(selm_session* session, const selm_adapter*
 int32_t selm_session_speaker(const selm_session* session, uint32_t position) {
   if (session == nullptr || position >= session->session->tokens().size()) return -1;
   return session->session->speaker(position);
-}
-
-selm_status selm_session_save(selm_session* session, void* data, size_t capacity, size_t* size) {
-  if (session == nullptr || size == nullptr) return invalid("session and size must not be NULL");
-  return report(engine::Snapshot::save(*session->session, static_cast<std::byte*>(data), capacity, size));
-}
-
-selm_status selm_session_save_file(selm_session* session, const char* path) {
-  if (session == nullptr || path == nullptr) return invalid("session and path must not be NULL");
-  return report(engine::Snapshot::save_file(*session->session, path));
-}
-
-selm_status selm_session_restore(selm_session* session, const void* data, size_t size) {
-  if (session == nullptr || data == nullptr) return invalid("session and data must not be NULL");
-  return report(engine::Snapshot::restore(*session->session, {static_cast<const std::byte*>(data), size}));
-}
-
-selm_status selm_session_restore_file(selm_session* session, const char* path) {
-  if (session == nullptr || path == nullptr) return invalid("session and path must not be NULL");
-  return report(engine::Snapshot::restore_file(*session->session, path));
-}
-
-selm_status selm_session_fork(selm_session* session, const selm_session_options* options,
-                              selm_session** fork) {
-  if (session == nullptr || fork == nullptr) return invalid("session and fork must not be NULL");
-  *fork = nullptr;
-  const auto wanted = session_options(options);
-  if (!wanted.ok()) return report(wanted.status());
-  auto made = engine::Snapshot::fork(*session->session, options == nullptr ? nullptr : &wanted.value());
-  if (!made.ok()) return report(made.status());
-  *fork = new selm_session{std::move(made.value())};
-  return SELM_OK;
 }
 
 const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens) {

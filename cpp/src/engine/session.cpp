@@ -453,7 +453,6 @@ void Session::mark() {
   std::memcpy(marks_[0].bounded.data(), bounded_.data(), bounded_.size());
 }
 
-// Whose state it is.
 const model::Layer& Session::layer_of(size_t state) const {
   const size_t trunk = model_.trunk().size();
   if (state < trunk) return model_.trunk()[state];
@@ -508,11 +507,11 @@ size_t Session::rewind(size_t n) {
     if (!state.far) continue;
     if (n == 0) {
       state.far->clear();
-      continue;
+    } else {
+      const size_t held = held_by(i, seen_, n);
+      state.far->truncate(held);
+      state.far->settle(kernels_, layer_of(i), state.cache, held, scratch_of(0));
     }
-    const size_t held = held_by(i, seen_, n);
-    state.far->truncate(held);
-    state.far->settle(kernels_, layer_of(i), state.cache, held, scratch_of(0));
   }
   for (size_t& seen : seen_) seen = std::min(seen, n);
   trunk_end_ = std::min(trunk_end_, n);
@@ -530,10 +529,12 @@ size_t Session::truncate(size_t n) {
 
 uint64_t Session::state_bytes() const {
   const model::Hparams& h = model_.hparams();
+  const size_t trunk = model_.trunk().size();
   uint64_t total = std::min(trunk_end_, backlog_) * h.n_embd * sizeof(float);
   for (size_t i = 0; i < states_.size(); ++i) {
     total += states_[i].cache.bytes(held_by(i, seen_, tokens_.size()));
-    if (states_[i].far) total += attention::Far::floats(h, layer_of(i).shape) * sizeof(float);
+    const size_t layer = i < trunk ? i : trunk + (i - trunk) % (h.layers.size() - trunk);
+    if (states_[i].far) total += attention::Far::floats(h, h.layers[layer]) * sizeof(float);
   }
   return total;
 }

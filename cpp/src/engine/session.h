@@ -136,7 +136,6 @@ class Session {
   Status make_room(size_t end);
   void remember_trunk(size_t position, size_t n);
   Status catch_up(size_t expert, size_t end, size_t kept);
-  Status catch_up_all();
   void score(size_t position, size_t n);
   size_t score_width() const;
   size_t score_act_bytes() const;
@@ -196,7 +195,8 @@ class Session {
   AlignedBuffer kv_;       // of layers that keep every position
   AlignedBuffer bounded_;  // of the others: rings and sums
   AlignedBuffer scratch_;
-  Mark marks_[2];  // the newer one first
+  std::optional<uint64_t> fingerprint_;  // of the model, once a snapshot asked for it
+  Mark marks_[2];                        // the newer one first
   // Of experts: states_ holds those of the trunk's layers, then those of each expert's.
   size_t asked_ = kAnyExpert;
   std::vector<size_t> seen_;      // tokens that each expert's states hold
@@ -209,8 +209,7 @@ class Session {
   float* hidden_ = nullptr;      // [experts, batch, n_embd] what each makes of the rows, as the head wants it
   float* scores_ = nullptr;      // [experts, batch]
   float* score_rows_ = nullptr;  // [experts, 2, kMaxVerified, score_width()]
-  std::byte* score_acts_ = nullptr;      // [experts, score_act_bytes()] rows as products want them
-  std::optional<uint64_t> fingerprint_;  // of the model, once a snapshot asked for it
+  std::byte* score_acts_ = nullptr;  // [experts, score_act_bytes()] rows as products want them
   std::unique_ptr<ThreadPool> pool_;
 
   // Views into scratch_, rows of the current batch.

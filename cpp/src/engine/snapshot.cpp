@@ -214,12 +214,12 @@ Status Snapshot::walk_layer(Session& session, Session::LayerState& state, size_t
   return {};
 }
 
-Status Snapshot::walk(Session& session, const State& state, Stream& stream) {
-  const std::span<Token> tokens = state.tokens;
+Status Snapshot::walk(Session& session, std::vector<Session::LayerState>& states, std::span<Token> tokens,
+                      std::span<int8_t> speakers, Stream& stream) {
   SELM_TRY(stream.numbers(reinterpret_cast<std::byte*>(tokens.data()), tokens.size_bytes()));
-  SELM_TRY(stream.numbers(reinterpret_cast<std::byte*>(state.speakers.data()), state.speakers.size()));
-  for (size_t i = 0; i < state.layers.size(); ++i)
-    SELM_TRY(walk_layer(session, state.layers[i], i, tokens.size(), stream));
+  SELM_TRY(stream.numbers(reinterpret_cast<std::byte*>(speakers.data()), speakers.size()));
+  for (size_t i = 0; i < states.size(); ++i)
+    SELM_TRY(walk_layer(session, states[i], i, tokens.size(), stream));
   return {};
 }
 
@@ -238,13 +238,25 @@ Status Snapshot::write(Session& session, Stream& stream, uint64_t size) {
   header.size = size;
   header.n = session.tokens_.size();
   SELM_TRY(stream.number(header));
-  const std::span<int8_t> speakers =
-      std::span(session.speakers_).first(session.speakers_.empty() ? 0 : session.tokens_.size());
-  return walk(session, {session.states_, session.tokens_, speakers}, stream);
+  const std::span<int8_t> speakers(session.speakers_);
+  return walk(session, session.states_, session.tokens_,
+              speakers.first(speakers.empty() ? 0 : session.tokens_.size()), stream);
+}
+
+// Experts see what they skipped, which changes no result.
+Status Snapshot::catch_up(Session& session) {
+  for (size_t e = 0; e < session.seen_.size(); ++e) {
+    const Status status = session.catch_up(e, session.tokens_.size(), SIZE_MAX);
+    if (!status.ok()) {
+      session.rewind(session.tokens_.size());
+      return status;
+    }
+  }
+  return {};
 }
 
 Status Snapshot::save(Session& session, std::byte* data, size_t capacity, size_t* size) {
-  SELM_TRY(session.catch_up_all());
+  SELM_TRY(catch_up(session));
   SELM_ASSIGN(const auto settled, Settled::make(session));
   Stream counted = Stream::counting();
   SELM_TRY(write(session, counted, 0));
@@ -258,7 +270,7 @@ Status Snapshot::save(Session& session, std::byte* data, size_t capacity, size_t
 }
 
 Status Snapshot::save_file(Session& session, const std::string& path) {
-  SELM_TRY(session.catch_up_all());
+  SELM_TRY(catch_up(session));
   SELM_ASSIGN(NewFile file, NewFile::create(path));
   SELM_ASSIGN(const auto settled, Settled::make(session));
   Stream counted = Stream::counting();
@@ -312,23 +324,25 @@ Status Snapshot::restore(Session& session, std::span<const std::byte> bytes) {
   std::vector<int8_t> speakers(session.speakers_.empty() ? 0 : tokens.size());
   std::vector<Session::LayerState> states = session.states_;
   Stream check(body, false);
-  SELM_TRY(walk(session, {states, tokens, speakers}, check));
+  SELM_TRY(walk(session, states, tokens, speakers, check));
   SELM_TRY(check.end());
   for (const Token token : tokens) {
     if (token < 0 || static_cast<uint32_t>(token) >= session.model_.n_vocab())
       return error(Code::format, "the snapshot holds the token %d, which is not in the vocabulary", token);
   }
-  const auto experts = static_cast<int>(session.seen_.size());
-  if (std::any_of(speakers.begin(), speakers.end(), [&](int8_t s) { return s < -1 || s >= experts; }))
-    return error(Code::format, "the snapshot names a speaker that the model has not");
+  for (const int8_t speaker : speakers) {
+    if (speaker < -1 || speaker >= static_cast<int>(session.seen_.size()))
+      return error(Code::format, "the snapshot names the expert %d, whom the model has not", speaker);
+  }
   // From here on nothing can fail.
   Stream load(body, true);
-  SELM_TRY(walk(session, {states, tokens, speakers}, load));
+  SELM_TRY(walk(session, states, tokens, speakers, load));
   session.states_ = std::move(states);
   session.tokens_.assign(tokens.begin(), tokens.end());
   std::copy(speakers.begin(), speakers.end(), session.speakers_.begin());
-  session.seen_.assign(session.seen_.size(), tokens.size());
-  session.trunk_end_ = session.trunk_written_ = tokens.size();
+  std::fill(session.seen_.begin(), session.seen_.end(), tokens.size());
+  session.trunk_end_ = tokens.size();
+  session.trunk_written_ = 0;  // nothing of it is needed: all have seen all
   for (Session::Mark& mark : session.marks_) mark.n = 0;
   session.mark();
   return {};
@@ -342,6 +356,8 @@ Status Snapshot::restore_file(Session& session, const std::string& path) {
 Result<std::unique_ptr<Session>> Snapshot::fork(Session& session, const SessionOptions* options) {
   SELM_ASSIGN(auto fork, Session::create(session.model_, options == nullptr ? session.options_ : *options));
   fork->fingerprint_ = fingerprint(session);
+  fork->asked_ = session.asked_;
+  SELM_TRY(fork->set_adapters(session.adapters_));
   size_t size = 0;
   SELM_TRY(save(session, nullptr, 0, &size));
   auto bytes = AlignedBuffer::make(size);

@@ -2,13 +2,16 @@
 // session (a fork). Little-endian:
 //
 //   "SELMSNAP", version u32, KV type u32, model u64, bytes of the whole u64, n u64, n tokens (i32)
-//   of ensembles: who spoke after each token, i8
-//   for each layer, those of the trunk and then each expert's (which have caught up)
+//   where there are experts, who spoke after each token (i8)
+//   for each layer, those of the trunk and then those of each expert
 //     of window and performer: the first position that is held, u64
 //     of performer: whether there are sums of a block before, u32
 //     keys of each KV head, positions [first, n) and then the sinks; values likewise
 //     of performer, for each KV head: scale f32 and sums f32; those of a block before likewise
 //   checksum u64: XXH64 of each 64 KiB before it, the last one's as the next one's seed
+//
+// Experts have seen all tokens by then: those that skipped some catch up before they are saved. Which one
+// is asked for, and adapters, are not the state's; a fork takes them over.
 //
 // Only what the tokens need is kept, and by position, so a session of another context, batch, number
 // of threads or instruction set may go on from it. Layers whose state does not grow can then take back
@@ -32,7 +35,8 @@ namespace selm::engine {
 class Snapshot {
  public:
   // Writes it where `capacity` bytes are enough (else Code::buffer_too_small); *size is always what it
-  // takes. data nullptr: only the size. The session stays as it is.
+  // takes. data nullptr: only the size. What the session says next stays as it is. Errors: out_of_memory;
+  // cancelled and deadline while experts catch up.
   static Status save(Session& session, std::byte* data, size_t capacity, size_t* size);
   // The file is replaced whole, or not at all.
   static Status save_file(Session& session, const std::string& path);
@@ -52,13 +56,9 @@ class Snapshot {
   static uint64_t fingerprint(Session& session);
   static Status write(Session& session, Stream& stream, uint64_t size);
   static Status check_header(Session& session, std::span<const std::byte> bytes);
-  // What a snapshot holds, of a session or on its way into one.
-  struct State {
-    std::vector<Session::LayerState>& layers;
-    std::vector<Token>& tokens;
-    std::span<int8_t> speakers;
-  };
-  static Status walk(Session& session, const State& state, Stream& stream);
+  static Status catch_up(Session& session);
+  static Status walk(Session& session, std::vector<Session::LayerState>& states, std::span<Token> tokens,
+                     std::span<int8_t> speakers, Stream& stream);
   static Status walk_layer(Session& session, Session::LayerState& state, size_t index, size_t n,
                            Stream& stream);
 };
