@@ -79,8 +79,7 @@ void measure(const Table& t, Type type, size_t n_cols, size_t megabytes, size_t 
                   seconds(kernels::method(t, type, false), decode_rows, 1) * 1e-9,
               operations / seconds(method, kPrefillRows, n_cols), n_cols);
   if (method.matmul != t.matmul)
-    std::printf(", exact %.1f",
-                operations / seconds(kernels::method(t, type, false), kPrefillRows, n_cols));
+    std::printf(", exact %.1f", operations / seconds(kernels::method(t, type, false), kPrefillRows, n_cols));
   std::printf("\n");
   std::fflush(stdout);
 }

@@ -277,7 +277,6 @@ class Model {
 
 // ---- Session -----------------------------------------------------------------------------------
 
-// What a session's Python object and its generation share.
 class Adapter {
  public:
   Adapter(const Model& model, const Path& given) {
@@ -294,6 +293,7 @@ class Adapter {
   std::shared_ptr<selm_adapter> handle_;  // keeps the model
 };
 
+// What a session's Python object and its generation share.
 struct SessionState {
   std::shared_ptr<selm_model> model;                    // first: freed after the session
   std::vector<std::shared_ptr<selm_adapter>> adapters;  // in use; freed after the session

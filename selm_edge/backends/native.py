@@ -323,7 +323,9 @@ class NativeSession:
 
         try:
             self._session.set_deadline(0)  # the last reply's is not this one's
-            return NativeSession(self._session.fork())
+            fork = NativeSession(self._session.fork(), self._experts, self._layers)
+            fork._expert = self._expert
+            return fork
         except _core.CoreError as error:
             raise _call_error(error) from None
 
