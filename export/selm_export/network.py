@@ -28,6 +28,7 @@ class Shape:
     context: int = 1024
     rope_base: float = 10000.0
     norm_epsilon: float = 1e-6
+    exits: tuple[int, ...] = ()  # after these layers, counted from 1, the head may speak as well
 
     @property
     def head_size(self) -> int:
@@ -126,6 +127,9 @@ class Trunk(nn.Module):
         self.embed_tokens = nn.Embedding(shape.vocab, shape.width)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = RmsNorm(shape.width, shape.norm_epsilon)
+        self.exits = nn.ModuleDict(
+            {str(n): RmsNorm(shape.width, shape.norm_epsilon) for n in shape.exits}
+        )
 
 
 class Network(nn.Module):
@@ -142,34 +146,56 @@ class Network(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def hidden(self, ids: Tensor, documents: Tensor | None, dropout: float = 0.0) -> Tensor:
-        """Last hidden states [batch, tokens, width]; ``documents`` [batch, tokens] numbers the
-        packed documents of a row, and attention stays within one."""
+    def spoken(
+        self, ids: Tensor, documents: Tensor | None, dropout: float = 0.0
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What the head reads, [batch, tokens, width]: at the end, and at each exit.
+        ``documents`` [batch, tokens] numbers the packed documents of a row, and attention stays
+        within one."""
         tokens = ids.shape[1]
         mask = None if documents is None else document_mask(documents)
         cos, sin = self.cos[:tokens], self.sin[:tokens]
         x = self.model.embed_tokens(ids)
         if torch.is_autocast_enabled(ids.device.type):
             x = x.to(torch.get_autocast_dtype(ids.device.type))
-        for layer in self.model.layers:
+        exits = []
+        for number, layer in enumerate(self.model.layers, start=1):
             x = layer(x, cos, sin, mask, dropout)
-        out: Tensor = self.model.norm(x)
-        return out
+            if number in self.shape.exits:
+                exits.append(self.model.exits[str(number)](x))
+        return self.model.norm(x), exits
+
+    def head(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.model.embed_tokens.weight)
 
     def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """Logits [batch, tokens, vocab]."""
-        return F.linear(self.hidden(ids, documents), self.model.embed_tokens.weight)
+        return self.head(self.spoken(ids, documents)[0])
 
     def loss(
         self, ids: Tensor, documents: Tensor, *, positions: Tensor, targets: Tensor,
         weights: Tensor, dropout: float,
     ) -> Tensor:  # fmt: skip
         """Sum of weighted cross-entropies in nats at the given flat positions only: the head is
-        a third of the arithmetic, and about half of the tokens do not count."""
-        x = self.hidden(ids, documents, dropout).flatten(0, 1).index_select(0, positions)
-        logits = F.linear(x, self.model.embed_tokens.weight).float()
-        nll = F.cross_entropy(logits, targets, reduction="none")
-        return (nll * weights).sum()
+        a third of the arithmetic, and about half of the tokens do not count. An exit adds how far
+        it is from what the model says in the end."""
+        end, exits = self.spoken(ids, documents, dropout)
+        logits, *early = (
+            self.head(x.flatten(0, 1).index_select(0, positions)).float() for x in (end, *exits)
+        )
+        loss = F.cross_entropy(logits, targets, reduction="none")
+        for drafted in early:
+            loss = loss + divergence(logits.detach(), drafted)
+        return (loss * weights).sum()
+
+
+def divergence(taught: Tensor, drafted: Tensor, temperature: float = 0.5) -> Tensor:
+    """KL divergence [places] of two rows of logits at a temperature, times it, so that the
+    gradient keeps its size. Below 1, as drafts are of use where the model is sure, and are drawn
+    at low temperatures; the least is reached by equal logits at any."""
+    p = F.log_softmax(taught / temperature, dim=-1)
+    q = F.log_softmax(drafted / temperature, dim=-1)
+    return temperature * (p.exp() * (p - q)).sum(-1)
 
 
 def document_mask(documents: Tensor) -> Tensor:

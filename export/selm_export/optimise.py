@@ -38,6 +38,15 @@ class Rates:
     matrix_decay: float = 0.1
     rest_decay: float = 0.01
     momentum: float = 0.95
+    above: float = 1.0  # times the others, for all but the layers up to the last exit
+
+
+def _is_above(name: str, exits: tuple[int, ...]) -> bool:
+    """Whether it is neither an exit's norm nor of a layer that an exit speaks after."""
+    place, _, rest = name.removeprefix("model.").partition(".")
+    if not exits or place == "exits":
+        return False
+    return place != "layers" or int(rest.partition(".")[0]) >= max(exits)
 
 
 def _shared(count: int) -> Tensor:
@@ -59,6 +68,7 @@ class FlatState:
         self.second = _shared(total)
         self.average = _shared(total)
         self.parts: list[tuple[str, torch.Size, int, int]] = []
+        self.above = [_is_above(name, network.shape.exits) for name, _, _ in sizes]
         start = 0
         for name, shape, count in sizes:
             self.parts.append((name, shape, start, start + count))
@@ -112,7 +122,7 @@ def step_matrix(state: FlatState, index: int, factor: float, rates: Rates) -> No
     momentum = state.first[a:b].view(shape)
     momentum.lerp_(gradient, 1 - rates.momentum)
     update = orthogonalise(torch.lerp(gradient, momentum, rates.momentum))  # Nesterov
-    rate = rates.matrix * factor
+    rate = rates.matrix * factor * (rates.above if state.above[index] else 1.0)
     parameter.mul_(1 - rate * rates.matrix_decay)
     parameter.add_(update, alpha=-rate * max(1.0, shape[0] / shape[1]) ** 0.5)
 
@@ -120,10 +130,10 @@ def step_matrix(state: FlatState, index: int, factor: float, rates: Rates) -> No
 def step_rest(state: FlatState, step: int, factor: float, rates: Rates) -> None:
     """One AdamW step of the embedding, the norms and the biases."""
     slow, fast, epsilon = 0.9, 0.95, 1e-8
-    rate = rates.rest * factor
-    for name, shape, a, b in state.parts:
+    for (name, shape, a, b), above in zip(state.parts, state.above, strict=True):
         if len(shape) == 2 and "embed" not in name:
             continue
+        rate = rates.rest * factor * (rates.above if above else 1.0)
         gradient, parameter = state.gradients[0][a:b], state.parameters[a:b]
         first, second = state.first[a:b], state.second[a:b]
         first.lerp_(gradient, 1 - slow)

@@ -145,10 +145,15 @@ class Trainer:
     """One run. ``source(phase, number)`` gives the micro-batches of a phase from its beginning,
     always the same ones."""
 
-    def __init__(self, settings: Settings, source: Source, checkpoint: Path, log: Path) -> None:
+    def __init__(
+        self, settings: Settings, source: Source, checkpoint: Path, log: Path,
+        start: Network | None = None,
+    ) -> None:  # fmt: skip
+        """``start`` is a network to go on with, instead of a new one."""
         self.settings, self.source, self.checkpoint, self.log = settings, source, checkpoint, log
-        network = Network(settings.shape)
-        initialise(network, settings.seed)
+        network = start or Network(settings.shape)
+        if start is None:
+            initialise(network, settings.seed)
         self.state = FlatState(network, settings.workers)
         self.progress = Progress()
         if checkpoint.exists():
@@ -158,9 +163,8 @@ class Trainer:
         found = load(self.checkpoint)
         if is_shallower(found, self.settings.shape):
             found = deepen(found, self.settings.shape)
-        if found["names"] != [p[0] for p in self.state.parts] or found["shape"] != asdict(
-            self.settings.shape
-        ):
+        names = [part[0] for part in self.state.parts]
+        if found["names"] != names or Shape(**found["shape"]) != self.settings.shape:
             raise RecipeError(self.checkpoint, "is of another model", "Remove it to start over")
         for name in ("parameters", "first", "second", "average"):
             getattr(self.state, name).copy_(found[name])
