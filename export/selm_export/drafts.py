@@ -108,17 +108,14 @@ def cost_of(shape: Shape, layer: int, shortlist: int, length: int) -> float:
 def gained(agreed: Sequence[Sequence[bool]], length: int) -> float:
     """Tokens per cycle, where ``agreed`` says of each reply's tokens whether they would be
     drafted. Exact for greedy decoding: a draft goes on from tokens that are the reply's."""
-    tokens = cycles = 0
+    cycles = 0
     for reply in agreed:
         at = 0
         while at < len(reply):
-            accepted = 0
-            while accepted < length and at + accepted < len(reply) and reply[at + accepted]:
-                accepted += 1
-            at += accepted + 1
-            tokens += min(accepted + 1, len(reply) - at + accepted + 1)
+            refused = (n for n in range(at, at + length) if n >= len(reply) or not reply[n])
+            at = next(refused, at + length) + 1  # the model itself says the next one
             cycles += 1
-    return tokens / max(1, cycles)
+    return sum(len(reply) for reply in agreed) / max(1, cycles)
 
 
 def best_cycle(shape: Shape, layer: int, shortlist: int, agreed: Sequence[Sequence[bool]]) -> Cycle:
@@ -147,8 +144,9 @@ def continuations(
             continue
         prompt = torch.tensor([document.ids[:start]])
         made = model.generate(
-            prompt, do_sample=False, max_new_tokens=longest, eos_token_id=end, pad_token_id=end
-        )
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
+            max_new_tokens=longest, eos_token_id=end, pad_token_id=end,
+        )  # fmt: skip
         ids = made[0].tolist()
         found.append(Document(ids, [i >= start for i in range(len(ids))]))
     return found
