@@ -155,7 +155,7 @@ class Wish:
 
 
 def settings_for(recipe: Recipe, source: Source, wish: Wish) -> Settings:
-    """The recipe's last phase again, at lower rates; lowest in the layers above the exits."""
+    """The recipe's ``[exits]`` on top of the trained model, at lower rates and in smaller steps."""
     known, shape = recipe.settings, source.network.shape
     for layer in wish.exits:
         if not 0 < layer < shape.layers:
@@ -171,9 +171,9 @@ def settings_for(recipe: Recipe, source: Source, wish: Wish) -> Settings:
     return replace(
         known,
         shape=replace(shape, exits=wish.exits),
-        phases=(replace(known.phases[-1], until=1.0, dropout=0.05),),
-        rates=replace(known.rates, matrix=0.01, rest=0.002, above=0.4),
-        micro_batches=4,
+        phases=(recipe.exits,),
+        rates=replace(known.rates, matrix=0.01, rest=0.002),
+        micro_batches=2,
         warmup_steps=20,
         decay_share=0.7,
         average=0.98,

@@ -1,4 +1,5 @@
-"""The update rule: Muon for the matrices inside the layers, AdamW for everything else.
+"""The update rule: Muon for the matrices inside the layers, AdamW for everything else. Where a
+finished model learns exits, the layers above them have to follow only: AdamW, which is cheaper.
 
 Muon replaces a matrix's momentum by the nearest matrix whose singular values are all about one
 (Keller Jordan's description: five Newton-Schulz steps of an odd quintic polynomial), so that rare
@@ -38,15 +39,13 @@ class Rates:
     matrix_decay: float = 0.1
     rest_decay: float = 0.01
     momentum: float = 0.95
-    above: float = 1.0  # times the others, for all but the layers up to the last exit
+    above: float = 0.1  # of ``rest``, for the layers above the last exit, by AdamW alone
 
 
 def _is_above(name: str, exits: tuple[int, ...]) -> bool:
-    """Whether it is neither an exit's norm nor of a layer that an exit speaks after."""
+    """Whether it is of a layer that no exit speaks after."""
     place, _, rest = name.removeprefix("model.").partition(".")
-    if not exits or place == "exits":
-        return False
-    return place != "layers" or int(rest.partition(".")[0]) >= max(exits)
+    return bool(exits) and place == "layers" and int(rest.partition(".")[0]) >= max(exits)
 
 
 def _shared(count: int) -> Tensor:
@@ -91,7 +90,7 @@ class FlatState:
         found = [
             i
             for i, (n, shape, _, _) in enumerate(self.parts)
-            if len(shape) == 2 and "embed" not in n
+            if len(shape) == 2 and "embed" not in n and not self.above[i]
         ]
         return sorted(found, key=lambda i: -self.parts[i][1].numel())
 
@@ -122,18 +121,19 @@ def step_matrix(state: FlatState, index: int, factor: float, rates: Rates) -> No
     momentum = state.first[a:b].view(shape)
     momentum.lerp_(gradient, 1 - rates.momentum)
     update = orthogonalise(torch.lerp(gradient, momentum, rates.momentum))  # Nesterov
-    rate = rates.matrix * factor * (rates.above if state.above[index] else 1.0)
+    rate = rates.matrix * factor
     parameter.mul_(1 - rate * rates.matrix_decay)
     parameter.add_(update, alpha=-rate * max(1.0, shape[0] / shape[1]) ** 0.5)
 
 
 def step_rest(state: FlatState, step: int, factor: float, rates: Rates) -> None:
-    """One AdamW step of the embedding, the norms and the biases."""
+    """One AdamW step of what Muon does not move: the embedding, the norms, the biases."""
     slow, fast, epsilon = 0.9, 0.95, 1e-8
-    for (name, shape, a, b), above in zip(state.parts, state.above, strict=True):
-        if len(shape) == 2 and "embed" not in name:
+    matrices = set(state.matrices())
+    for i, (_, shape, a, b) in enumerate(state.parts):
+        if i in matrices:
             continue
-        rate = rates.rest * factor * (rates.above if above else 1.0)
+        rate = rates.rest * factor * (rates.above if state.above[i] else 1.0)
         gradient, parameter = state.gradients[0][a:b], state.parameters[a:b]
         first, second = state.first[a:b], state.second[a:b]
         first.lerp_(gradient, 1 - slow)

@@ -1,4 +1,4 @@
-"""Exits retrofitted to a trained model: they learn, the file keeps them, drafts are counted right."""
+"""Exits retrofitted to a trained model: they learn, the file keeps them, drafts count right."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 import lzma
 import random
 from collections import Counter
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-for needed in ("torch", "transformers", "tokenizers", "gguf", "click"):
-    pytest.importorskip(needed, reason=f"needs the [export] extra: {needed} is not installed")
+pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
+pytest.importorskip("transformers")
 
 import gguf
 import numpy as np
@@ -30,6 +29,7 @@ from selm_export.modeling.file import read_model
 from selm_export.network import Network, Shape, divergence, initialise
 from selm_export.packing import Document
 from selm_export.recipe import Recipe, read_recipe
+from selm_export.train import Phase
 from selm_export.vocabulary import end_of_turn
 from support.selm_models import VOCABULARY, some_tokenizer
 
@@ -65,7 +65,7 @@ shares = { talk = 2, arithmetic = 1 }
 def folder(tmp_path: Path) -> Path:
     """A recipe, its data, and a random model that it might have made."""
     r = random.Random(0)
-    words = "red blue cat dog house tree runs sleeps sings quietly today".split()
+    words = ["red", "blue", "cat", "dog", "house", "tree", "runs", "sleeps", "sings", "today"]
     blocks = [
         f"U: Where is the {' '.join(r.sample(words, 3))}?\nA: It is {' '.join(r.sample(words, 3))}."
         for _ in range(60)
@@ -92,7 +92,7 @@ def test_a_model_learns_to_speak_early(folder: Path) -> None:
     arguments = [
         "exits", str(folder / "m.gguf"), str(folder / "tiny.toml"), "--data", str(folder),
         "--work", str(folder / "work"), "--output", str(folder / "out.gguf"), "--layers", "2,1",
-        "--shortlist", "40", "--tokens", str(40 * 512), "--workers", "1", "--json",
+        "--shortlist", "40", "--tokens", str(80 * 256), "--workers", "1", "--json",
     ]  # fmt: skip
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
@@ -101,7 +101,7 @@ def test_a_model_learns_to_speak_early(folder: Path) -> None:
     assert set(found) == {"exit_1", "exit_2"} and set(found["exit_1"]["by_shortlist"]) == {"40"}
     log = [json.loads(line) for line in (folder / "work" / "log.jsonl").read_text().splitlines()]
     steps = [line["loss"] for line in log if "loss" in line]
-    assert len(steps) == 40 and np.mean(steps[-5:]) < 0.7 * np.mean(steps[:5])
+    assert len(steps) == 80 and np.mean(steps[-5:]) < 0.9 * np.mean(steps[:5])
 
     source = exits.read_source(folder / "m.gguf")
     conversations = exits.dataset.read_conversations(folder / "work" / "held-out.jsonl")
@@ -137,11 +137,9 @@ def test_the_file_keeps_exits_and_what_the_model_said_of_itself(folder: Path) ->
     given = {k: f.contents() for k, f in source.reader.fields.items()}
     assert fields["general.architecture"] == "selm"
     assert fields["tokenizer.chat_template"] == CHAT_TEMPLATE
-    for key in given:
-        if key.startswith(("tokenizer.", "general.")) and key not in (
-            "general.architecture", "general.file_type",
-        ):  # fmt: skip
-            assert fields[key] == given[key], key
+    for key, value in given.items():
+        kept = key.startswith(("tokenizer.", "general.")) and not key.endswith(("_type", "ecture"))
+        assert not kept or fields[key] == value, key
     assert fields["general.sampling.top_p"] == 0.5
 
 
@@ -216,8 +214,8 @@ def test_the_cost_of_a_cycle_by_hand() -> None:
     assert cost_of(shape, 1, 1024, 3) == pytest.approx(wanted, rel=1e-3)
     always = best_cycle(shape, 1, 1024, [[True] * 900])
     never = best_cycle(shape, 1, 1024, [[False] * 900])
-    assert always.length == drafts.LONGEST_DRAFT and always.speed_up > 2 > 1 > never.speed_up
-    assert never.length == 1
+    assert always.length == drafts.LONGEST_DRAFT and always.speed_up > 2
+    assert never.length == 1 and never.speed_up < 1
 
 
 def test_the_divergence_is_that_of_the_definition() -> None:
@@ -235,18 +233,26 @@ def test_the_divergence_is_that_of_the_definition() -> None:
 
 def test_layers_above_the_exits_move_less(folder: Path) -> None:
     source = exits.read_source(folder / "m.gguf")
-    wish = exits.Wish((1,), 12, 512, workers=1)
-    settings = exits.settings_for(recipe_of(folder), source, wish)
+    wish = exits.Wish((1,), 12, 8 * 256, workers=1)
     made = exits.Retrofit(recipe_of(folder), source, wish, folder / "work", lambda _: None)
-    made.settings = replace(
-        settings, warmup_steps=1, rates=replace(settings.rates, matrix=0.01, above=0.1)
-    )
-    made.train(None)
+    assert made.train(None)
     moved = exits.load_network(folder / "work" / "checkpoint.pt", averaged=False).state_dict()
     before = source.network.state_dict()
     name = "model.layers.{}.mlp.up_proj.weight"
-    steps = [float((moved[n] - before[n]).norm()) for n in (name.format(0), name.format(1))]
-    assert 5 < steps[0] / steps[1] < 20
+    below, above = (float((moved[n] - before[n]).norm()) for n in (name.format(0), name.format(1)))
+    assert 0 < above < 0.2 * below
+
+
+def test_the_recipe_says_what_exits_learn_from(folder: Path) -> None:
+    assert recipe_of(folder).exits.shares == {"talk": 2, "arithmetic": 1}  # of the last phase
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE + "[exits]\nuser_weight = 0.0\nshares = { talk = 1, boolq = 2 }\n")
+    found = recipe_of(folder)
+    assert found.exits == Phase(1.0, {"talk": 1, "boolq": 2}, user_weight=0.0)
+    assert found.sources() == ["talk", "boolq"]
+    path.write_text(RECIPE + "[exits]\nshares = { tolk = 1 }\n")
+    with pytest.raises(RecipeError, match=r"tiny\.toml: the source 'tolk' is unknown"):
+        recipe_of(folder)
 
 
 @pytest.mark.parametrize(
@@ -293,5 +299,5 @@ def test_no_list_of_layers() -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="none.gguf: not a GGUF file"):
+    with pytest.raises(RecipeError, match=r"none\.gguf: not a GGUF file"):
         exits.read_source(tmp_path / "none.gguf")
