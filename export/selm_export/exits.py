@@ -172,8 +172,9 @@ def settings_for(recipe: Recipe, source: Source, wish: Wish) -> Settings:
         known,
         shape=replace(shape, exits=wish.exits),
         phases=(recipe.exits,),
-        rates=replace(known.rates, matrix=0.01, rest=0.002),
-        micro_batches=2,
+        rates=replace(known.rates, matrix=0.01, rest=0.001),
+        micro_batches=max(2, recipe.exits.follow),
+        fast=False,  # as fast as compiled, and at once
         warmup_steps=20,
         decay_share=0.7,
         average=0.98,

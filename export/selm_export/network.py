@@ -147,11 +147,12 @@ class Network(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def spoken(
-        self, ids: Tensor, documents: Tensor | None, dropout: float = 0.0
+        self, ids: Tensor, documents: Tensor | None, dropout: float = 0.0, above: bool = True
     ) -> tuple[Tensor, list[Tensor]]:
         """What the head reads, [batch, tokens, width]: at the end, and at each exit.
         ``documents`` [batch, tokens] numbers the packed documents of a row, and attention stays
-        within one."""
+        within one. Without ``above`` nothing above the last exit learns."""
+        learns = torch.is_grad_enabled()
         tokens = ids.shape[1]
         mask = None if documents is None else document_mask(documents)
         cos, sin = self.cos[:tokens], self.sin[:tokens]
@@ -160,10 +161,12 @@ class Network(nn.Module):
             x = x.to(torch.get_autocast_dtype(ids.device.type))
         exits = []
         for number, layer in enumerate(self.model.layers, start=1):
-            x = layer(x, cos, sin, mask, dropout)
+            with torch.set_grad_enabled(learns and (above or number <= max(self.shape.exits))):
+                x = layer(x, cos, sin, mask, dropout)
             if number in self.shape.exits:
                 exits.append(self.model.exits[str(number)](x))
-        return self.model.norm(x), exits
+        with torch.set_grad_enabled(learns and above):
+            return self.model.norm(x), exits
 
     def head(self, x: Tensor) -> Tensor:
         return F.linear(x, self.model.embed_tokens.weight)
@@ -174,18 +177,24 @@ class Network(nn.Module):
 
     def loss(
         self, ids: Tensor, documents: Tensor, *, positions: Tensor, targets: Tensor,
-        weights: Tensor, dropout: float,
+        weights: Tensor, dropout: float, end: int = 1,
     ) -> Tensor:  # fmt: skip
         """Sum of weighted cross-entropies in nats at the given flat positions only: the head is
         a third of the arithmetic, and about half of the tokens do not count. An exit adds how far
-        it is from what the model says in the end."""
-        end, exits = self.spoken(ids, documents, dropout)
-        logits, *early = (
-            self.head(x.flatten(0, 1).index_select(0, positions)).float() for x in (end, *exits)
-        )
-        loss = F.cross_entropy(logits, targets, reduction="none")
-        for drafted in early:
-            loss = loss + divergence(logits.detach(), drafted)
+        it is from what the model says in the end. The cross-entropy counts ``end`` times; at 0,
+        which costs half, only exits learn."""
+
+        def head(x: Tensor) -> Tensor:
+            return self.head(x.flatten(0, 1).index_select(0, positions)).float()
+
+        last, exits = self.spoken(ids, documents, dropout, above=end > 0)
+        with torch.set_grad_enabled(end > 0):
+            logits = head(last)
+        loss = torch.zeros_like(weights)
+        if end:
+            loss = F.cross_entropy(logits, targets, reduction="none") * end
+        for x in exits:
+            loss = loss + divergence(logits.detach(), head(x))
         return (loss * weights).sum()
 
 

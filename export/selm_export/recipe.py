@@ -90,7 +90,7 @@ def _recipe(path: Path, table: dict[str, Any], data: Path | None) -> Recipe:
     exits = phases[-1]
     if "exits" in table:
         exits = _make(Phase, {**table["exits"], "until": 1.0}, path, "exits")
-        _check_phases(path, (exits,))
+        _check_phases(path, (exits,), "exits")
     shape = replace(
         _make(Shape, table["model"], path, "model"), vocab=int(table["vocabulary"]["size"])
     )
@@ -127,10 +127,15 @@ def _sampling(path: Path, table: dict[str, Any]) -> dict[str, float]:
     return table
 
 
-def _check_phases(path: Path, phases: tuple[Phase, ...]) -> None:
+def _check_phases(path: Path, phases: tuple[Phase, ...], where: str = "train.phases") -> None:
     if not phases or abs(phases[-1].until - 1.0) > 1e-9:
         raise RecipeError(path, "the last phase does not end at 1.0", "Set until = 1.0")
     for phase in phases:
+        if phase.follow < 1 or (phase.follow > 1 and where != "exits"):
+            raise RecipeError(
+                path, f"[{where}] has follow = {phase.follow}",
+                "At least 1 in [exits], and nowhere else",
+            )  # fmt: skip
         for name in phase.shares:
             if name not in READERS and name not in GENERATORS:
                 raise RecipeError(

@@ -31,6 +31,7 @@ class Phase:
     shares: dict[str, float]
     dropout: float = 0.0
     user_weight: float = 0.3
+    follow: int = 1  # the end learns from every so many micro-batches, exits from all
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ class Trainer:
         scale = 1.0 / max(1e-6, sum(float(b.weights.sum()) for b in chosen))
         seed = settings.seed * 1_000_003 + progress.step * 64
         work: list[Work] = [
-            ("learn", b, scale, phase.dropout, seed + i) for i, b in enumerate(chosen)
+            ("learn", b, scale, phase.dropout, seed + i, 0 if i % phase.follow else phase.follow)
+            for i, b in enumerate(chosen)
         ]
         state.clear()
         loss = crew.do(work)

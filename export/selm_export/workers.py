@@ -41,10 +41,10 @@ class Hand:
             with torch.no_grad():
                 step_matrix(self.state, index, factor, self.rates)
             return 0.0
-        _, batch, scale, dropout, seed = work
-        return self.learn(batch, scale, dropout, seed)
+        _, batch, scale, dropout, seed, end = work
+        return self.learn(batch, scale, dropout, seed, end)
 
-    def learn(self, batch: Batch, scale: float, dropout: float, seed: int) -> float:
+    def learn(self, batch: Batch, scale: float, dropout: float, seed: int, end: int) -> float:
         torch.manual_seed(seed)  # dropout must not depend on who does the work
         loss = self.loss(
             torch.from_numpy(batch.ids),
@@ -53,6 +53,7 @@ class Hand:
             targets=torch.from_numpy(batch.targets),
             weights=torch.from_numpy(batch.weights) * scale,
             dropout=dropout,
+            end=end,
         )
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())

@@ -231,6 +231,29 @@ def test_the_divergence_is_that_of_the_definition() -> None:
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9)
 
 
+def test_exits_alone_learn_as_they_do_beside_the_end(folder: Path) -> None:
+    """Without the end nothing above the last exit has a gradient, and exits have the same one."""
+    network = exits.with_exits(exits.read_source(folder / "m.gguf").network, (1, 2))
+    ids = torch.arange(20, 60).view(2, 20)
+    given: dict[str, Any] = {
+        "positions": torch.arange(0, 40, 3), "targets": torch.arange(14),
+        "weights": torch.full((14,), 0.5), "dropout": 0.0,
+    }  # fmt: skip
+    gradients: list[dict[str, Any]] = []
+    for end in (0, 1, 3):
+        network.zero_grad()
+        network.loss(ids, torch.zeros_like(ids), **given, end=end).backward()
+        gradients.append({n: p.grad for n, p in network.named_parameters()})
+    alone, one, three = gradients
+    for name, gradient in alone.items():
+        above = name.startswith(("model.layers.2.", "model.norm."))
+        assert (gradient is None) == above, name
+        if gradient is not None:  # what the cross-entropy adds is taken off again
+            torch.testing.assert_close(
+                gradient, 1.5 * one[name] - 0.5 * three[name], atol=1e-5, rtol=1e-3
+            )
+
+
 def test_layers_above_the_exits_move_less(folder: Path) -> None:
     source = exits.read_source(folder / "m.gguf")
     wish = exits.Wish((1,), 12, 8 * 256, workers=1)
@@ -250,9 +273,14 @@ def test_the_recipe_says_what_exits_learn_from(folder: Path) -> None:
     found = recipe_of(folder)
     assert found.exits == Phase(1.0, {"talk": 1, "boolq": 2}, user_weight=0.0)
     assert found.sources() == ["talk", "boolq"]
-    path.write_text(RECIPE + "[exits]\nshares = { tolk = 1 }\n")
-    with pytest.raises(RecipeError, match=r"tiny\.toml: the source 'tolk' is unknown"):
-        recipe_of(folder)
+    for table, cause in (
+        ("[exits]\nshares = { tolk = 1 }\n", "the source 'tolk' is unknown"),
+        ("[exits]\nshares = { talk = 1 }\nfollow = 0\n", r"\[exits\] has follow = 0"),
+        ("follow = 2\n", r"\[train\.phases\] has follow = 2"),
+    ):
+        path.write_text(RECIPE + table)
+        with pytest.raises(RecipeError, match=rf"tiny\.toml: {cause}"):
+            recipe_of(folder)
 
 
 @pytest.mark.parametrize(
