@@ -4,7 +4,7 @@ through them saves."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from selm_export.network import Network, Shape
 from selm_export.packing import Document
 
 LONGEST_DRAFT = 8
+LEAST = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 VERIFY_EACH = 0.1  # of a token's cost, what each drafted one adds when they are verified together
 
 # ids [tokens] -> logits [1 + exits, tokens, vocabulary]: of the end, then of each exit
@@ -39,7 +40,7 @@ class Agreement:
 
 def network_says(network: Network) -> Says:
     def says(ids: Tensor) -> Tensor:
-        end, exits = network.spoken(ids[None], None)
+        *exits, end = network.spoken(ids[None], None)
         return network.head(torch.cat([end, *exits]))
 
     return says
@@ -79,51 +80,78 @@ def teacher_forced(
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
+class Guess:
+    """What an exit would draft in place of a token of a reply: whether it is that token, and the
+    probability that it gave it."""
+
+    right: bool
+    probability: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A draft ends at ``longest`` tokens, or where the product of their probabilities would fall
+    below ``least``."""
+
+    longest: int
+    least: float
+
+
+@dataclass(frozen=True)
 class Cycle:
-    """A draft of ``length`` tokens and its verification, on average."""
+    """A draft and its verification, on average: the tokens gained, drafted and looked at (one that
+    was too unlikely ended the draft)."""
 
-    exit: int
-    length: int
-    tokens: float  # gained
-    cost: float  # in tokens decoded without drafts
-    speed_up: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.speed_up = self.tokens / self.cost
+    gained: float
+    drafted: float
+    looked_at: float
 
 
-def cost_of(shape: Shape, layer: int, shortlist: int, length: int) -> float:
-    """Of a cycle, in multiplications, over those of a token decoded plainly. The layers up to the
-    exit run once for each token, and the last one drafted has not been through them."""
+def play(replies: Sequence[Sequence[Guess]], rule: Rule) -> Cycle:
+    """Greedy decoding of replies whose tokens are known. Exact up to a draft's first wrong token;
+    what would be drafted after it is taken to be as likely as what is drafted there."""
+    cycles = drafted = looked = 0
+    for reply in replies:
+        at = 0
+        while at < len(reply):
+            likely, length, accepted = 1.0, 0, 0
+            for guess in reply[at : at + rule.longest]:
+                looked += 1
+                likely *= guess.probability
+                if likely < rule.least:
+                    break
+                accepted += guess.right and accepted == length
+                length += 1
+            drafted += length
+            at += accepted + 1  # the model itself says the next one
+            cycles += 1
+    cycles = max(1, cycles)
+    return Cycle(sum(len(reply) for reply in replies) / cycles, drafted / cycles, looked / cycles)
+
+
+def cost_of(shape: Shape, layer: int, shortlist: int, cycle: Cycle) -> float:
+    """In multiplications, over those of a token decoded plainly. The layers up to the exit run
+    token by token, those above once for all."""
     width, heads = shape.width, shape.heads * shape.head_size
     one = 2 * width * (heads + shape.kv_heads * shape.head_size) + 3 * width * shape.feed_forward
     head = shape.vocab * width
-    draft = layer * one + shortlist * width
-    rest = (shape.layers - layer) * one + head
-    verify = (1 + VERIFY_EACH * length) * rest + layer * one
-    return (length * draft + verify) / (shape.layers * one + head)
+    draft = (1 + cycle.drafted) * layer * one + cycle.looked_at * shortlist * width
+    verify = (1 + VERIFY_EACH * cycle.drafted) * ((shape.layers - layer) * one + head)
+    return (draft + verify) / (shape.layers * one + head)
 
 
-def gained(agreed: Sequence[Sequence[bool]], length: int) -> float:
-    """Tokens per cycle, where ``agreed`` says of each reply's tokens whether they would be
-    drafted. Exact for greedy decoding: a draft goes on from tokens that are the reply's."""
-    cycles = 0
-    for reply in agreed:
-        at = 0
-        while at < len(reply):
-            refused = (n for n in range(at, at + length) if n >= len(reply) or not reply[n])
-            at = next(refused, at + length) + 1  # the model itself says the next one
-            cycles += 1
-    return sum(len(reply) for reply in agreed) / max(1, cycles)
-
-
-def best_cycle(shape: Shape, layer: int, shortlist: int, agreed: Sequence[Sequence[bool]]) -> Cycle:
-    cycles = [
-        Cycle(layer, n, gained(agreed, n), cost_of(shape, layer, shortlist, n))
-        for n in range(1, LONGEST_DRAFT + 1)
-    ]
-    return max(cycles, key=lambda cycle: cycle.speed_up)
+def best_rule(
+    shape: Shape, layer: int, shortlist: int, replies: Sequence[Sequence[Guess]],
+    least: Sequence[float] = LEAST,
+) -> dict[str, float]:  # fmt: skip
+    """The rule that would be fastest, and what comes of it."""
+    found = []
+    for rule in (Rule(n, p) for n in range(1, LONGEST_DRAFT + 1) for p in least):
+        cycle = play(replies, rule)
+        cost = cost_of(shape, layer, shortlist, cycle)
+        found.append(asdict(rule) | asdict(cycle) | {"cost": cost, "speed_up": cycle.gained / cost})
+    return max(found, key=lambda each: each["speed_up"])
 
 
 @torch.no_grad()
@@ -153,14 +181,20 @@ def continuations(
 
 
 @torch.no_grad()
-def drafted(says: Says, documents: Sequence[Document], mask: Tensor) -> list[list[list[bool]]]:
-    """[exits][documents][tokens of the reply]: whether a draft would have had the token."""
-    rows: list[list[list[bool]]] = []
+def guesses(says: Says, documents: Sequence[Document], mask: Tensor) -> list[list[list[Guess]]]:
+    """[exits][documents][tokens of the reply]."""
+    rows: list[list[list[Guess]]] = []
     for document in documents:
         ids = torch.tensor(document.ids)
         wanted = torch.tensor(document.reply)[1:]
-        chosen = (says(ids[:-1])[1:, wanted] + mask).argmax(-1)
-        rows.append((chosen == ids[1:][wanted]).tolist())
+        likely, chosen = (says(ids[:-1])[1:, wanted] + mask).softmax(-1).max(-1)
+        right = chosen == ids[1:][wanted]
+        rows.append(
+            [
+                [Guess(*pair) for pair in zip(*each, strict=True)]
+                for each in zip(right.tolist(), likely.tolist(), strict=True)
+            ]
+        )
     return [list(of_exit) for of_exit in zip(*rows, strict=True)]
 
 
@@ -177,24 +211,29 @@ def measure(
     spoken = teacher_forced(says, exits, own, mask, shape.context)
     found: dict[str, Any] = {}
     for number, layer in enumerate(exits):
-        cycles = {}
+        rules = {}
         for size in sizes:
-            agreed = drafted(says, own, only(listed[:size], shape.vocab))[number]
-            cycles[str(size)] = asdict(best_cycle(shape, layer, size, agreed))
+            guessed = guesses(says, own, only(listed[:size], shape.vocab))[number]
+            rules[str(size)] = {
+                "of_any_probability": best_rule(shape, layer, size, guessed, [0.0]),
+                "likely": best_rule(shape, layer, size, guessed),
+            }
         found[f"exit_{layer}"] = {
             "as_written": written[layer].shares(), "own_replies": spoken[layer].shares(),
-            "by_shortlist": cycles,
+            "by_shortlist": rules,
         }  # fmt: skip
     return found
 
 
 def told(figures: dict[str, Any]) -> str:
     """One exit's figures in a line."""
-    best = max(figures["by_shortlist"].items(), key=lambda item: item[1]["speed_up"])
-    size, cycle = best
+    rules = figures["by_shortlist"]
+    size = max(rules, key=lambda size: rules[size]["likely"]["speed_up"])
+    best = rules[size]["likely"]
     written, own = figures["as_written"], figures["own_replies"]
     return (
         f"as the model in {written['agreed']:.1%} of written replies and {own['agreed']:.1%} of its"
-        f" own; with {size} tokens to draft from, {cycle['length']} at a time,"
-        f" {cycle['tokens']:.2f} tokens a cycle, {cycle['speed_up']:.2f} times as fast"
+        f" own; with {size} tokens to draft from, at most {best['longest']} and while likelier than"
+        f" {best['least']}, {best['gained']:.2f} tokens a cycle, {best['speed_up']:.2f} times as"
+        " fast"
     )

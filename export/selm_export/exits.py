@@ -1,10 +1,10 @@
 """Teaches a finished model to speak early, so that it can draft for itself.
 
-After some of the first layers the shared head speaks as well (an exit). It learns to say what the
-model says in the end (the model is its own teacher), while the model goes on learning its text, so
-that the layers below serve both. The idea is LayerSkip's (arXiv 2404.16710): a draft through an
-exit is verified by the layers above it. Drafts choose among the most frequent tokens alone, as the
-head over the whole vocabulary would cost more than the layers below.
+After some of the first layers the shared head speaks as well (an exit). The idea is LayerSkip's
+(arXiv 2404.16710): a draft through an exit is verified by the layers above it, so the layers below
+serve both. What the model said in the end before teaches the exits, and the end too, which is to
+stay as it was: from the text it would learn by heart what it has read often. Drafts choose among
+the most frequent tokens alone, as the head over all would cost more than the layers below.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def settings_for(recipe: Recipe, source: Source, wish: Wish) -> Settings:
         known,
         shape=replace(shape, exits=wish.exits),
         phases=(recipe.exits,),
-        rates=replace(known.rates, matrix=0.01, rest=0.001),
+        rates=replace(known.rates, matrix=0.015, rest=0.001, above=0.2),
         micro_batches=max(2, recipe.exits.follow),
         fast=False,  # as fast as compiled, and at once
         warmup_steps=20,

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Below 1, as drafts help where the model is sure, and text is drawn at low temperatures.
+DRAFT_TEMPERATURE = 0.5
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -147,61 +150,65 @@ class Network(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def spoken(
-        self, ids: Tensor, documents: Tensor | None, dropout: float = 0.0, above: bool = True
-    ) -> tuple[Tensor, list[Tensor]]:
-        """What the head reads, [batch, tokens, width]: at the end, and at each exit.
+        self, ids: Tensor, documents: Tensor | None, dropout: float = 0.0, end: bool = True
+    ) -> list[Tensor]:
+        """What the head reads, [batch, tokens, width]: at each exit and, if asked for, at the end.
         ``documents`` [batch, tokens] numbers the packed documents of a row, and attention stays
-        within one. Without ``above`` nothing above the last exit learns."""
-        learns = torch.is_grad_enabled()
+        within one."""
         tokens = ids.shape[1]
         mask = None if documents is None else document_mask(documents)
         cos, sin = self.cos[:tokens], self.sin[:tokens]
         x = self.model.embed_tokens(ids)
         if torch.is_autocast_enabled(ids.device.type):
             x = x.to(torch.get_autocast_dtype(ids.device.type))
-        exits = []
-        for number, layer in enumerate(self.model.layers, start=1):
-            with torch.set_grad_enabled(learns and (above or number <= max(self.shape.exits))):
-                x = layer(x, cos, sin, mask, dropout)
+        found = []
+        needed = self.shape.layers if end else max(self.shape.exits, default=0)
+        for number, layer in enumerate(self.model.layers[:needed], start=1):
+            x = layer(x, cos, sin, mask, dropout)
             if number in self.shape.exits:
-                exits.append(self.model.exits[str(number)](x))
-        with torch.set_grad_enabled(learns and above):
-            return self.model.norm(x), exits
+                found.append(self.model.exits[str(number)](x))
+        return [*found, self.model.norm(x)] if end else found
 
     def head(self, x: Tensor) -> Tensor:
         return F.linear(x, self.model.embed_tokens.weight)
 
     def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """Logits [batch, tokens, vocab]."""
-        return self.head(self.spoken(ids, documents)[0])
+        return self.head(self.spoken(ids, documents)[-1])
+
+    def at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Logits [places, vocab] in float32, at the given flat positions only: the head is a third
+        of the arithmetic, and about half of the tokens do not count."""
+        return self.head(x.flatten(0, 1).index_select(0, positions)).float()
 
     def loss(
         self, ids: Tensor, documents: Tensor, *, positions: Tensor, targets: Tensor,
-        weights: Tensor, dropout: float, end: int = 1,
+        weights: Tensor, dropout: float,
     ) -> Tensor:  # fmt: skip
-        """Sum of weighted cross-entropies in nats at the given flat positions only: the head is
-        a third of the arithmetic, and about half of the tokens do not count. An exit adds how far
-        it is from what the model says in the end. The cross-entropy counts ``end`` times; at 0,
-        which costs half, only exits learn."""
+        """Sum of weighted cross-entropies in nats at the given flat positions."""
+        logits = self.at(self.spoken(ids, documents, dropout)[-1], positions)
+        return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
 
-        def head(x: Tensor) -> Tensor:
-            return self.head(x.flatten(0, 1).index_select(0, positions)).float()
-
-        last, exits = self.spoken(ids, documents, dropout, above=end > 0)
-        with torch.set_grad_enabled(end > 0):
-            logits = head(last)
+    def taught(
+        self, teacher: Network, ids: Tensor, documents: Tensor, *, positions: Tensor,
+        weights: Tensor, dropout: float, end: int,
+    ) -> Tensor:  # fmt: skip
+        """Sum of weighted divergences from what the teacher says in the end: of each exit, and
+        ``end`` times of the end; at 0, which costs half, exits alone are run."""
+        with torch.no_grad():
+            wanted = teacher.at(teacher.spoken(ids, documents)[-1], positions)
+        said = [self.at(x, positions) for x in self.spoken(ids, documents, dropout, end=end > 0)]
         loss = torch.zeros_like(weights)
         if end:
-            loss = F.cross_entropy(logits, targets, reduction="none") * end
-        for x in exits:
-            loss = loss + divergence(logits.detach(), head(x))
+            loss = divergence(wanted, said.pop(), 1.0) * end
+        for drafted in said:
+            loss = loss + divergence(wanted, drafted, DRAFT_TEMPERATURE)
         return (loss * weights).sum()
 
 
-def divergence(taught: Tensor, drafted: Tensor, temperature: float = 0.5) -> Tensor:
+def divergence(taught: Tensor, drafted: Tensor, temperature: float) -> Tensor:
     """KL divergence [places] of two rows of logits at a temperature, times it, so that the
-    gradient keeps its size. Below 1, as drafts are of use where the model is sure, and are drawn
-    at low temperatures; the least is reached by equal logits at any."""
+    gradient keeps its size."""
     p = F.log_softmax(taught / temperature, dim=-1)
     q = F.log_softmax(drafted / temperature, dim=-1)
     return temperature * (p.exp() * (p - q)).sum(-1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selm_export.network import Network
+from selm_export.network import Network, Shape
 
 # Coefficients of the polynomial a x + b x^3 + c x^5: steepest at zero, kept near one.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -75,6 +75,18 @@ class FlatState:
         for (_, _, a, b), parameter in zip(self.parts, network.parameters(), strict=True):
             self.parameters[a:b] = parameter.detach().flatten()
         self.average.copy_(self.parameters)
+        # A network with exits learns from itself as it was in the beginning.
+        self.begun = _shared(total).copy_(self.parameters) if network.shape.exits else None
+
+    def teacher(self, shape: Shape) -> Network | None:
+        if self.begun is None:
+            return None
+        found = Network(shape)
+        for parameter, value in zip(
+            found.parameters(), self.view(self.begun).values(), strict=True
+        ):
+            parameter.data = value
+        return found.eval().requires_grad_(False)
 
     def attach(self, network: Network, worker: int) -> None:
         """Makes the network's parameters and gradients views of the flat tensors."""

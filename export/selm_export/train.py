@@ -31,7 +31,7 @@ class Phase:
     shares: dict[str, float]
     dropout: float = 0.0
     user_weight: float = 0.3
-    follow: int = 1  # the end learns from every so many micro-batches, exits from all
+    follow: int = 1  # exits learn from all micro-batches, the end from every so many
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ class Trainer:
         self, settings: Settings, source: Source, checkpoint: Path, log: Path,
         start: Network | None = None,
     ) -> None:  # fmt: skip
-        """``start`` is a network to go on with, instead of a new one."""
+        """``start`` is a network to go on with, instead of a new one; one with exits learns from
+        it, not from the text."""
         self.settings, self.source, self.checkpoint, self.log = settings, source, checkpoint, log
         network = start or Network(settings.shape)
         if start is None:
