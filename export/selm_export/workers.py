@@ -48,7 +48,7 @@ class Hand:
     def learn(self, batch: Batch, scale: float, dropout: float, seed: int, end: int) -> float:
         torch.manual_seed(seed)  # dropout must not depend on who does the work
         ids, documents = torch.from_numpy(batch.ids), torch.from_numpy(batch.documents)
-        given = {
+        given: dict[str, Any] = {
             "positions": torch.from_numpy(batch.positions),
             "weights": torch.from_numpy(batch.weights) * scale,
             "dropout": dropout,

@@ -29,7 +29,7 @@ from selm_export.modeling.file import read_model
 from selm_export.network import Network, Shape, divergence, initialise
 from selm_export.packing import Document
 from selm_export.recipe import Recipe, read_recipe
-from selm_export.train import Phase
+from selm_export.train import Budget, Phase, Trainer
 from selm_export.vocabulary import end_of_turn
 from support.selm_models import VOCABULARY, some_tokenizer
 
@@ -274,6 +274,24 @@ def test_layers_above_the_exits_move_less(folder: Path) -> None:
     name = "model.layers.{}.mlp.up_proj.weight"
     below, above = (float((moved[n] - before[n]).norm()) for n in (name.format(0), name.format(1)))
     assert 0 < above < 0.2 * below
+
+
+def test_a_resumed_run_has_the_same_teacher_and_ends_the_same(folder: Path) -> None:
+    source = exits.read_source(folder / "m.gguf")
+    wish = exits.Wish((1,), 12, 6 * 256, workers=1)
+    made = exits.Retrofit(recipe_of(folder), source, wish, folder / "work", lambda _: None)
+    start = exits.with_exits(source.network, (1,))
+
+    def run(name: str, stop_at: int | None) -> Any:
+        path = folder / f"{name}.pt"
+        trainer = Trainer(made.settings, made._stream, path, folder / f"{name}.jsonl", start)
+        trainer.run(Budget(6, None), stop_at=stop_at)
+        return exits.load_network(path).state_dict()
+
+    whole = run("whole", None)
+    run("parts", 2)
+    for name, value in run("parts", None).items():
+        assert torch.equal(value, whole[name]), name
 
 
 def test_the_recipe_says_what_exits_learn_from(folder: Path) -> None:
