@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 SNAPSHOTS = ROOT / "tests" / "chat" / "__snapshots__" / "test_snapshots"
 PICTURES = {
     "chat.svg": "test_a_conversation_with_code[80x24].svg",
+    "chat-experts.svg": "test_colours_by_expert[80x24].svg",
     "chat-turn.svg": "test_versions_and_a_correction[80x24].svg",
 }
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from selm_edge.errors import ContextError as ContextError
     from selm_edge.errors import ModelError as ModelError
     from selm_edge.errors import SelmError as SelmError
+    from selm_edge.errors import SnapshotError as SnapshotError
     from selm_edge.errors import UnsupportedModelError as UnsupportedModelError
     from selm_edge.model import Model as Model
     from selm_edge.model import Prompt as Prompt
@@ -39,6 +40,7 @@ _HOME = {
     "Sampling": "backends.base",
     "SelmError": "errors",
     "Session": "model",
+    "SnapshotError": "errors",
     "Tokenizer": "model",
     "UnsupportedModelError": "errors",
 }

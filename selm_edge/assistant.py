@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from selm_edge.backends.base import GenerationStats, Sampling
+from selm_edge.backends.base import Draft, GenerationStats, Sampling
 from selm_edge.clean import Cleaner
 from selm_edge.errors import ContextError
 from selm_edge.trimming import cut_points, first_that_fits, reply_room
@@ -104,13 +104,23 @@ class Assistant:
             return error.needed, None
         return len(prompt), prompt
 
-    def reply(self, plan: Plan, sampling: Sampling, *, max_tokens: int | None = None) -> Reply:
+    def reply(
+        self,
+        plan: Plan,
+        sampling: Sampling,
+        *,
+        max_tokens: int | None = None,
+        draft: Draft = "auto",
+        expert: str | None = None,
+    ) -> Reply:
         """Begin the reply to a ``plan`` of this assistant; ContextError where it does not fit."""
         if plan.assistant not in (None, self):
             raise ValueError("this was planned for another model: plan it again")
         if plan.prompt is None:
             raise ContextError(plan.tokens, plan.context - 1)
-        made = self.model.generate(plan.prompt, max_tokens=max_tokens, sampling=sampling)
+        made = self.model.generate(
+            plan.prompt, max_tokens=max_tokens, sampling=sampling, draft=draft, expert=expert
+        )
         return Reply(made, plan)
 
     def close(self) -> None:
@@ -119,11 +129,15 @@ class Assistant:
 
 
 class Reply:
-    """A reply being made: iterate for pieces that are safe to show; `cancel` from any thread."""
+    """A reply being made: iterate for pieces that are safe to show; `cancel` from any thread.
+
+    ``runs`` is the text by the expert that spoke it, None where the model has no experts.
+    """
 
     def __init__(self, made: model.Reply, plan: Plan) -> None:
         self.plan = plan
         self.text = ""
+        self.runs: list[tuple[str | None, str]] = []
         self._made = made
         self._cancelled = False
 
@@ -145,13 +159,21 @@ class Reply:
         try:
             for piece in self._made:
                 if shown := cleaner.feed(piece):
-                    self.text += shown
+                    self._add(shown)
                     yield shown
             if rest := cleaner.finish():
-                self.text += rest
+                self._add(rest)
                 yield rest
         finally:
             self._made.close()
+
+    def _add(self, text: str) -> None:
+        self.text += text
+        speaker = self._made.speaker
+        if self.runs and self.runs[-1][0] == speaker:
+            self.runs[-1] = (speaker, self.runs[-1][1] + text)
+        else:
+            self.runs.append((speaker, text))
 
     def cancel(self) -> None:
         """Stop the compute; the text so far stays."""

@@ -29,6 +29,19 @@ class UnsupportedModelError(ModelError):
     """A valid file that this backend does not run; ``hint`` names one that does."""
 
 
+class SnapshotError(SelmError):
+    """A session's snapshot that cannot be written, or is not one for this session.
+
+    ``path`` is the file, ``cause`` what is wrong, ``hint`` what to do next.
+    """
+
+    def __init__(self, path: str, cause: str, hint: str) -> None:
+        self.path = path
+        self.cause = cause
+        self.hint = hint
+        super().__init__(f"{path}: {cause}\n{hint}")
+
+
 class ContextError(SelmError):
     """A prompt that does not fit: ``needed`` tokens, ``available`` positions.
 

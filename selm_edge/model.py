@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from selm_edge.backends.base import (
+    DRAFTS,
     MAX_SECONDS,
     MAX_TOKENS,
+    Draft,
     Engine,
     EngineSession,
     EngineTokenizer,
@@ -24,10 +26,11 @@ from selm_edge.backends.base import (
     LogitRows,
     MetadataValue,
     Sampling,
+    Snapshots,
     TokenStream,
     check_range,
 )
-from selm_edge.errors import ContextError
+from selm_edge.errors import ContextError, SelmError
 from selm_edge.templates import ChatTemplate, Message, Notice, defused
 from selm_edge.trimming import cut_points, first_that_fits, reply_room
 
@@ -113,9 +116,40 @@ class Session:
         """Memory of the tokens held (KV cache and other state), in bytes."""
         return self.engine.state_bytes
 
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self.engine.truncate(length)
+    def truncate(self, length: int) -> int:
+        """Forget all but the first `length` tokens; how many are left.
+
+        Fewer than `length` where layers whose state does not grow with the text (`selm` models)
+        cannot go back so far: what is missing is to be evaluated again. They can go back by 32
+        tokens, to where a long `eval`, a reply or a restored snapshot began, and to 0.
+        """
+        return self.engine.truncate(length)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a file: the tokens, and what was computed of them.
+
+        The file is replaced whole, or after a SnapshotError (a full disk, no such folder) not at
+        all. Nobody but its owner may read it. The native backend can.
+        """
+        self._snapshots().save(os.fspath(path))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a saved state, instead of what the session holds, exactly as it would have.
+
+        The model's file must be the one that it was saved with; context and threads may differ.
+        SnapshotError where it is damaged, of another model, or longer than this context; then the
+        session is as before.
+        """
+        self._snapshots().load(os.fspath(path))
+
+    def fork(self) -> Session:
+        """Another session in the same state, which then goes its own way."""
+        return Session(self._snapshots().fork())
+
+    def _snapshots(self) -> Snapshots:
+        if isinstance(self.engine, Snapshots):
+            return self.engine
+        raise SelmError("this backend keeps no snapshots of sessions; the native one does")
 
     def cancel(self) -> None:
         """Stop the running `eval` or reply within one layer; from any thread.
@@ -181,6 +215,11 @@ class Reply:
     @property
     def stats(self) -> GenerationStats:
         return self._stream.stats
+
+    @property
+    def speaker(self) -> str | None:
+        """The expert that spoke the last piece (its last token); None without experts."""
+        return self._stream.speaker
 
     @property
     def text(self) -> str:
@@ -290,9 +329,23 @@ class Model:
     @property
     def full_context(self) -> bool:
         """Whether the context is all that the model was trained with, so that it cannot grow."""
-        architecture = self.metadata.get("general.architecture")
-        trained = self.metadata.get(f"{architecture}.context_length")
-        return isinstance(trained, int) and self.context >= trained > 0
+        trained = self._size("context_length")
+        return trained is not None and self.context >= trained > 0
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The names of its experts; none for most models."""
+        names = self.metadata.get("selm.expert.names")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    @property
+    def layers(self) -> int | None:
+        """How many layers it has, where its file says so."""
+        return self._size("block_count")
+
+    def _size(self, name: str) -> int | None:
+        value = self.metadata.get(f"{self.metadata.get('general.architecture')}.{name}")
+        return value if isinstance(value, int) else None
 
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False
@@ -302,9 +355,16 @@ class Model:
     def detokenize(self, ids: Sequence[int], special: bool = False) -> str:
         return self.tokenizer.detokenize(ids, special)
 
-    def session(self) -> Session:
-        """A fresh, empty one."""
-        return Session(self._engine().session())
+    def session(self, snapshot: str | os.PathLike[str] | None = None) -> Session:
+        """A fresh, empty one, or one that goes on from what `Session.save` wrote."""
+        session = Session(self._engine().session())
+        if snapshot is not None:
+            try:
+                session.load(snapshot)
+            except BaseException:
+                session.close()
+                raise
+        return session
 
     def embed(self, text: str) -> list[float]:
         """A vector of length 1 for the text: [n_embd]."""
@@ -422,6 +482,8 @@ class Model:
         on_overflow: Overflow = "error",
         sampling: Sampling | None = None,
         session: Session | None = None,
+        draft: Draft = "auto",
+        expert: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Reply:
         """Go on from a prompt; iterate over the reply for its pieces.
@@ -430,8 +492,13 @@ class Model:
         that ends the reply and is not part of it; deadline: seconds from now; sampling (else what
         the model's file recommends) and/or single options of it; session: one of your own, else
         the model takes care of that.
+        draft: how tokens may be guessed ahead, which changes the speed and nothing else; expert:
+        the name of the one that speaks, None for whom the model chooses token by token. SelmError
+        where the model or its backend has no such expert or exits.
         ValueError names a number out of its range.
         """
+        if draft not in DRAFTS:
+            raise ValueError(f"draft is one of {', '.join(DRAFTS)}, not {draft!r}")
         if max_tokens is not None:
             check_range("max_tokens", max_tokens, int, 1, MAX_TOKENS)
         if deadline is not None:
@@ -451,6 +518,8 @@ class Model:
                 max_tokens=max_tokens,
                 stop=(*prompt.stop, *stop),
                 deadline=deadline,
+                draft=draft,
+                expert=None if expert == "auto" else expert,  # no expert is called that
             )
         except BaseException:
             if session is None:
@@ -470,6 +539,8 @@ class Model:
         on_overflow: Overflow = "error",
         sampling: Sampling | None = None,
         session: Session | None = None,
+        draft: Draft = "auto",
+        expert: str | None = None,
         variables: Mapping[str, Any] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Reply:
@@ -488,6 +559,8 @@ class Model:
             deadline=deadline,
             sampling=sampling,
             session=session,
+            draft=draft,
+            expert=expert,
             **options,
         )
         return reply if stream else reply.finish()

@@ -72,15 +72,15 @@ void measure(const Table& t, Type type, size_t n_cols, size_t megabytes, size_t 
         [&] { method.matmul(type, weights.data.get(), rows, n, acts.data.get(), cols, out.data(), rows); });
   };
   const double operations = 2e-9 * static_cast<double>(kPrefillRows * n * n_cols);
-  const kernels::Method method = kernels::method(t, type, n_cols, false);
+  const kernels::Method method = kernels::method(t, type, n_cols >= kernels::kBatchColumns);
   std::printf("%-7s %-7s decode %6.2f GB/s   prefill %7.1f GOPS (%zu columns)", t.name,
               quant::info(type).name,
               static_cast<double>(decode_rows * row_bytes) /
-                  seconds(kernels::method(t, type, 1, true), decode_rows, 1) * 1e-9,
+                  seconds(kernels::method(t, type, false), decode_rows, 1) * 1e-9,
               operations / seconds(method, kPrefillRows, n_cols), n_cols);
   if (method.matmul != t.matmul)
     std::printf(", exact %.1f",
-                operations / seconds(kernels::method(t, type, n_cols, true), kPrefillRows, n_cols));
+                operations / seconds(kernels::method(t, type, false), kPrefillRows, n_cols));
   std::printf("\n");
   std::fflush(stdout);
 }

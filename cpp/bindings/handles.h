@@ -278,8 +278,25 @@ class Model {
 // ---- Session -----------------------------------------------------------------------------------
 
 // What a session's Python object and its generation share.
+class Adapter {
+ public:
+  Adapter(const Model& model, const Path& given) {
+    const auto path = py::cast<std::string>(given);
+    const std::shared_ptr<selm_model> owner = model.handle();
+    const py::gil_scoped_release release;
+    selm_adapter* opened = nullptr;
+    check(selm_adapter_open(owner.get(), path.c_str(), &opened));
+    handle_ = std::shared_ptr<selm_adapter>(opened, [owner](selm_adapter* a) { selm_adapter_free(a); });
+  }
+  const std::shared_ptr<selm_adapter>& handle() const { return handle_; }
+
+ private:
+  std::shared_ptr<selm_adapter> handle_;  // keeps the model
+};
+
 struct SessionState {
-  std::shared_ptr<selm_model> model;  // first: freed after the session
+  std::shared_ptr<selm_model> model;                    // first: freed after the session
+  std::vector<std::shared_ptr<selm_adapter>> adapters;  // in use; freed after the session
   std::unique_ptr<selm_session, decltype(&selm_session_free)> session{nullptr, selm_session_free};
   std::mutex mutex;   // one thread at a time inside the core
   bool lent = false;  // to a generation; under the mutex
@@ -351,6 +368,34 @@ class Session {
     return embedding;
   }
 
+  void set_adapters(const std::vector<std::pair<Adapter, float>>& adapters) {
+    std::vector<std::shared_ptr<selm_adapter>> owned;
+    std::vector<const selm_adapter*> handles;
+    std::vector<float> scales;
+    for (const auto& [adapter, scale] : adapters) {
+      owned.push_back(adapter.handle());
+      handles.push_back(adapter.handle().get());
+      scales.push_back(scale);
+    }
+    alone([&](SessionState& state) {
+      check(selm_session_set_adapters(state.session.get(), handles.data(), scales.data(), handles.size()));
+      state.adapters.swap(owned);
+    });
+  }
+
+  void set_expert(const std::optional<std::string>& name) {
+    alone([&](SessionState& state) {
+      check(selm_session_set_expert(state.session.get(), name ? name->c_str() : nullptr));
+    });
+  }
+  // While a generation has the session too: between its steps.
+  int speaker(uint32_t position) {
+    const std::shared_ptr<SessionState> held = state();
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(held->mutex);
+    return selm_session_speaker(held->session.get(), position);
+  }
+
   uint32_t truncate(uint32_t length) {
     alone([&](SessionState& state) { check(selm_session_truncate(state.session.get(), length)); });
     return position();
@@ -364,6 +409,45 @@ class Session {
       held.assign(first, first + count);
     });
     return held;
+  }
+
+  py::bytes snapshot() {
+    std::string bytes;
+    alone([&](SessionState& state) {
+      size_t size = 0;
+      check(selm_session_save(state.session.get(), nullptr, 0, &size));
+      bytes.resize(size);
+      check(selm_session_save(state.session.get(), bytes.data(), bytes.size(), &size));
+    });
+    return py::bytes(bytes);
+  }
+  void save(const Path& given) {
+    const auto path = py::cast<std::string>(given);
+    alone([&](SessionState& state) { check(selm_session_save_file(state.session.get(), path.c_str())); });
+  }
+  void restore(const py::bytes& snapshot) {
+    const auto bytes = static_cast<std::string_view>(snapshot);
+    alone([&](SessionState& state) {
+      check(selm_session_restore(state.session.get(), bytes.data(), bytes.size()));
+    });
+  }
+  void restore_file(const Path& given) {
+    const auto path = py::cast<std::string>(given);
+    alone([&](SessionState& state) { check(selm_session_restore_file(state.session.get(), path.c_str())); });
+  }
+  std::unique_ptr<Session> fork() {
+    auto forked = std::unique_ptr<Session>(new Session());
+    forked->state_ = std::make_shared<SessionState>();
+    alone([&](SessionState& state) {
+      selm_session* made = nullptr;
+      check(selm_session_fork(state.session.get(), nullptr, &made));
+      forked->state_->session.reset(made);
+      forked->state_->model = state.model;
+      forked->state_->n_vocab = state.n_vocab;
+      forked->state_->n_embd = state.n_embd;
+      forked->state_->refresh();
+    });
+    return forked;
   }
 
   void cancel() { selm_session_cancel(state()->session.get()); }
@@ -389,6 +473,8 @@ class Session {
     work(*state);
     state->refresh();
   }
+
+  Session() = default;
 
   std::shared_ptr<SessionState> state_;
 };
@@ -429,11 +515,19 @@ struct GenerationState {
   }
 };
 
+inline selm_draft draft_named(const std::string& name) {
+  if (name == "auto") return SELM_DRAFT_AUTO;
+  if (name == "off") return SELM_DRAFT_OFF;
+  if (name == "exit") return SELM_DRAFT_EXIT;
+  if (name == "lookup") return SELM_DRAFT_LOOKUP;
+  fail(SELM_ERROR_INVALID_ARGUMENT, "draft is auto, off, exit or lookup");
+}
+
 class Generation {
  public:
   Generation(const Session& session, const Tokens& prompt, selm_sampling sampling,
              const std::map<selm_token, float>& logit_bias, const std::vector<std::string>& stop,
-             uint32_t max_tokens, bool ignore_end, bool special, bool reuse_prefix)
+             uint32_t max_tokens, bool ignore_end, bool special, bool reuse_prefix, const std::string& draft)
       : state_(std::make_shared<GenerationState>()) {
     std::vector<selm_logit_bias> bias;
     for (const auto& [token, amount] : logit_bias) bias.push_back({token, amount});
@@ -448,6 +542,7 @@ class Generation {
     options.ignore_end = ignore_end;
     options.special = special;
     options.reuse_prefix = reuse_prefix;
+    options.draft = draft_named(draft);
 
     state_->session = session.state();
     const py::gil_scoped_release release;

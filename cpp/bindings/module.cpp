@@ -95,14 +95,24 @@ PYBIND11_MODULE(_core, m) {
       .def("meta_value", &Model::meta_value, "index"_a)
       .def("close", &Model::close);
 
+  py::class_<Adapter>(m, "Adapter").def(py::init<const Model&, const Path&>(), "model"_a, "path"_a);
+
   py::class_<Session>(m, "Session")
       .def(py::init<const Model&, uint32_t, uint32_t, uint32_t, const std::string&, bool>(), "model"_a,
            py::kw_only(), "context"_a = 0, "threads"_a = 0, "batch"_a = 0, "kv_type"_a = "f16",
            "exact"_a = false)
       .def("eval", &Session::eval, "tokens"_a, "logits"_a = "all")
       .def("embed", &Session::embed, "tokens"_a)
-      .def("truncate", &Session::truncate, "length"_a)
+      .def("set_expert", &Session::set_expert, "name"_a)
+      .def("set_adapters", &Session::set_adapters, "adapters"_a, "Pairs of an adapter and its scale.")
+      .def("speaker", &Session::speaker, "position"_a)
+      .def("truncate", &Session::truncate, "length"_a, "The tokens that are left.")
       .def("tokens", &Session::tokens)
+      .def("snapshot", &Session::snapshot)
+      .def("save", &Session::save, "path"_a)
+      .def("restore", &Session::restore, "snapshot"_a)
+      .def("restore_file", &Session::restore_file, "path"_a)
+      .def("fork", &Session::fork)
       .def("cancel", &Session::cancel)
       .def("clear_cancel", &Session::clear_cancel)
       .def("set_deadline", &Session::set_deadline, "milliseconds"_a)
@@ -137,15 +147,18 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("decode_seconds", &selm_generation_stats::decode_seconds)
       .def_readonly("first_token_seconds", &selm_generation_stats::first_token_seconds)
       .def_readonly("decode_steps", &selm_generation_stats::decode_steps)
+      .def_readonly("drafted_tokens", &selm_generation_stats::drafted_tokens)
+      .def_readonly("accepted_tokens", &selm_generation_stats::accepted_tokens)
       .def_property_readonly("finish",
                              [](const selm_generation_stats& s) { return static_cast<int>(s.finish); });
 
   py::class_<Generation>(m, "Generation")
       .def(py::init<const Session&, const Tokens&, selm_sampling, const std::map<selm_token, float>&,
-                    const std::vector<std::string>&, uint32_t, bool, bool, bool>(),
+                    const std::vector<std::string>&, uint32_t, bool, bool, bool, const std::string&>(),
            "session"_a, "prompt"_a, "sampling"_a, py::kw_only(),
            "logit_bias"_a = std::map<selm_token, float>(), "stop"_a = std::vector<std::string>(),
-           "max_tokens"_a = 0, "ignore_end"_a = false, "special"_a = false, "reuse_prefix"_a = true)
+           "max_tokens"_a = 0, "ignore_end"_a = false, "special"_a = false, "reuse_prefix"_a = true,
+           "draft"_a = "auto")
       .def("next", &Generation::next, "(piece of text, its token or -1, finish or 0 while there is more)")
       .def_property_readonly("stats", &Generation::stats)
       .def("cancel", &Generation::cancel)

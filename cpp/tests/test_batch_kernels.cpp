@@ -270,7 +270,7 @@ TEST("weights that end at the end of a mapping are read no further by products o
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   for (const Table* t : fast_tables()) {
     for (const Type type : test::kAllTypes) {
-      const kernels::Method method = kernels::method(*t, type, 20, false);
+      const kernels::Method method = kernels::method(*t, type, true);
       for (const size_t n : lengths(type)) {
         const Problem p = random_problem(type, 3, n, 20, source);
         const size_t size = p.weights.size(), whole = (size + page - 1) / page * page;

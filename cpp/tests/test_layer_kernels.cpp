@@ -151,18 +151,23 @@ CachedRows cached(kernels::KvFormat format, size_t n_pos, size_t n, size_t wides
   return rows;
 }
 
+// The positions that a query sees.
+struct Span {
+  size_t from, to;
+};
+
 // softmax(scale * q.k) v in float64.
-std::vector<double> true_attention(const float* q, const CachedRows& k, const CachedRows& v, size_t n_pos,
+std::vector<double> true_attention(const float* q, const CachedRows& k, const CachedRows& v, Span seen,
                                    size_t d_k, size_t d_v, float scale) {
-  std::vector<double> weight(n_pos), out(d_v, 0.0);
+  std::vector<double> weight(seen.to), out(d_v, 0.0);
   double total = 0;
-  for (size_t p = 0; p < n_pos; ++p) {
+  for (size_t p = seen.from; p < seen.to; ++p) {
     double dot = 0;
     for (size_t d = 0; d < d_k; ++d)
       dot += static_cast<double>(q[d]) * static_cast<double>(k.values[p * d_k + d]);
     total += weight[p] = std::exp(dot * static_cast<double>(scale));
   }
-  for (size_t p = 0; p < n_pos; ++p)
+  for (size_t p = seen.from; p < seen.to; ++p)
     for (size_t d = 0; d < d_v; ++d) out[d] += weight[p] / total * static_cast<double>(v.values[p * d_v + d]);
   return out;
 }
@@ -170,20 +175,21 @@ std::vector<double> true_attention(const float* q, const CachedRows& k, const Ca
 // All queries of a tile over all chunks, as an engine does it.
 std::vector<float> attend_in_tiles(const Table* t, kernels::KvFormat format, const CachedRows& k,
                                    const CachedRows& v, const std::vector<const float*>& queries,
-                                   const std::vector<size_t>& seen, size_t tile, size_t d_k, size_t d_v,
+                                   const std::vector<Span>& seen, size_t tile, size_t d_k, size_t d_v,
                                    float scale) {
   const size_t stride = kernels::partial_floats(d_v);
   std::vector<float> scratch(kernels::attention_scratch_floats(d_k, d_v) + 16), out(queries.size() * d_v);
   for (size_t first = 0; first < queries.size(); first += tile) {
     const size_t n = std::min(tile, queries.size() - first);
-    const size_t longest = *std::max_element(seen.begin() + static_cast<std::ptrdiff_t>(first),
-                                             seen.begin() + static_cast<std::ptrdiff_t>(first + n));
+    size_t longest = 0;
+    for (size_t r = first; r < first + n; ++r) longest = std::max(longest, seen[r].to);
     std::vector<float> states(n * stride), partials(n * stride);
     for (size_t from = 0; from < longest; from += kernels::kChunk) {
       std::vector<kernels::Visible> visible(n);
       for (size_t r = 0; r < n; ++r) {
-        const size_t end = std::min(from + kernels::kChunk, seen[first + r]);
-        visible[r] = {0, end > from ? static_cast<uint32_t>(end - from) : 0};
+        const size_t begin = std::max(from, seen[first + r].from);
+        const size_t end = std::max(begin, std::min(from + kernels::kChunk, seen[first + r].to));
+        visible[r] = {static_cast<uint32_t>(begin - from), static_cast<uint32_t>(end - from)};
       }
       const kernels::AttentionChunk chunk{format,
                                           k.bytes.data() + from * k.stride,
@@ -220,10 +226,11 @@ TEST("attention agrees with float64, and a query's bits do not depend on its nei
           const size_t n_queries = 1 + source() % kernels::kMaxQueries;
           const std::vector<float> q = random_floats(n_queries * d_k, source);
           std::vector<const float*> queries;
-          std::vector<size_t> seen;
+          std::vector<Span> seen;
           for (size_t r = 0; r < n_queries; ++r) {
             queries.push_back(q.data() + r * d_k);
-            seen.push_back(r == 0 ? n_pos : 1 + source() % n_pos);
+            const size_t to = r == 0 ? n_pos : 1 + source() % n_pos;
+            seen.push_back({r % 2 == 0 ? 0 : source() % to, to});
           }
           const std::vector<float> out =
               attend_in_tiles(t, format, k, v, queries, seen, kernels::kMaxQueries, d_k, d_v, scale);
@@ -239,6 +246,40 @@ TEST("attention agrees with float64, and a query's bits do not depend on its nei
             CHECK(attend_in_tiles(t, format, k, v, queries, seen, tile, d_k, d_v, scale) == out);
         }
       }
+    }
+  }
+}
+
+TEST("sums of weighed rows and exponentials agree with the scalar table, row by row") {
+  std::mt19937 source(12);
+  const Table& scalar = *kernels::table(Isa::scalar);
+  for (const Table* t : all_tables()) {
+    for (const size_t width : std::initializer_list<size_t>{16, 32, 80, 144}) {
+      for (const size_t count : std::initializer_list<size_t>{0, 1, 27, 32, 128}) {
+        const size_t n_rows = 1 + source() % 20, weight_stride = count + 3, value_stride = width + 16;
+        const std::vector<float> weights = random_floats(n_rows * weight_stride, source);
+        const std::vector<float> values = random_floats(count * value_stride + 1, source);
+        const std::vector<float> start = random_floats(n_rows * (width + 16), source);
+        std::vector<float> a = start, b = start, alone = start;
+        scalar.accumulate(weights.data(), weight_stride, n_rows, values.data(), value_stride, count, a.data(),
+                          width + 16, width);
+        t->accumulate(weights.data(), weight_stride, n_rows, values.data(), value_stride, count, b.data(),
+                      width + 16, width);
+        bool right = true;
+        for (size_t i = 0; i < a.size(); ++i)
+          right = right && near(b[i], a[i], 1e-6 * static_cast<double>(count + 1));
+        CHECK(right);
+        for (size_t r = 0; r < n_rows; ++r) {
+          t->accumulate(weights.data() + r * weight_stride, weight_stride, 1, values.data(), value_stride,
+                        count, alone.data() + r * (width + 16), width + 16, width);
+        }
+        CHECK(alone == b);
+      }
+      std::vector<float> x = random_floats(width, source, 30), y = x;
+      x[0] = y[0] = -300.0f;
+      scalar.exponentials(x.data(), width, 2.5f);
+      t->exponentials(y.data(), width, 2.5f);
+      CHECK(near_relative(y, x, 1e-6));
     }
   }
 }

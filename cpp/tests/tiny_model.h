@@ -17,6 +17,8 @@ struct TinyShape {
   std::string arch = "qwen2";
   uint32_t n_layer = 2, n_embd = 64, n_head = 4, n_head_kv = 2, n_ff = 96, context = 64;
   uint32_t d_head = 16;
+  std::vector<std::string> attention;            // selm: a kind for each layer
+  uint32_t window = 5, sinks = 3, features = 8;  // selm
   uint32_t matrix_type = 0;  // of the matrices inside the layers: F32 0, F16 1, Q4_0 2, Q8_0 8, Q4_K 12
 };
 
@@ -90,6 +92,11 @@ inline GgufBuilder tiny_model(const TinyShape& s = {}) {
   file.set(key("attention.key_length"), s.d_head);
   file.set(key("attention.value_length"), s.d_head);
   file.set(key("attention.layer_norm_rms_epsilon"), 1e-6f);
+  if (!s.attention.empty()) {
+    file.set_array(key("attention.kinds"), s.attention);
+    file.set(key("attention.window"), s.window).set(key("attention.sinks"), s.sinks);
+    file.set(key("performer.features"), s.features);
+  }
   add_vocabulary(file);
 
   std::mt19937 random(7);
@@ -117,12 +124,32 @@ inline GgufBuilder tiny_model(const TinyShape& s = {}) {
     matrix(block + "attn_k.weight", s.n_embd, s.n_head_kv * s.d_head);
     matrix(block + "attn_v.weight", s.n_embd, s.n_head_kv * s.d_head);
     matrix(block + "attn_output.weight", s.n_head * s.d_head, s.n_embd);
+    if (i < s.attention.size() && s.attention[i] == "performer") {
+      std::vector<float> values(size_t{s.d_head} * s.features * s.n_head_kv);
+      for (float& v : values) v = normal(random);
+      file.tensor_f32(block + "performer.projection.weight", {s.d_head, s.features, s.n_head_kv}, values);
+      vector(block + "performer.far_gain", s.n_head);
+    }
     vector(block + "ffn_norm.weight", s.n_embd);
     matrix(block + "ffn_gate.weight", s.n_embd, s.n_ff);
     matrix(block + "ffn_up.weight", s.n_embd, s.n_ff);
     matrix(block + "ffn_down.weight", s.n_ff, s.n_embd);
   }
   return file;
+}
+
+// A model with each kind of attention, whose sessions are small.
+inline TinyShape tiny_selm() {
+  TinyShape shape;
+  shape.arch = "selm";
+  shape.n_layer = 3;
+  shape.n_embd = shape.n_ff = 16;
+  shape.n_head = 2;
+  shape.n_head_kv = 1;
+  shape.d_head = 8;
+  shape.context = 512;
+  shape.attention = {"performer", "window", "softmax"};
+  return shape;
 }
 
 // A file in the temporary folder, removed at the end.

@@ -1,10 +1,12 @@
-"""Random weights of the Qwen2.5 shapes as GGUF, for benchmarks that need no download.
+"""Random weights of known shapes as GGUF, for benchmarks that need no download.
 
     python -m selm_export.random_model qwen2.5-0.5b --type q4_k_m bench.gguf
 
 The file opens in llama.cpp as well. Which tensor gets which type follows llama.cpp's quantiser,
 with its fallbacks where a row is not a multiple of 256, so that sizes and speeds are those of a
 real file; the text it makes is noise. `--vocab FILE.gguf` takes the vocabulary of another file.
+The two `edge` shapes differ in their attention alone: one sees all tokens, the other (a `selm`
+file) the last 64, and the rest through features.
 """
 
 from __future__ import annotations
@@ -34,12 +36,17 @@ class Shape:
     head_size: int
     vocabulary: int = 151936
     context: int = 32768
+    far: bool = False  # performer attention, in a file of the architecture selm
 
 
-SHAPES = {  # Qwen2.5's configurations; both tie the head to the embedding
+EDGE = Shape(512, 1536, 8, 8, 4, 64, vocabulary=8192, context=1 << 17)
+SHAPES = {  # Qwen2.5's configurations, and ours; all tie the head to the embedding
     "qwen2.5-0.5b": Shape(896, 4864, 24, 14, 2, 64),
     "qwen2.5-1.5b": Shape(1536, 8960, 28, 12, 2, 128),
+    "edge-softmax": EDGE,
+    "edge-performer": replace(EDGE, far=True),
 }
+WINDOW, FEATURES = 64, 128
 MIXES = {  # --type: of most matrices, of those that matter more, general.file_type
     "f16": (Type.F16, Type.F16, 1),
     "q4_0": (Type.Q4_0, Type.Q4_0, 2),
@@ -60,7 +67,7 @@ def gets_more_bits(layer: int, layers: int) -> bool:
 
 
 def tensor_type(name: str, shape: tuple[int, ...], mix: str, layers: int) -> Type:
-    if len(shape) == 1:
+    if len(shape) != 2:
         return Type.F32
     most, better, _ = MIXES[mix]
     if name == "token_embd.weight":  # tied: it is the output head too
@@ -95,6 +102,11 @@ def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
             f"{p}ffn_up.weight": (shape.feed_forward, shape.hidden),
             f"{p}ffn_down.weight": (shape.hidden, shape.feed_forward),
         }
+        if shape.far:
+            tensors |= {
+                f"{p}performer.projection.weight": (shape.kv_heads, FEATURES, shape.head_size),
+                f"{p}performer.far_gain": (shape.heads,),
+            }
     return tensors
 
 
@@ -105,6 +117,8 @@ def random_tensor(
     if len(shape) == 1:
         mean = 0.0 if name.endswith(".bias") else 1.0
         return (mean + 0.1 * rng.standard_normal(shape)).astype(np.float32)
+    if len(shape) == 3:  # features of keys: normal directions
+        return rng.standard_normal(shape).astype(np.float32)
     spread = 0.05 if name == "token_embd.weight" else shape[1] ** -0.5
     return random_blocks(kind, shape[0], shape[1], spread, rng)
 
@@ -154,6 +168,12 @@ def copy_vocabulary(writer: gguf.GGUFWriter, source: Path) -> int:
 
 
 def add_hyperparameters(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    if shape.far:
+        writer.add_array("selm.attention.kinds", ["performer"] * shape.layers)
+        writer.add_uint32("selm.attention.window", WINDOW)
+        writer.add_uint32("selm.performer.features", FEATURES)
+        writer.add_string("selm.performer.feature_map", "favor+")
+        writer.add_float32("selm.performer.clamp", 1.2)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.hidden)
     writer.add_block_count(shape.layers)
@@ -169,7 +189,7 @@ def write_model(
 ) -> None:
     """Writes `output`, one tensor in memory at a time."""
     shape, rng = SHAPES[name], np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(output, "qwen2")
+    writer = gguf.GGUFWriter(output, "selm" if shape.far else "qwen2")
     writer.add_name(f"random {name}")
     writer.add_file_type(MIXES[mix][2])
     writer.add_quantization_version(2)
@@ -177,14 +197,7 @@ def write_model(
         shape = replace(shape, vocabulary=copy_vocabulary(writer, vocabulary))
     else:
         add_synthetic_vocabulary(writer, shape.vocabulary)
-    writer.add_context_length(shape.context)
-    writer.add_embedding_length(shape.hidden)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.feed_forward)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(1e6)
+    add_hyperparameters(writer, shape)
     tensors = {
         tensor: (size, tensor_type(tensor, size, mix, shape.layers))
         for tensor, size in tensor_shapes(shape).items()

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 FinishReason = Literal["stop", "length", "context", "cancelled", "deadline"]
 LogitRows = Literal["all", "last", "none"]
+Draft = Literal["auto", "off", "exit", "lookup"]
+"""How tokens may be guessed ahead and then verified: by `lookup` of where the last ones stood
+before, through trained exits (`exit`), by both (`auto`), or not at all. Only the speed depends on
+it."""
 MetadataValue = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
 
 SAMPLING_RANGES: Mapping[str, tuple[type, float, float]] = {  # name: type, least, most
@@ -31,6 +35,7 @@ MAX_TOKENS = (1 << 32) - 1
 """The most that a reply can be asked to have; what the core counts with."""
 MAX_SECONDS = 1e6
 """The longest deadline."""
+DRAFTS: tuple[Draft, ...] = get_args(Draft)
 
 
 def range_problem(name: str, value: object, kind: type, least: float, most: float) -> str | None:
@@ -112,6 +117,14 @@ class GenerationStats:
     decode_seconds: float = 0.0
     time_to_first_token: float = 0.0
     finish_reason: FinishReason | None = None
+    drafted: int = 0
+    """Tokens that were guessed ahead."""
+    accepted: int = 0
+    """Of those, the ones that were right."""
+    experts: dict[str, int] = field(default_factory=dict)
+    """Tokens by the expert that spoke them; empty where the model has no experts."""
+    mean_layers: float | None = None
+    """Layers that a token went through, on average; None where the engine does not say."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -125,6 +138,11 @@ class TokenStream(Protocol):
 
     @property
     def stats(self) -> GenerationStats: ...
+    @property
+    def speaker(self) -> str | None:
+        """The expert that spoke the last piece (its last token); None without experts."""
+        ...
+
     def __iter__(self) -> Iterator[str]: ...
     def __next__(self) -> str: ...
     def cancel(self) -> None:
@@ -146,7 +164,10 @@ class EngineSession(Protocol):
         """Append tokens; logits as float32 [len(ids), vocab], [1, vocab] or [0, vocab]."""
         ...
 
-    def truncate(self, length: int) -> None: ...
+    def truncate(self, length: int) -> int:
+        """Forget all but the first `length` tokens, or more; how many are left."""
+        ...
+
     def cancel(self) -> None: ...
     def generate(
         self,
@@ -156,11 +177,34 @@ class EngineSession(Protocol):
         max_tokens: int | None,
         stop: Sequence[str],
         deadline: float | None,
+        draft: Draft = "auto",
+        expert: str | None = None,
     ) -> TokenStream:
-        """Reply to a prompt, reusing the part of it that the session already holds."""
+        """Reply to a prompt, reusing the part of it that the session already holds.
+
+        expert: the only one that speaks; None leaves it to the model. SelmError where the engine or
+        the model cannot do that, or cannot guess ahead in the way asked for.
+        """
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """A session whose state can be kept: what an `EngineSession` may be beside."""
+
+    def save(self, path: str) -> None:
+        """Write the state to a file, whole or not at all. SnapshotError says why it could not."""
+        ...
+
+    def load(self, path: str) -> None:
+        """Go on from a file's state instead. After a SnapshotError all is as before."""
+        ...
+
+    def fork(self) -> EngineSession:
+        """Another session in the same state."""
+        ...
 
 
 @runtime_checkable

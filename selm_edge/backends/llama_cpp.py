@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from selm_edge.backends.base import (
+    Draft,
     FinishReason,
     GenerationStats,
     LogitRows,
@@ -31,6 +32,7 @@ from selm_edge.backends.streaming import TextStream
 from selm_edge.errors import Cancelled, ContextError, ModelError, SelmError
 
 INSTALL = "pip install 'selm-edge[llama]'"
+_NATIVE = "\nThe native backend does: --backend native (backend='native')."
 _BATCH = 512
 _ABORTED = 2  # what llama_decode returns then
 
@@ -187,6 +189,7 @@ class LlamaCppSession:
         if not self._context:
             raise SelmError(f"llama.cpp could not make a context: {_last_error()}")
         self.context = context
+        self.layers = float(lib.llama_model_n_layer(self._model.handle))
         self.tokens: list[int] = []
         self._chunk = int(params.n_batch)
         self._batch = lib.llama_batch_init(self._chunk, 0, 1)
@@ -247,7 +250,7 @@ class LlamaCppSession:
         norm = sum(x * x for x in vector) ** 0.5 or 1.0
         return [x / norm for x in vector]
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int) -> int:
         memory = self._lib.llama_get_memory(self._context)
         if not self._lib.llama_memory_seq_rm(memory, 0, length, -1):
             # States that cannot go back (recurrent models) start again.
@@ -255,8 +258,9 @@ class LlamaCppSession:
             kept, self.tokens = self.tokens[:length], []
             for start in range(0, len(kept), self._chunk):
                 self.decode(kept[start : start + self._chunk], set())
-            return
+            return self.position
         del self.tokens[length:]
+        return self.position
 
     def cancel(self) -> None:
         self._flag.set()
@@ -269,7 +273,15 @@ class LlamaCppSession:
         max_tokens: int | None,
         stop: Sequence[str],
         deadline: float | None,
+        draft: Draft = "auto",
+        expert: str | None = None,
     ) -> LlamaCppStream:
+        if draft not in ("auto", "off"):
+            raise SelmError(
+                f"the llama-cpp backend guesses no tokens ahead (draft {draft}).{_NATIVE}"
+            )
+        if expert is not None:
+            raise SelmError(f"the llama-cpp backend knows no experts ({expert!r}).{_NATIVE}")
         if len(prompt) >= self.context:
             raise ContextError(len(prompt), self.context - 1)
         self._flag.clear()
@@ -315,6 +327,8 @@ class LlamaCppSession:
 
 
 class LlamaCppStream:
+    speaker = None  # these models have no experts
+
     def __init__(
         self,
         session: LlamaCppSession,
@@ -338,7 +352,9 @@ class LlamaCppStream:
             same += 1
         self._pending = prompt[same:]
         session.truncate(same)
-        self._stats = GenerationStats(prompt_tokens=len(prompt), cached_tokens=same)
+        self._stats = GenerationStats(
+            prompt_tokens=len(prompt), cached_tokens=same, mean_layers=session.layers
+        )
         self._timer: threading.Timer | None = None
         if deadline is not None:
             self._timer = threading.Timer(deadline, session.cancel)

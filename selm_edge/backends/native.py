@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from selm_edge.backends.base import (
+    Draft,
     FinishReason,
     GenerationStats,
     LogitRows,
@@ -20,6 +21,7 @@ from selm_edge.errors import (
     ContextError,
     ModelError,
     SelmError,
+    SnapshotError,
     UnsupportedModelError,
 )
 
@@ -39,6 +41,17 @@ _HINTS = {
     "io": "Check the path, and that you may read the file.",
     "format": "The file is damaged or is no GGUF model: fetch or export it again.",
     "out_of_memory": "Choose a smaller context, or a smaller model.",
+}
+_NO_EXITS = "Choose draft lookup or off instead; auto uses exits where there are some."
+_NO_EXPERT = "Choose one that it has, or auto."
+_SAVE_HINTS = {
+    "io": "Choose another place, or make room in it; a file of that name is as it was.",
+}
+_LOAD_HINTS = {
+    "io": "Check the path, and that you may read the file.",
+    "format": "Begin a new session, and save that.",
+    "unsupported": "Open what it was saved with, or begin a new session.",
+    "context_full": "Load the model with a larger context.",
 }
 
 
@@ -71,6 +84,13 @@ def _call_error(error: Exception) -> Exception:
     if status == "invalid_argument":
         return ValueError(message)
     return SelmError(message)
+
+
+def _snapshot_error(path: str, error: Exception, hints: Mapping[str, str]) -> Exception:
+    status, message = error.args
+    if status in hints:
+        return SnapshotError(path, message, hints[status])
+    return _call_error(error)
 
 
 class Metadata(Mapping[str, MetadataValue]):
@@ -162,11 +182,22 @@ class NativeTokenizer:
 
 
 class NativeStream:
-    """One reply of the core."""
+    """One reply of the core; `experts` are the names of the model's, in its order."""
 
-    def __init__(self, generation: _core.Generation) -> None:
+    def __init__(
+        self,
+        generation: _core.Generation,
+        session: _core.Session,
+        experts: Sequence[str],
+        layers: int,
+    ) -> None:
         self._generation = generation
+        self._session = session
+        self._experts = experts
+        self._layers = layers
+        self._spoke: dict[str, int] = {}
         self._done = False
+        self.speaker: str | None = None
 
     @property
     def stats(self) -> GenerationStats:
@@ -180,6 +211,10 @@ class NativeStream:
             decode_seconds=now.decode_seconds,
             time_to_first_token=now.first_token_seconds,
             finish_reason=_FINISH[now.finish],
+            drafted=now.drafted_tokens,
+            accepted=now.accepted_tokens,
+            experts=dict(self._spoke),
+            mean_layers=float(self._layers),
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -190,14 +225,30 @@ class NativeStream:
 
         while not self._done:
             try:
-                piece, _, finish = self._generation.next()
+                piece, token, finish = self._generation.next()
             except _core.CoreError as error:
                 self._done = True
                 raise _call_error(error) from None
+            if token >= 0 and self._experts:
+                self._note_speaker()
             self._done = finish != 0
             if piece:  # a token may hold half a character, or a stop string's beginning
                 return piece
         raise StopIteration
+
+    def _note_speaker(self) -> None:
+        """Whose the token is that was just given: who spoke after the one before it."""
+        from selm_edge import _core
+
+        now = self._generation.stats
+        try:
+            index = self._session.speaker(now.prompt_tokens + now.tokens - 2)
+        except _core.CoreError:  # closed meanwhile: the reply goes on, nobody is asked any more
+            self.speaker = None
+            return
+        if 0 <= index < len(self._experts):
+            self.speaker = name = self._experts[index]
+            self._spoke[name] = self._spoke.get(name, 0) + 1
 
     def cancel(self) -> None:
         if not self._done:
@@ -209,8 +260,13 @@ class NativeStream:
 
 
 class NativeSession:
-    def __init__(self, session: _core.Session) -> None:
+    def __init__(
+        self, session: _core.Session, experts: Sequence[str] = (), layers: int = 0
+    ) -> None:
         self._session = session
+        self._experts = experts
+        self._layers = layers
+        self._expert: str | None = None  # the only one that speaks
 
     @property
     def position(self) -> int:
@@ -237,11 +293,35 @@ class NativeSession:
             raise _call_error(error) from None
         return floats.view()
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int) -> int:
         from selm_edge import _core
 
         try:
-            self._session.truncate(length)
+            return self._session.truncate(length)
+        except _core.CoreError as error:
+            raise _call_error(error) from None
+
+    def save(self, path: str) -> None:
+        from selm_edge import _core
+
+        try:
+            self._session.save(os.fsencode(path))
+        except _core.CoreError as error:
+            raise _snapshot_error(path, error, _SAVE_HINTS) from None
+
+    def load(self, path: str) -> None:
+        from selm_edge import _core
+
+        try:
+            self._session.restore_file(os.fsencode(path))
+        except _core.CoreError as error:
+            raise _snapshot_error(path, error, _LOAD_HINTS) from None
+
+    def fork(self) -> NativeSession:
+        from selm_edge import _core
+
+        try:
+            return NativeSession(self._session.fork())
         except _core.CoreError as error:
             raise _call_error(error) from None
 
@@ -256,6 +336,8 @@ class NativeSession:
         max_tokens: int | None,
         stop: Sequence[str],
         deadline: float | None,
+        draft: Draft = "auto",
+        expert: str | None = None,
         ignore_end: bool = False,
     ) -> NativeStream:
         from selm_edge import _core
@@ -263,23 +345,40 @@ class NativeSession:
         session = self._session
         bias = cast("Any", dict(sampling.logit_bias))  # the stub's key type takes no plain int
         try:
+            self._choose(expert)
             session.clear_cancel()
             session.set_deadline(0 if deadline is None else max(1, round(deadline * 1000)))
-            return NativeStream(
-                _core.Generation(
-                    session,
-                    list(prompt),
-                    _core_sampling(sampling),
-                    logit_bias=bias,
-                    stop=list(stop),
-                    max_tokens=max_tokens or 0,
-                    ignore_end=ignore_end,
-                )
+            generation = _core.Generation(
+                session,
+                list(prompt),
+                _core_sampling(sampling),
+                logit_bias=bias,
+                stop=list(stop),
+                max_tokens=max_tokens or 0,
+                ignore_end=ignore_end,
+                draft=draft,
             )
         except _core.CoreError as error:
             if error.args[0] == "context_full":
                 raise ContextError(len(prompt), session.context - 1) from None
+            if draft == "exit" and "trained exits" in error.args[1]:
+                raise SelmError(f"{error.args[1]}\n{_NO_EXITS}") from None
             raise _call_error(error) from None
+        return NativeStream(generation, session, self._experts, self._layers)
+
+    def _choose(self, expert: str | None) -> None:
+        """From now on that expert speaks, or whoever the model decides.
+
+        What another one read is read again: who spoke last counts where experts are sticky, and a
+        reply must not depend on what the session was used for before.
+        """
+        if expert is not None and expert not in self._experts:
+            there = f"it has {', '.join(self._experts)}" if self._experts else "it has no experts"
+            raise SelmError(f"the model has no expert {expert!r}: {there}\n{_NO_EXPERT}")
+        if expert != self._expert:
+            self._session.set_expert(expert)
+            self._session.truncate(0)
+            self._expert = expert
 
     def close(self) -> None:
         self._session.close()
@@ -323,6 +422,8 @@ class NativeEngine:
             self.tokenizer = NativeTokenizer(self._model.tokenizer())
         except _core.CoreError as error:
             raise file_error(path, error) from None
+        names = self.metadata.get("selm.expert.names")
+        self._experts = [str(name) for name in names] if isinstance(names, list) else []
         trained = self.info.n_ctx_train
         self.context = min(context, trained) if trained else context
         self._threads = threads or 0
@@ -335,7 +436,7 @@ class NativeEngine:
         return self._threads or self._core_threads or allowed_cores()
 
     def session(self) -> NativeSession:
-        return NativeSession(self._session(self.context))
+        return NativeSession(self._session(self.context), self._experts, self.info.n_layer)
 
     def _session(self, context: int) -> _core.Session:
         from selm_edge import _core

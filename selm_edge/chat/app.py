@@ -10,41 +10,47 @@ from selm_edge import paths
 from selm_edge.chat.preferences import Preferences
 
 if TYPE_CHECKING:
+    from selm_edge.backends.base import Draft
     from selm_edge.chat.session import ChatSession
 
 
-def run_chat(model: str | None = None, plain: bool = False) -> None:
+def run_chat(
+    model: str | None = None, plain: bool = False, draft: Draft = "auto", expert: str = "auto"
+) -> None:
     """Open the chat until the user leaves.
 
-    model: a name or the path of a GGUF file; plain: lines instead of a full screen. Without a
+    model: a name or the path of a GGUF file; plain: lines instead of a full screen; draft, expert:
+    how tokens are guessed ahead, and who speaks, as for `Model.generate`. Without a
     terminal that can move its cursor, the chat is plain by itself. Exits with 1 where the plain
     chat was fed by a pipe and something in it failed.
     """
     if plain or no_screen():
         from selm_edge.chat.plain import run_plain
 
-        code = run_plain(_session(Preferences()), model)
+        code = run_plain(_session(Preferences(), draft, expert), model)
         if code:
             sys.exit(code)
         return
     from selm_edge.chat.tui import ChatApp
 
     preferences = Preferences()
-    app = ChatApp(lambda: _session(preferences), model, preferences.config.theme)
+    app = ChatApp(lambda: _session(preferences, draft, expert), model, preferences.config.theme)
     try:
         app.run()
     finally:
         app.shut_down()
 
 
-def _session(preferences: Preferences) -> ChatSession:
+def _session(preferences: Preferences, draft: Draft, expert: str) -> ChatSession:
     # Imported when it is opened, after the first frame.
     from selm_edge.chat.models import CatalogSource
     from selm_edge.chat.session import ChatSession
     from selm_edge.store.opening import open_store_or_memory
 
     store = open_store_or_memory(paths.database_file())
-    return ChatSession(store, CatalogSource(preferences), preferences)
+    session = ChatSession(store, CatalogSource(preferences), preferences)
+    session.draft, session.experts.asked = draft, expert
+    return session
 
 
 def no_screen() -> bool:

@@ -215,6 +215,19 @@ COMMANDS: tuple[Command, ...] = (
         slash="system",
         argument="[TEXT]",
     ),
+    Command(
+        "expert",
+        "Expert",
+        "Which of the model's experts speaks; auto leaves it to the model.",
+        slash="expert",
+        argument="[NAME or auto]",
+    ),
+    Command(
+        "colours",
+        "Colours by expert",
+        "Show who spoke which words, in place of Markdown; again takes it back.",
+        slash="colours",
+    ),
     Command("theme", "Theme", "Choose the colours; the choice is kept.", slash="theme"),
     Command("help", "Help", "Every action and its key.", "f1", "F1", slash="help"),
     Command(

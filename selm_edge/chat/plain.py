@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from selm_edge.chat.commands import BY_NAME, COMMANDS, Command, parse_slash, unknown_slash
+from selm_edge.chat.commands import COMMANDS, Command, parse_slash, unknown_slash
 from selm_edge.chat.session import ChatSession
 from selm_edge.chat.text import (
     ENDINGS,
@@ -157,6 +157,9 @@ class PlainChat:
         threading.Thread(target=self.session.hash_model, daemon=True, name="hash").start()
         if self.interactive:
             self.say(f"Model: {clean_line(model.name)}, {model.context:,} tokens of context.")
+        if problem := self.session.experts.missing():
+            self.failed = True
+            self.say(f"Error: {problem}")
 
     def _ask(self, text: str) -> None:
         plan, drop = self._fitting(text)
@@ -443,12 +446,18 @@ class PlainChat:
         else:
             self.say(f"System prompt: {self.session.system or 'none'}")
 
+    def do_expert(self, name: str) -> None:
+        self.say(self.session.experts.choose(name) if name else self.session.experts.words())
+
     def do_theme(self, argument: str) -> None:
         self.say("There are no colours here.")
 
+    def do_colours(self, argument: str) -> None:
+        self.do_theme(argument)
+
     def do_help(self, argument: str) -> None:
         for command in COMMANDS:
-            if command.slash and command is not BY_NAME["theme"]:
+            if command.slash and command.name not in ("theme", "colours"):
                 usage = f"/{command.slash} {command.argument}".rstrip()
                 self.say(f"{usage}: {command.help}")
         self.say("A backslash at the end of a line goes on on the next. Control C stops a reply.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selm_edge.backends.base import SAMPLING_RANGES, Sampling
+from selm_edge.chat.experts import Experts, Spoken
 from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
 from selm_edge.chat.preferences import Preferences
 from selm_edge.chat.text import KEPT, KEPT_UNTIL_QUIT
@@ -23,6 +24,7 @@ from selm_edge.store.errors import NotFound, StoreError
 
 if TYPE_CHECKING:
     from selm_edge.assistant import Plan, Reply
+    from selm_edge.backends.base import Draft
     from selm_edge.store.opening import Store
 
 T = TypeVar("T")
@@ -38,7 +40,8 @@ class ChatSession:
     """The conversation on show, its model and its settings.
 
     ``path`` is the branch on show; ``conversation`` is None until the first question, so an empty
-    conversation is never stored. ``on_problem`` hears when the disk stops taking writes.
+    conversation is never stored. ``on_problem`` hears when the disk stops taking writes. ``draft``
+    is for `Model.generate`; it and the choice of an expert hold until the chat ends.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class ChatSession:
         self.path: list[Message] = []
         self.versions: dict[int, list[int]] = {}
         self.marks: dict[int, set[Kind]] = {}
+        self.draft: Draft = "auto"
+        self.experts = Experts()
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -80,6 +85,7 @@ class ChatSession:
         gone = self._saving(
             lambda: self.store.conversations.delete(conversation, keep_feedback=keep_feedback)
         )
+        self.experts.forget(conversation)
         if self.conversation and self.conversation.id == conversation:
             self.new()
         return gone
@@ -234,7 +240,13 @@ class ChatSession:
         """Begin the reply to a plan; iterate it, then `keep` it."""
         if self.model is None:
             raise NoModel("no model is open")
-        return self.model.assistant.reply(plan, self.sampling, max_tokens=self.max_tokens)
+        return self.model.assistant.reply(
+            plan,
+            self.sampling,
+            max_tokens=self.max_tokens,
+            draft=self.draft,
+            expert=self.experts.asked,
+        )
 
     def keep(self, question: Message, reply: Reply) -> Message:
         """Store a reply, whole or partial, under its question."""
@@ -254,6 +266,7 @@ class ChatSession:
                 question.conversation, question.id, "assistant", reply.text, facts=facts
             )
         )
+        self.experts.remember(message, reply)
         self._reload()
         return message
 
@@ -395,6 +408,23 @@ class ChatSession:
     def set_enter_sends(self, on: bool) -> None:
         self._saving(lambda: self.store.settings.set("enter_sends", on))
 
+    @property
+    def colours(self) -> bool:
+        """Whether replies are shown by who spoke which words."""
+        return self.store.settings.get("colour_experts", False) is True
+
+    def set_colours(self, on: bool) -> str:
+        """What now holds, in words."""
+        self._saving(lambda: self.store.settings.set("colour_experts", on))
+        if not on:
+            return "Replies are shown as Markdown."
+        more = "" if self.experts.names else f" {self.experts.words()}"
+        return f"Replies show which expert spoke.{more}"
+
+    def coloured(self, message: Message) -> Spoken | None:
+        """Who spoke a reply, where that is to be shown and known."""
+        return self.experts.spoken(message) if self.colours else None
+
     def change_setting(self, name: str, text: str) -> str:
         """``/set NAME VALUE``: what now holds, in words. ValueError says what is possible."""
         from selm_edge.config import number_problem
@@ -402,11 +432,13 @@ class ChatSession:
         if name == "enter_sends":
             self.set_enter_sends(_yes(text))
             return f"Enter {'sends' if self.enter_sends else 'begins a line; Ctrl+J sends'}."
+        if name == "colour_experts":
+            return self.set_colours(_yes(text))
         limit = name in ("context", "max_tokens")
         if not limit and name not in SAMPLING_RANGES:
             raise ValueError(
                 f"there is no setting {name}; there are: {', '.join(SAMPLING_RANGES)},"
-                " context, max_tokens, enter_sends"
+                " context, max_tokens, enter_sends, colour_experts"
             )
         value = None if text in ("", "default") else _number(name, text)
         problem = None if value is None else number_problem(name, value)
@@ -442,6 +474,7 @@ class ChatSession:
     def use_model(self, model: OpenModel) -> None:
         """Answer with this model from now on; the one before is closed."""
         before, self.model = self.model, model
+        self.experts.model = model
         if before is not None:
             before.assistant.close()
 
@@ -464,7 +497,7 @@ class ChatSession:
     def close(self) -> None:
         if self.model is not None:
             self.model.assistant.close()
-            self.model = None
+            self.model = self.experts.model = None
         self.store.close()
 
     # -- when the disk refuses -----------------------------------------------------------------

@@ -415,6 +415,7 @@ class ChatApp(ChatWindow):
         context = self.session.preferences.config.context
         if await self.push_screen_wait(SettingsScreen(self.session, field)):
             self.prompt.enter_sends = self.session.enter_sends
+            await self.transcript.colour(self.session)
             model = self.session.model
             if model and self.session.preferences.config.context != context:
                 self.load_model(model.spec)
@@ -424,6 +425,7 @@ class ChatApp(ChatWindow):
     async def slash_settings(self, argument: str) -> None:
         name, _, value = argument.partition(" ")
         self.tell(self.session.change_setting(name, value.strip()))
+        await self.transcript.colour(self.session)
 
     def action_system(self) -> None:
         self.action_settings("system")
@@ -431,6 +433,17 @@ class ChatApp(ChatWindow):
     async def slash_system(self, text: str) -> None:
         self.session.set_system(text)
         self.tell("The system prompt holds from the next question on.")
+
+    def action_expert(self) -> None:
+        self.tell(self.session.experts.words())
+
+    async def slash_expert(self, name: str) -> None:
+        self.tell(self.session.experts.choose(name))
+
+    async def action_colours(self) -> None:
+        words = self.session.set_colours(not self.session.colours)
+        await self.transcript.colour(self.session)
+        self.tell(words)
 
     def action_command_palette(self) -> None:
         from selm_edge.chat.screens.palette import Palette

@@ -28,7 +28,7 @@ from selm_edge.chat.commands import COMMANDS
 from selm_edge.chat.themes import DEFAULT, THEMES
 from selm_edge.chat.threads import in_thread, pieces_from_thread
 from selm_edge.chat.widgets.prompt import Prompt
-from selm_edge.chat.widgets.status import Hints, StatusLine
+from selm_edge.chat.widgets.status import NO_FIGURES, Hints, StatusLine
 from selm_edge.chat.widgets.transcript import Example, Transcript
 from selm_edge.chat.widgets.turns import ReplyTurn, Turn, UserTurn
 from selm_edge.clean import clean, clean_line
@@ -311,6 +311,8 @@ class ChatWindow(App[None]):
             self.session.use_model(model)
             if chosen:
                 self._remember(model.spec)
+            if problem := self.session.experts.missing():
+                self.banner(problem, error=True)
             self._hash_model()
         finally:
             if load == self._load:
@@ -323,7 +325,7 @@ class ChatWindow(App[None]):
             state="ready" if current else "none",
             model=current.name if current else "",
             context=current.context if current else None,
-            speed=None,
+            **NO_FIGURES,
         )
         self._model_settled.set()
 
@@ -517,12 +519,13 @@ class ChatWindow(App[None]):
                 plan = await self._plan()
         reply = self._reply = self._begin_reply(plan)
         self._question = question
-        self.set_status(state="replying", used=plan.tokens, speed=None)
+        self.set_status(state="replying", used=plan.tokens, **NO_FIGURES)
+        by_expert = self.session.colours and bool(self.session.experts.names)
         ticking = self.set_interval(0.25, self._tick)
         failure: Exception | None = None
         try:
             async for piece in pieces_from_thread(reply, self._thread_done):
-                await turn.write(piece)
+                await turn.write(piece, self.session.experts.so_far(reply) if by_expert else None)
         except Exception as error:  # the engine's: the text so far is kept whatever it was
             failure = error
         finally:
@@ -541,7 +544,8 @@ class ChatWindow(App[None]):
             raise
         self._reply = None  # not where the window is closing: `shut_down` looks after it
         self.transcript.adopt(message)
-        await turn.finish(message, self.session.versions.get(message.id, []))
+        versions = self.session.versions.get(message.id, [])
+        await turn.finish(message, versions, self.session.coloured(message))
 
     def _begin_reply(self, plan: Plan) -> Reply:
         try:
@@ -565,9 +569,14 @@ class ChatWindow(App[None]):
     def _tick(self) -> None:
         reply = self._reply
         if reply is not None:
-            stats = reply.stats
+            stats, model = reply.stats, self.session.model
             self.set_status(
-                speed=stats.tokens_per_second or None, used=reply.plan.tokens + stats.tokens
+                speed=stats.tokens_per_second or None,
+                used=reply.plan.tokens + stats.tokens,
+                experts=stats.experts,
+                drafts=stats.accepted / stats.drafted if stats.drafted else None,
+                mean_layers=stats.mean_layers,
+                layers=model.assistant.model.layers if model else None,
             )
 
     def stop_reply(self) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selm_edge.backends.base import MAX_SECONDS, MAX_TOKENS, SAMPLING_RANGES
+from selm_edge.backends.base import DRAFTS, MAX_SECONDS, MAX_TOKENS, SAMPLING_RANGES
 from selm_edge.cli.common import (
     INTERRUPTED,
+    Function,
     Number,
     json_option,
     model_options,
@@ -33,6 +34,20 @@ def _number(name: str) -> click.ParamType[Any]:
     """The option type of a sampling setting."""
     kind, least, most = SAMPLING_RANGES[name]
     return click.IntRange(int(least), int(most)) if kind is int else Number(least, most)
+
+
+def reply_options(function: Function) -> Function:
+    """--expert, --draft: who speaks, and how tokens are guessed ahead."""
+    for option in reversed(
+        (
+            click.option("--expert", metavar="auto|NAME", default="auto",
+                         help="Which expert of the model speaks; auto: decided token by token."),
+            click.option("--draft", type=click.Choice(DRAFTS), default="auto",
+                         help="How tokens are guessed ahead; only the speed depends on it."),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
 
 
 @click.command()
@@ -58,6 +73,7 @@ def _number(name: str) -> click.ParamType[Any]:
     default="error",
     help="A question that does not fit is an error, or loses its oldest part.",
 )
+@reply_options
 @click.option("--raw", is_flag=True, help="Go on from the text as it is: no chat template.")
 @click.option("--stream/--no-stream", default=True, help="Print words as they come (default).")
 @json_option
@@ -100,7 +116,7 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
         live = options["stream"] and not options["as_json"]
         interrupted = _follow(reply, live)
         if options["as_json"]:
-            show_json(_result(reply, entry, load_seconds))
+            show_json(_result(reply, entry, model, load_seconds))
         elif not live:
             _print_text(reply.text)
         _explain(reply, model, options)
@@ -149,6 +165,8 @@ def _start(
         "max_tokens": options["max_tokens"],
         "stop": options["stop"],
         "deadline": options["deadline"],
+        "draft": options["draft"],
+        "expert": options["expert"],
         **sampling,
     }
     prefix = entry.details.get("notes_prefix", "N: " if entry.bundled else None)
@@ -272,8 +290,9 @@ def _print_text(text: str) -> None:
     click.echo(clean(text).rstrip("\n"))
 
 
-def _result(reply: Reply, entry: Entry, load_seconds: float) -> dict[str, Any]:
+def _result(reply: Reply, entry: Entry, model: Model, load_seconds: float) -> dict[str, Any]:
     stats = reply.stats
+    layers = model.layers if stats.mean_layers is None else stats.mean_layers
     return {
         "text": reply.text,
         "finish_reason": stats.finish_reason,
@@ -283,6 +302,10 @@ def _result(reply: Reply, entry: Entry, load_seconds: float) -> dict[str, Any]:
         "time_to_first_token_s": round(stats.time_to_first_token, 6),
         "load_s": round(load_seconds, 6),
         "model": entry.name,
+        "experts": stats.experts,
+        "mean_layers": layers and round(layers, 3),
+        "drafted_tokens": stats.drafted,
+        "accepted_drafts": stats.accepted,
         "seed": reply.sampling.seed,
         "trimmed_tokens": reply.prompt.trimmed_tokens,
         "notices": [notice.message for notice in reply.notices],

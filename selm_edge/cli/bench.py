@@ -72,8 +72,9 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     """Measure tokens a second, memory and the share of the machine's bandwidth used.
 
     Each engine runs in a process of its own; their rounds alternate, after one that does not
-    count. The first token is timed from the opening of the file, which is in the page cache.
-    The peer should be its best build:
+    count. Tokens are evaluated one by one and none is guessed ahead, so that what one token costs
+    can be compared. The first token is timed from the opening of the file, which is in the page
+    cache. The peer should be its best build:
 
     \b
       CC=clang CXX=clang++ CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_OPENMP=OFF" \\

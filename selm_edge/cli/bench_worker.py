@@ -7,8 +7,9 @@ measures one round, ``quit`` ends. The file stands alone, so that the other engi
 another Python environment.
 
 Both engines evaluate the same fixed tokens, the prompt at once and then one by one with the logits
-of each: what is timed is the forward pass, with no sampler and no text. DEPTH tokens stand in the
-context before them; they are read once and not timed.
+of each: what is timed is the forward pass, with no sampler, no text and no token guessed ahead
+(only a `Generation` does that). DEPTH tokens stand in the context before them; they are read once
+and not timed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Native:
         return self.session.eval(tokens, "last")
 
     def truncate(self, length: int) -> None:
-        self.session.truncate(length)
+        kept = self.session.truncate(length)
+        if kept < length:  # a state that does not grow may not reach so far back
+            self.session.eval(some_tokens(self, length)[kept:], "none")
 
 
 class LlamaCpp:

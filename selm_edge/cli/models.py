@@ -9,6 +9,8 @@ import click
 from selm_edge.cli.common import FAILED, human_bytes, json_option, note, plain, show_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from selm_edge.catalog import Catalog, Entry
 
 
@@ -105,7 +107,7 @@ def info(model: str | None, as_json: bool) -> None:
     for key, value in facts.items():
         if key == "metadata":
             continue
-        shown = human_bytes(value) if key.endswith("_bytes") else value
+        shown = human_bytes(value) if key.endswith("_bytes") else _in_words(value)
         click.echo(plain(f"{key:20} {shown}"))
 
 
@@ -132,6 +134,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "heads": core.n_head,
         "kv_heads": core.n_head_kv,
         "feed_forward": core.n_ff,
+        **_own_kind(engine.metadata),
         "vocabulary": core.n_vocab,
         "context_trained": core.n_ctx_train,
         "tokenizer": vocabulary.model + (f" ({vocabulary.pre})" if vocabulary.pre else ""),
@@ -141,6 +144,28 @@ def _facts(entry: Entry) -> dict[str, Any]:
     }
     engine.close()
     return facts
+
+
+def _own_kind(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What only files of our own architecture have: kinds of attention, experts, exits."""
+    found: dict[str, Any] = {}
+    kinds = metadata.get("selm.attention.kinds")
+    if kinds:
+        found["attention"] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    if metadata.get("selm.expert.names"):
+        found["experts"] = metadata["selm.expert.names"]
+        for name in ("kind", "route", "trunk_layers"):
+            found[f"expert_{name}"] = metadata.get(f"selm.expert.{name}")
+    if metadata.get("selm.exit.layers"):
+        found["exits"] = metadata["selm.exit.layers"]
+    return found
+
+
+def _in_words(value: Any) -> Any:
+    """Lists and counts as a line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 @models.command()

@@ -62,8 +62,10 @@ def picture(tmp_path: Path, snap_compare: Any) -> Iterator[Callable[..., None]]:
     """Run an app over some stored talk, take its steps, compare the picture."""
     apps: list[ChatApp] = []
 
-    def take(size: tuple[int, int], steps: Steps, *questions: str, model: str = "") -> None:
-        source = FakeSource([KETTLE, MONTH, MONTH])
+    def take(
+        size: tuple[int, int], steps: Steps, *questions: str, model: str = "", **engine: Any
+    ) -> None:
+        source = FakeSource([KETTLE, MONTH, MONTH], engine_options=engine)
         session = make_session(tmp_path, source)
         session.use_model(session.open_model(None))
         for question in questions:
@@ -248,6 +250,45 @@ def test_light(picture: Any) -> None:
         await settle(pilot)
 
     picture((80, 24), light, "How do I descale a kettle?")
+
+
+ENSEMBLE: dict[str, Any] = {
+    "experts": ["general", "medical", "math"], "words_each": 9, "drafts": True, "mean_layers": 9.25,
+}  # fmt: skip
+
+
+def coloured(theme: str) -> Steps:
+    """Turn the colours on, then ask."""
+
+    async def steps(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.theme = theme
+        for text in ("/colours", "How do I descale a kettle?"):
+            app.prompt.load_text(text)
+            await pilot.press("enter")
+            await settle(pilot)
+        await until(pilot, lambda: app.idle and len(app.transcript.turns) == 2)
+        app.clear_notifications()
+        app.transcript.scroll_end(animate=False)
+
+    return steps
+
+
+def test_colours_by_expert(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, coloured("selm-dark"), **ENSEMBLE)
+
+
+def test_colours_by_expert_in_the_light(picture: Any) -> None:
+    picture((80, 24), coloured("selm-light"), **ENSEMBLE)
+
+
+def test_an_ensemble_without_colours(picture: Any) -> None:
+    async def ask(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.prompt.load_text("How do I descale a kettle?")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.idle and len(app.transcript.turns) == 2)
+        app.transcript.scroll_end(animate=False)
+
+    picture((80, 24), ask, **ENSEMBLE)
 
 
 def test_too_small(picture: Any) -> None:

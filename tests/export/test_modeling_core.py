@@ -106,6 +106,17 @@ def test_going_back_gives_the_bits_of_a_fresh_run(written: tuple[Path, Any]) -> 
             assert np.array_equal(session.eval(IDS[kept:stop]), fresh[kept:stop])
 
 
+def test_a_long_piece_after_going_back_finds_what_it_overwrites_in_the_sums(tmp_path: Path) -> None:
+    """A ring of one chunk: what is stored takes the places of tokens that no sum held yet."""
+    write_model(tmp_path / "m.gguf", some_model(attention_kinds=FAR), some_tokenizer(), Label("T"))
+    ids = np.random.default_rng(6).integers(0, 400, 500).tolist()
+    fresh = Session(tmp_path / "m.gguf", context=512, batch=187).eval(ids)
+    session = Session(tmp_path / "m.gguf", context=512, batch=187)
+    session.eval(ids[:374])
+    assert session.core.truncate(300) == 300
+    assert np.array_equal(session.eval(ids[300:487]), fresh[300:487])
+
+
 def test_a_few_tokens_can_always_be_taken_back(written: tuple[Path, Any]) -> None:
     path, _ = written
     fresh = Session(path, context=400).eval(IDS)
@@ -140,3 +151,66 @@ def test_the_state_does_not_grow(tmp_path: Path) -> None:
     at_first = session.core.state_bytes
     session.eval(IDS * 6)
     assert session.core.state_bytes == at_first
+
+
+def _reply(model: Any, prompt: list[int], *, seed: int, most: int, draft: str, heat: float) -> Any:
+    session = _core.Session(model, context=400, threads=2)
+    sampling = _core.Sampling()
+    sampling.temperature, sampling.seed = heat, seed
+    sampling.top_k, sampling.top_p, sampling.min_p = 0, 1.0, 0.0
+    made = _core.Generation(
+        session, prompt, sampling, ignore_end=True, max_tokens=most, draft=draft
+    )
+    tokens = []
+    while len(tokens) < most:
+        tokens.append(made.next()[1])
+    return tokens, made.stats
+
+
+@pytest.fixture(scope="module")
+def with_exits(tmp_path_factory: Any) -> tuple[_core.Model, Any]:
+    """The upper layer adds little, so that the exit is often right, and often not."""
+    model = some_model(attention_kinds=["performer", "window", "performer"], exit_layers=[1, 2])
+    with torch.no_grad():
+        for layer in list(model.model.layers)[1:]:
+            layer.self_attn.o_proj.weight.mul_(0.1)
+            layer.mlp.down_proj.weight.mul_(0.1)
+        model.model.exits["1"].weight.copy_(model.model.norm.weight)
+    path = tmp_path_factory.mktemp("exits") / "m.gguf"
+    write_model(path, model, some_tokenizer(), Label("Test"))
+    return _core.Model(str(path)), model
+
+
+def test_drafts_by_an_exit_change_nothing(with_exits: tuple[_core.Model, Any]) -> None:
+    core, rng = with_exits[0], np.random.default_rng(8)
+    drafted = accepted = 0
+    for trial in range(200):
+        prompt = rng.integers(0, 400, int(rng.integers(1, 60))).tolist()
+        heat = 0.0 if trial % 2 == 0 else 0.7
+        plain, _ = _reply(core, prompt, seed=trial, most=30, draft="off", heat=heat)
+        ahead, stats = _reply(core, prompt, seed=trial, most=30, draft="exit", heat=heat)
+        assert ahead == plain
+        drafted += stats.drafted_tokens
+        accepted += stats.accepted_tokens
+    assert 0.1 * drafted < accepted < drafted
+
+
+def test_sampling_with_drafts_follows_the_distribution(with_exits: tuple[_core.Model, Any]) -> None:
+    """Chi-square of the third token's bin: two tokens of the reply came before it."""
+    core, model = with_exits
+    prompt, bins, count = [3, 77, 200, 41], 8, 1500
+
+    def tokens(seed: int, most: int, draft: str) -> list[int]:
+        return list(_reply(core, prompt, seed=seed, most=most, draft=draft, heat=1.0)[0])
+
+    third = [tokens(seed, 3, "exit")[2] for seed in range(count)]
+    drawn = np.bincount(np.array(third) % bins, minlength=bins)
+    plain = [tokens(10**6 + seed, 3, "off")[2] for seed in range(count)]
+    with torch.no_grad():  # the truth, by torch: all second tokens for drawn first ones
+        seen = [tokens(2 * 10**6 + seed, 2, "off") for seed in range(count)]
+        logits = model(torch.tensor([prompt + two for two in seen])).logits[:, -1].double()
+    truth = logits.softmax(-1).mean(0).view(-1, bins).sum(0).numpy() * count
+    statistic = float(((drawn - truth) ** 2 / truth).sum())
+    assert statistic < 26.0  # 7 degrees of freedom: one in 2,000 (the truth's own noise included)
+    other = np.bincount(np.array(plain) % bins, minlength=bins)
+    assert float(((drawn - other) ** 2 / (drawn + other)).sum()) < 26.0

@@ -209,7 +209,7 @@ def test_what_a_reader_of_gguf_sees_of_experts(tokenizer: Any, tmp_path: Path) -
                 expected[f"{at}.lora_b"] = ([16, rows], "F16")  # rows shorter than a block
         expected |= {f"expert.{e}.score.norm.{x}": ([64], "F32") for x in ("weight", "bias")}
         for i, (columns, rows) in enumerate(((64, 256), (256, 128), (128, 1))):
-            expected[f"expert.{e}.score.{i}.weight"] = ([columns, rows], "F32")
+            expected[f"expert.{e}.score.{i}.weight"] = ([columns, rows], "Q8_0")
             expected[f"expert.{e}.score.{i}.bias"] = ([rows], "F32")
     assert seen == expected
     back = dict(file._tensors(read_model(path)))

@@ -114,11 +114,14 @@ def test_plain_selm_opens_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run().exit_code == 0
     assert run("--model", "m", "--plain").exit_code == 0
     assert run("chat", "-m", "m").exit_code == 0
+    assert run("chat", "--expert", "medical", "--draft", "off").exit_code == 0
+    usual = {"plain": False, "draft": "auto", "expert": "auto"}
     assert seen == [
-        {"model": None, "plain": False},
-        {"model": None, "plain": False},
-        {"model": "m", "plain": True},
-        {"model": "m", "plain": False},
+        {"model": None, "plain": False},  # without the command line's machinery
+        {**usual, "model": None},
+        {**usual, "model": "m", "plain": True},
+        {**usual, "model": "m"},
+        {**usual, "model": None, "draft": "off", "expert": "medical"},
     ]
 
 
@@ -171,6 +174,10 @@ def test_ask_passes_its_options(fake: FakeEngine) -> None:
     result = json.loads(done.stdout)
     assert result["text"] == "Hello from" and result["finish_reason"] == "length"
     assert result["tokens"] == 2 and result["seed"] == 7 and result["model"] == "stories"
+    assert (result["experts"], result["accepted_drafts"], result["mean_layers"]) == ({}, 0, None)
+    assert fake.asked[-1] == ("auto", None)
+    run("ask", "--draft", "off", "x")
+    assert fake.asked[-1] == ("off", None)
     for key in ("prompt_tokens", "tokens_per_second", "time_to_first_token_s"):
         assert result[key] >= 0
     assert "--max-tokens" in done.stderr

@@ -69,12 +69,17 @@ for name, work in {
     "missing": lambda: Model.load("/no/file.gguf", backend="llama-cpp"),
     "broken": lambda: Model.load(__file__ if "__file__" in globals() else sys.executable,
                                  backend="llama-cpp"),
+    "draft": lambda: model.generate("Once", draft="lookup"),
+    "expert": lambda: model.generate("Once", expert="medical"),
 }.items():
     try:
         work()
         out[name] = None
     except Exception as error:
         out[name] = type(error).__name__
+        out[name + " says"] = str(error)
+plain = model.generate("Once", draft="off", max_tokens=2).finish()
+out["plain"] = [plain.speaker, plain.stats.experts, plain.stats.drafted, plain.stats.mean_layers]
 out["chat"] = [n.code for n in model.chat([{"role": "user", "content": "x"}], max_tokens=2).notices]
 out["system"] = llama_cpp.system_info()
 out["metadata"] = [model.name, model.context, model.metadata["llama.block_count"]]
@@ -139,6 +144,13 @@ def test_tokens_logits_and_embeddings(seen: dict[str, Any], stories: Path) -> No
 def test_errors(seen: dict[str, Any]) -> None:
     assert seen["long"] == seen["full"] == "ContextError"
     assert seen["missing"] == seen["broken"] == "ModelError"
+
+
+def test_drafts_and_experts_are_for_the_native_backend(seen: dict[str, Any]) -> None:
+    assert seen["draft"] == seen["expert"] == "SelmError"
+    assert "draft lookup" in seen["draft says"] and "--backend native" in seen["draft says"]
+    assert "'medical'" in seen["expert says"] and "--backend native" in seen["expert says"]
+    assert seen["plain"] == [None, {}, 0, 5.0]
 
 
 # ---- The text of engines that only give tokens -------------------------------------------------

@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 from support.core import ISAS
+from support.fake_engine import FakeEngine
 from support.gguf_files import CONFIGS, set_key, write_model
 from support.processes import child_environment
 
@@ -24,9 +25,10 @@ from selm_edge.errors import (
     ContextError,
     ModelError,
     SelmError,
+    SnapshotError,
     UnsupportedModelError,
 )
-from selm_edge.model import Model, Tokenizer
+from selm_edge.model import Model, Session, Tokenizer
 
 
 def test_a_story_goes_on(stories: Path) -> None:
@@ -110,6 +112,11 @@ def test_a_session_is_lent_to_one_generation(stories: Path) -> None:
     for use in (
         lambda: session.eval([1]),
         lambda: session.truncate(0),
+        session.snapshot,
+        session.fork,
+        lambda: session.save("never-written"),
+        lambda: session.restore(b""),
+        lambda: session.restore_file("never-read"),
         lambda: _core.Generation(session, [1], _core.Sampling()),
     ):
         with pytest.raises(_core.CoreError, match="generation"):
@@ -124,6 +131,63 @@ def test_a_session_is_lent_to_one_generation(stories: Path) -> None:
     del dropped
     gc.collect()
     session.eval([1])
+
+
+def test_a_session_is_saved_loaded_and_forked(stories: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk\udcff.snapshot"  # a name that is no valid UTF-8
+    with Model.load(stories, threads=1) as model, model.session() as session:
+        ids = model.tokenize("Once upon a time")
+        session.eval(ids)
+        session.save(path)
+        expected = session.eval([5]).tobytes()
+        fork = session.fork()
+        assert fork.position == len(ids) + 1
+        assert session.truncate(2) == 2 == session.position and fork.position == len(ids) + 1
+        session.load(path)
+        assert session.eval([5]).tobytes() == expected
+    assert fork.eval([6]).shape == (1, 512)  # it outlives what it was made of
+    with Model.load(stories, threads=2, context=64) as model:
+        with model.session(snapshot=path) as session:
+            assert session.position == len(ids)
+            assert session.eval([5]).tobytes() == expected
+        reply = model.generate(
+            "Once upon a time", max_tokens=3, temperature=0.0, session=model.session(path)
+        )
+        assert reply.finish().stats.cached_tokens == len(ids) - 1
+        assert reply.text.startswith(", there")
+
+
+def test_a_snapshot_that_does_not_serve_says_why(stories: Path, qwen: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.snapshot"
+    with Model.load(stories, threads=1) as model, model.session() as session:
+        session.eval([1, 2, 3, 4])
+        session.save(path)
+        kept = path.read_bytes()
+        with pytest.raises(SnapshotError, match="cannot write: No such file") as caught:
+            session.save(tmp_path / "no" / "folder")
+        assert "as it was" in caught.value.hint and str(tmp_path) in caught.value.path
+        path.write_bytes(kept[:-1])
+        for use in (session.load, model.session):
+            with pytest.raises(SnapshotError, match=r"s\.snapshot: the snapshot is cut short"):
+                use(path)
+        with pytest.raises(SnapshotError, match=r"cannot open: .*\nCheck the path"):
+            session.load(tmp_path / "none")
+        assert session.position == 4
+        path.write_bytes(kept)
+    with Model.load(qwen) as model, pytest.raises(SnapshotError, match="of another model"):
+        model.session(path)
+    with (
+        Model.load(stories, context=3) as model,
+        pytest.raises(SnapshotError, match=r"holds 4 tokens.*\n.*larger context"),
+    ):
+        model.session(path)
+
+
+def test_a_backend_without_snapshots_says_so() -> None:
+    session = Session(FakeEngine().session())
+    for use in (lambda: session.save("x"), lambda: session.load("x"), session.fork):
+        with pytest.raises(SelmError, match="no snapshots"):
+            use()
 
 
 def test_cancel_from_another_thread_while_the_prompt_is_read(stories: Path) -> None:

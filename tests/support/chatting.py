@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from selm_edge.chat.models import ModelChoice, OpenModel, opened
 from selm_edge.chat.preferences import Preferences
@@ -31,6 +32,7 @@ class FakeSource:
     broken: tuple[str, ...] = ("broken",)
     names: tuple[str, ...] = ("selm-mini", "other")
     trained_context: int = 8192
+    engine_options: dict[str, Any] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     engines: list[FakeEngine] = field(default_factory=list)
     opened: list[tuple[str | None, int]] = field(default_factory=list)
@@ -58,8 +60,10 @@ class FakeSource:
             context=context,
             metadata={
                 "fake.context_length": self.trained_context,
+                "fake.block_count": 12,
                 "tokenizer.chat_template": CHATML,
             },
+            **self.engine_options,
         )
         self.engines.append(engine)
         return opened(Model(engine), Path(name).stem, f"/models/{name}.gguf", name, "ab" * 32)

@@ -23,8 +23,8 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from selm_edge.backends.base import GenerationStats, LogitRows, MetadataValue, Sampling
-from selm_edge.errors import ContextError, ModelError
+from selm_edge.backends.base import Draft, GenerationStats, LogitRows, MetadataValue, Sampling
+from selm_edge.errors import ContextError, ModelError, SelmError
 
 Script = Sequence[str] | Callable[[str], str]
 
@@ -96,8 +96,13 @@ class FakeStream:
         stop: Sequence[str],
         deadline: float | None,
         cached: int,
+        draft: Draft = "auto",
+        expert: str | None = None,
     ) -> None:
         self._session = session
+        self._draft = draft
+        self._expert = expert
+        self.speaker: str | None = None
         self._stats = GenerationStats(prompt_tokens=len(prompt), cached_tokens=cached)
         self._limit = max_tokens
         self._ends = time.monotonic() + deadline if deadline is not None else None
@@ -134,6 +139,7 @@ class FakeStream:
             raise StopIteration
         token = self._words[stats.tokens]
         session.tokens.append(token)
+        self._note(stats, session.engine)
         stats.tokens += 1
         now = time.monotonic()
         if stats.tokens == 1:
@@ -141,6 +147,17 @@ class FakeStream:
         stats.decode_steps = stats.tokens - 1
         stats.decode_seconds = max(1e-6, now - self._started - stats.prompt_seconds)
         return session.engine.tokenizer.decode([token], special=True)
+
+    def _note(self, stats: GenerationStats, engine: FakeEngine) -> None:
+        """Experts take turns, some words each; three in five guesses are right."""
+        if engine.experts:
+            turn = stats.tokens // engine.words_each % len(engine.experts)
+            self.speaker = name = self._expert or engine.experts[turn]
+            stats.experts = {**stats.experts, name: stats.experts.get(name, 0) + 1}
+        if engine.drafts and self._draft != "off":
+            stats.drafted = stats.tokens
+            stats.accepted = stats.tokens * 3 // 5
+        stats.mean_layers = engine.mean_layers
 
     def cancel(self) -> None:
         if self._stats.finish_reason is None:
@@ -183,8 +200,9 @@ class FakeSession:
             return memoryview(values)
         return memoryview(values.tobytes()).cast("f", (len(asked), vocab))
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int) -> int:
         del self.tokens[length:]
+        return self.position
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -197,7 +215,11 @@ class FakeSession:
         max_tokens: int | None,
         stop: Sequence[str],
         deadline: float | None,
+        draft: Draft = "auto",
+        expert: str | None = None,
     ) -> FakeStream:
+        if expert is not None and expert not in self.engine.experts:
+            raise SelmError(f"the model has no expert {expert!r}")
         if len(prompt) >= self.engine.context:
             raise ContextError(len(prompt), self.engine.context - 1)
         same = itertools.takewhile(
@@ -209,6 +231,7 @@ class FakeSession:
         text = self.engine.tokenizer.decode(prompt, special=True)
         self.engine.prompts.append(text)
         self.engine.samplings.append(sampling)
+        self.engine.asked.append((draft, expert))
         return FakeStream(
             self,
             prompt,
@@ -217,6 +240,8 @@ class FakeSession:
             stop=stop,
             deadline=deadline,
             cached=max(0, cached),
+            draft=draft,
+            expert=expert,
         )
 
     def close(self) -> None:
@@ -224,10 +249,12 @@ class FakeSession:
 
 
 class FakeEngine:
-    """See the module's text. `prompts` and `samplings` record what was asked for, in order.
+    """See the module's text. `prompts`, `samplings` and `asked` (draft, expert) record what was
+    asked for, in order.
 
     delay: seconds before each word (slow motion); first_delay: before the first one (defaults to
-    `delay`).
+    `delay`); experts: their names, who speak `words_each` words in turn; drafts: whether words are
+    guessed ahead; mean_layers: what the figures say.
     """
 
     name = "fake"
@@ -241,8 +268,17 @@ class FakeEngine:
         context: int = 4096,
         metadata: Mapping[str, MetadataValue] | None = None,
         add_bos: bool = False,
+        experts: Sequence[str] = (),
+        words_each: int = 6,
+        drafts: bool = False,
+        mean_layers: float | None = None,
     ) -> None:
         self.replies = replies
+        self.experts = list(experts)
+        self.words_each = words_each
+        self.drafts = drafts
+        self.mean_layers = mean_layers
+        self.asked: list[tuple[Draft, str | None]] = []
         self.delay = delay
         self.first_delay = delay if first_delay is None else first_delay
         self.context = context
@@ -250,6 +286,7 @@ class FakeEngine:
         self.metadata: Mapping[str, MetadataValue] = {
             "general.architecture": "fake",
             "general.name": "Fake",
+            **({"selm.expert.names": self.experts} if experts else {}),
             **(metadata or {}),
         }
         self.tokenizer = FakeTokenizer(add_bos=add_bos)

@@ -9,6 +9,7 @@ the file, the numpy reference and transformers can be compared.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -311,6 +312,47 @@ def write_model(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+EXPERTS = ("general", "medical", "math")
+
+
+def write_ensemble(path: Path, *, exits: bool = False) -> Path:
+    """A SELM file of random weights: a trunk of one layer and three experts as deltas above it.
+
+    Random scores make each of them speak now and then. exits: with one, after the trunk.
+    """
+    config = Config("selm", layers=3, context=512)
+    rng = np.random.default_rng(5)
+
+    def draw(rows: int, columns: int, std: float = 1.0) -> FloatArray:
+        values = rng.standard_normal((rows, columns)) * std / math.sqrt(columns)
+        return values.astype(np.float32)
+
+    def edit(writer: gguf.GGUFWriter, tensors: dict[str, Any]) -> None:
+        writer.add_array("selm.attention.kinds", ["softmax", "softmax", "window"])
+        writer.add_uint32("selm.attention.window", 24)
+        writer.add_array("selm.expert.names", list(EXPERTS))
+        writer.add_uint32("selm.expert.trunk_layers", 1)
+        writer.add_string("selm.expert.kind", "delta")
+        writer.add_string("selm.expert.route", "early")
+        if exits:
+            writer.add_array("selm.exit.layers", [1])
+            tensors["exit.1.norm.weight"] = np.ones(config.hidden, np.float32)
+        sides = (config.hidden, 256, 128, 1)
+        for e in range(len(EXPERTS)):
+            for name in [n for n in tensors if re.match(r"blk\.[12]\.(attn|ffn)_[a-z]+\.w", n)]:
+                if "norm" not in name:
+                    rows, columns = tensors[name].shape
+                    tensors[f"expert.{e}.{name}.lora_a"] = draw(4, columns)
+                    tensors[f"expert.{e}.{name}.lora_b"] = draw(rows, 4)
+            tensors[f"expert.{e}.score.norm.weight"] = np.ones(config.hidden, np.float32)
+            tensors[f"expert.{e}.score.norm.bias"] = np.zeros(config.hidden, np.float32)
+            for i in range(3):
+                tensors[f"expert.{e}.score.{i}.weight"] = draw(sides[i + 1], sides[i], 1.4)
+                tensors[f"expert.{e}.score.{i}.bias"] = np.zeros(sides[i + 1], np.float32)
+
+    return write_model(path, config, edit=edit)
 
 
 def set_key(writer: gguf.GGUFWriter, key: str, value: Any, kind: gguf.GGUFValueType) -> None:

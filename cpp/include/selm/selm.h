@@ -42,6 +42,7 @@ typedef int32_t selm_token;
 typedef struct selm_model selm_model;
 typedef struct selm_tokenizer selm_tokenizer;
 typedef struct selm_session selm_session;
+typedef struct selm_adapter selm_adapter;
 typedef struct selm_generation selm_generation;
 
 SELM_API const char* selm_version(void);                   /* "0.1.0" */
@@ -182,6 +183,33 @@ SELM_API uint64_t selm_session_state_bytes(const selm_session* session); /* cach
  * text (`selm` files) cannot go back so far: selm_session_position tells, and what is missing is to be
  * evaluated again. They can go back by 32 tokens, to where a long eval or a reply began, and to 0. */
 SELM_API selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens);
+/* Experts of a `selm` file speak token by token as their scores say, or one by name at every token from now
+ * on (NULL: by the scores again). Fails where the model has no such expert. */
+SELM_API selm_status selm_session_set_expert(selm_session* session, const char* name);
+/* Who spoke after the token at `position`, by place in `selm.expert.names`; -1: nobody, or no experts. */
+SELM_API int32_t selm_session_speaker(const selm_session* session, uint32_t position);
+/* A LoRA adapter in llama.cpp's file format. Fails where it is for another base: a tensor that does not fit
+ * is named with both shapes. Freed before the model, and taken from its sessions before. */
+SELM_API selm_status selm_adapter_open(const selm_model* model, const char* path, selm_adapter** adapter);
+SELM_API void selm_adapter_free(selm_adapter* adapter);
+/* What is added to the model's weights for the tokens to come, each adapter by its scale (1: as trained); up
+ * to 8, n = 0 takes them away. Tokens that are held keep what was made of them. */
+SELM_API selm_status selm_session_set_adapters(selm_session* session, const selm_adapter* const* adapters,
+                                               const float* scales, size_t n);
+/* Snapshots: the session's state as bytes, for a session of the same model and kv_type (whatever its context,
+ * batch and threads) to go on from exactly as this one would. It holds the tokens and what was computed of
+ * them; a file is its owner's alone to read. data NULL: only the size, as of the tokens held now. */
+SELM_API selm_status selm_session_save(selm_session* session, void* data, size_t capacity, size_t* size);
+/* The file is replaced whole, or on an error (SELM_ERROR_IO: a full disk, ...) not at all. */
+SELM_API selm_status selm_session_save_file(selm_session* session, const char* path);
+/* In place of what the session holds. SELM_ERROR_FORMAT: damaged, or no snapshot; SELM_ERROR_UNSUPPORTED: of
+ * another model, kv_type or version; SELM_ERROR_CONTEXT_FULL: it does not fit. On any error the session is as
+ * before the call. */
+SELM_API selm_status selm_session_restore(selm_session* session, const void* data, size_t size);
+SELM_API selm_status selm_session_restore_file(selm_session* session, const char* path);
+/* Another session in the same state, which then goes its own way. options NULL: those of `session`. */
+SELM_API selm_status selm_session_fork(selm_session* session, const selm_session_options* options,
+                                       selm_session** fork);
 /* The tokens held, for prefix reuse: borrowed until the next call that changes the session. */
 SELM_API const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens);
 /* Stops the running (or next) eval or generation within one layer; from any thread. */
@@ -221,6 +249,13 @@ SELM_API selm_status selm_sample(const selm_sampling* sampling, const float* log
                                  const selm_token* history, size_t n_history, uint64_t draw,
                                  selm_token* token);
 
+/* How tokens may be guessed ahead. No choice changes a reply, only its speed. */
+typedef enum selm_draft {
+  SELM_DRAFT_AUTO = 0, /* by lookup, and by exits where the model has them */
+  SELM_DRAFT_OFF = 1,
+  SELM_DRAFT_EXIT = 2,  /* through the lower layers; an error where no exits are trained */
+  SELM_DRAFT_LOOKUP = 3 /* from where the last tokens stood before */
+} selm_draft;
 typedef struct selm_generation_options {
   size_t struct_size;
   uint32_t max_tokens;     /* 0: until the context is full */
@@ -229,9 +264,10 @@ typedef struct selm_generation_options {
   bool ignore_end;   /* go on after the end token (benchmarks) */
   bool special;      /* render control tokens in the text */
   bool reuse_prefix; /* keep what the session already holds of the prompt */
+  selm_draft draft;
 } selm_generation_options;
 #define SELM_GENERATION_OPTIONS_INIT \
-  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true }
+  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true, SELM_DRAFT_AUTO }
 
 typedef enum selm_finish {
   SELM_FINISH_NONE = 0, /* still going */
@@ -249,7 +285,8 @@ typedef struct selm_generation_stats {
   uint32_t tokens;        /* generated, the end token not counted */
   double prompt_seconds, decode_seconds, first_token_seconds;
   selm_finish finish;
-  uint32_t decode_steps; /* evaluations that decode_seconds holds: speed = steps / seconds */
+  uint32_t decode_steps; /* tokens picked, the end token too, in decode_seconds: speed = steps / seconds */
+  uint32_t drafted_tokens, accepted_tokens; /* guessed ahead; of those, right */
 } selm_generation_stats;
 
 /* Starts a reply to the prompt; the first selm_generation_next reads it. The session is lent until

@@ -1,5 +1,6 @@
 // The C API: checks arguments, keeps the last message, calls the engine.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -12,6 +13,8 @@
 #include "base/memory.h"
 #include "engine/generation.h"
 #include "engine/session.h"
+#include "engine/snapshot.h"
+#include "gguf/cursor.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
 #include "quant/dequantize.h"
@@ -47,6 +50,10 @@ struct selm_model {
 
 struct selm_session {
   std::unique_ptr<engine::Session> session;
+};
+
+struct selm_adapter {
+  std::unique_ptr<selm::model::Adapter> adapter;
 };
 
 struct selm_generation {
@@ -142,7 +149,9 @@ Result<engine::Sampling> sampling_options(const selm_sampling* given) {
 Result<engine::GenerationOptions> generation_options(const selm_generation_options* given) {
   selm_generation_options o = SELM_GENERATION_OPTIONS_INIT;
   SELM_TRY(read_options(given, &o));
-  engine::GenerationOptions out{o.max_tokens, {}, o.ignore_end, o.special, o.reuse_prefix};
+  if (o.draft > SELM_DRAFT_LOOKUP) return selm::error(Code::invalid_argument, "unknown draft %d", o.draft);
+  engine::GenerationOptions out{
+      o.max_tokens, {}, o.ignore_end, o.special, o.reuse_prefix, static_cast<engine::Draft>(o.draft)};
   for (size_t i = 0; o.stop != nullptr && i < o.n_stop; ++i) {
     if (o.stop[i] == nullptr) return selm::error(Code::invalid_argument, "a stop string is NULL");
     out.stop.emplace_back(o.stop[i]);
@@ -411,6 +420,88 @@ selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens) {
   return SELM_OK;
 }
 
+selm_status selm_session_set_expert(selm_session* session, const char* name) {
+  if (session == nullptr) return invalid("session must not be NULL");
+  if (name == nullptr) {
+    session->session->set_expert(engine::Session::kAnyExpert);
+    return SELM_OK;
+  }
+  const std::vector<std::string>& names = session->session->model().hparams().selm.experts;
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) {
+    std::string all;
+    for (const std::string& other : names) {
+      if (!all.empty()) all += ", ";
+      all += selm::gguf::printable(other);
+    }
+    return report(selm::error(Code::invalid_argument, "no expert '%s'; the model has %s",
+                              selm::gguf::printable(name).c_str(), all.empty() ? "none" : all.c_str()));
+  }
+  session->session->set_expert(static_cast<size_t>(found - names.begin()));
+  return SELM_OK;
+}
+
+selm_status selm_adapter_open(const selm_model* model, const char* path, selm_adapter** adapter) {
+  if (model == nullptr || path == nullptr || adapter == nullptr) return invalid("an argument is NULL");
+  *adapter = nullptr;
+  auto opened = selm::model::Adapter::open(path, *model->model);
+  if (!opened.ok()) return report(opened.status());
+  *adapter = new selm_adapter{std::move(opened.value())};
+  return SELM_OK;
+}
+
+void selm_adapter_free(selm_adapter* adapter) { delete adapter; }
+
+selm_status selm_session_set_adapters(selm_session* session, const selm_adapter* const* adapters,
+                                      const float* scales, size_t n) {
+  if (session == nullptr || (n > 0 && (adapters == nullptr || scales == nullptr)))
+    return invalid("an argument is NULL");
+  std::vector<engine::Session::ActiveAdapter> active;
+  for (size_t i = 0; i < n; ++i) {
+    if (adapters[i] == nullptr) return invalid("an adapter is NULL");
+    if (!std::isfinite(scales[i])) return invalid("a scale is not finite");
+    active.push_back({adapters[i]->adapter.get(), scales[i]});
+  }
+  return report(session->session->set_adapters(std::move(active)));
+}
+
+int32_t selm_session_speaker(const selm_session* session, uint32_t position) {
+  if (session == nullptr || position >= session->session->tokens().size()) return -1;
+  return session->session->speaker(position);
+}
+
+selm_status selm_session_save(selm_session* session, void* data, size_t capacity, size_t* size) {
+  if (session == nullptr || size == nullptr) return invalid("session and size must not be NULL");
+  return report(engine::Snapshot::save(*session->session, static_cast<std::byte*>(data), capacity, size));
+}
+
+selm_status selm_session_save_file(selm_session* session, const char* path) {
+  if (session == nullptr || path == nullptr) return invalid("session and path must not be NULL");
+  return report(engine::Snapshot::save_file(*session->session, path));
+}
+
+selm_status selm_session_restore(selm_session* session, const void* data, size_t size) {
+  if (session == nullptr || data == nullptr) return invalid("session and data must not be NULL");
+  return report(engine::Snapshot::restore(*session->session, {static_cast<const std::byte*>(data), size}));
+}
+
+selm_status selm_session_restore_file(selm_session* session, const char* path) {
+  if (session == nullptr || path == nullptr) return invalid("session and path must not be NULL");
+  return report(engine::Snapshot::restore_file(*session->session, path));
+}
+
+selm_status selm_session_fork(selm_session* session, const selm_session_options* options,
+                              selm_session** fork) {
+  if (session == nullptr || fork == nullptr) return invalid("session and fork must not be NULL");
+  *fork = nullptr;
+  const auto wanted = session_options(options);
+  if (!wanted.ok()) return report(wanted.status());
+  auto made = engine::Snapshot::fork(*session->session, options == nullptr ? nullptr : &wanted.value());
+  if (!made.ok()) return report(made.status());
+  *fork = new selm_session{std::move(made.value())};
+  return SELM_OK;
+}
+
 const selm_token* selm_session_tokens(const selm_session* session, size_t* n_tokens) {
   if (n_tokens != nullptr) *n_tokens = session == nullptr ? 0 : session->session->tokens().size();
   return session == nullptr ? nullptr : session->session->tokens().data();
@@ -480,7 +571,7 @@ selm_status selm_generation_get_stats(const selm_generation* generation, selm_ge
   return write_struct(
       selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens, s.tokens,
                             s.prompt_seconds, s.decode_seconds, s.first_token_seconds,
-                            static_cast<selm_finish>(s.finish), s.decode_steps},
+                            static_cast<selm_finish>(s.finish), s.decode_steps, s.drafted, s.accepted},
       stats);
 }
 
@@ -532,7 +623,8 @@ selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, siz
   if (!table.ok()) return report(table.status());
   const auto checked = checked_type(type, size, rows, n);
   if (!checked.ok()) return report(checked.status());
-  const auto [format, matmul] = kernels::method(*table.value(), checked.value(), columns, false);
+  const auto [format, matmul] =
+      kernels::method(*table.value(), checked.value(), columns >= kernels::kBatchColumns);
   const size_t stride = kernels::act_row_bytes(format, n);
   size_t bytes = 0;
   if (!selm::checked_mul(stride, columns, &bytes)) return invalid("too many columns");

@@ -101,6 +101,44 @@ void Far::truncate(size_t n) {
   }
 }
 
+void Far::settle(const kernels::Table& table, const model::Layer& layer, const Cache& cache, size_t n,
+                 float* scratch) {
+  for (size_t kv_head = 0; kv_head < n_head_kv_; ++kv_head)
+    sums_before(Work(*h_, table, layer, cache, kv_head, scratch), folded(n), kNone);
+}
+
+void Far::settle_both(const kernels::Table& table, const model::Layer& layer, const Cache& cache, size_t n,
+                      float* scratch) {
+  settle(table, layer, cache, n, scratch);
+  const size_t end = folded(n);
+  if (end == 0 || cache.oldest() > end - kBlock) return;
+  for (size_t kv_head = 0; kv_head < n_head_kv_; ++kv_head) {
+    Head& head = heads_[kv_head];
+    const size_t other = head.at[0] == end ? 1 : 0;
+    if (head.at[other] < cache.oldest()) continue;
+    const Work work(*h_, table, layer, cache, kv_head, scratch);
+    while (head.at[other] < end - kBlock) fold_block(work, other, other);
+  }
+}
+
+bool Far::holds(size_t end) const {
+  return std::all_of(heads_.begin(), heads_.end(),
+                     [end](const Head& head) { return head.at[0] == end || head.at[1] == end; });
+}
+
+void Far::place(size_t n, bool both) {
+  for (Head& head : heads_) {
+    head.at = {folded(n), both ? folded(n) - kBlock : kNone};
+    head.block = head.count = 0;
+  }
+}
+
+Far::Sums Far::sums_of(size_t kv_head, size_t end) {
+  Head& head = heads_[kv_head];
+  const size_t which = head.at[0] == end ? 0 : 1;
+  return {&head.scale[which], {sums(kv_head, which), h_->selm.features * partial_floats(h_->d_v)}};
+}
+
 // The first n rows of work.acts to features, each row's scale apart.
 void Far::map_features(const Work& work, size_t n) const {
   using model::FeatureMap;
@@ -120,7 +158,7 @@ void Far::map_features(const Work& work, size_t n) const {
   }
   if (rows != 0) {
     const std::byte* own =
-        work.layer.projection.data + work.kv_head * rows * work.layer.projection.row_bytes();
+        work.layer.feature_rows.data + work.kv_head * rows * work.layer.feature_rows.row_bytes();
     work.table.matmul(quant::Type::f32, own, rows, d, reinterpret_cast<const std::byte*>(work.acts), n,
                       work.features, width);
   }

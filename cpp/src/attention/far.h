@@ -11,6 +11,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "attention/cache.h"
@@ -35,7 +36,26 @@ class Far {
   bool reaches(const Cache& cache, size_t n) const;
   // Forgets what came after the first n tokens; reaches(n) is true.
   void truncate(size_t n);
+  // Folds what the window of the token after n has left into the sums, before what is stored next
+  // takes its place in the cache; reaches(n) is true.
+  void settle(const kernels::Table& table, const model::Layer& layer, const Cache& cache, size_t n,
+              float* scratch);
   void clear();
+
+  // For snapshots. What is kept for n tokens: the sums before token sums_end(n) and, so that kBlock tokens
+  // can be taken back, those a block before. settle_both() makes both where it can; place() takes note
+  // that they will be where sums_of() says.
+  struct Sums {
+    float* scale;
+    std::span<float> values;
+  };
+  size_t sums_end(size_t n) const { return folded(n); }
+  bool holds(size_t end) const;  // sums before token `end`, for every head
+  void settle_both(const kernels::Table& table, const model::Layer& layer, const Cache& cache, size_t n,
+                   float* scratch);
+  void place(size_t n, bool both);
+  Sums sums_of(size_t kv_head, size_t end);
+  size_t n_heads() const { return heads_.size(); }
 
  private:
   static constexpr size_t kNone = SIZE_MAX;

@@ -7,6 +7,8 @@
 namespace selm::engine {
 namespace {
 
+using model::Projection;
+
 // Rows of a product that one thread takes at a time. Decoding: few large pieces, since waking and
 // counting cost more than imbalance. Prompts: strips that a kernel unpacks once for all columns.
 size_t rows_per_piece(size_t total_rows, size_t n_tokens, unsigned threads) {
@@ -15,6 +17,8 @@ size_t rows_per_piece(size_t total_rows, size_t n_tokens, unsigned threads) {
   const size_t step = n_tokens == 1 ? 32 : 64;  // for prompts, the rows that kernels unpack at a time
   return std::max(step, (rows + step - 1) / step * step);
 }
+
+constexpr size_t kAlone = size_t{1} << 15;  // multiplications
 
 }  // namespace
 
@@ -28,11 +32,9 @@ void Session::for_each_token(size_t n, const Work& work) {
 }
 
 template <class Prepare>
-void Session::multiply(size_t n, std::span<const Part> parts, const Prepare& prepare) {
+void Session::multiply(size_t n, bool batched, std::span<const Part> parts, const Prepare& prepare) {
   const size_t width = parts[0].matrix->columns;
-  const auto method_of = [&](const Part& p) {
-    return kernels::method(kernels_, p.matrix->type, n, options_.exact);
-  };
+  const auto method_of = [&](const Part& p) { return kernels::method(kernels_, p.matrix->type, batched); };
   bool wanted[kernels::kActFormats] = {};
   size_t total_rows = 0;
   for (const Part& p : parts) {
@@ -48,7 +50,9 @@ void Session::multiply(size_t n, std::span<const Part> parts, const Prepare& pre
     }
   });
 
-  const size_t step = rows_per_piece(total_rows, n, options_.threads);
+  // A product as small as a delta's is done before another thread could have begun.
+  const size_t step =
+      n == 1 && total_rows * width < kAlone ? total_rows : rows_per_piece(total_rows, n, options_.threads);
   size_t pieces = 0;
   for (const Part& p : parts) pieces += (p.matrix->rows + step - 1) / step;
   pool_->run(pieces, [&](size_t piece, unsigned) {
@@ -68,20 +72,48 @@ void Session::multiply(size_t n, std::span<const Part> parts, const Prepare& pre
 }
 
 template <class Prepare>
-void Session::project(size_t n, std::span<const Product> products, const Prepare& prepare) {
-  Part parts[kMaxProducts];
+void Session::project(const model::Layer& layer, size_t n, bool batched, std::span<const Product> products,
+                      const Prepare& prepare) {
+  // First what the input itself is multiplied with: whole weights and the first of two factors.
+  Part parts[kMaxParts] = {};
+  struct Second {
+    Part part;
+    const float* low;
+    float* sum;  // what the product is added to; nullptr: it is the output
+    float scale;
+  } seconds[kMaxParts] = {};
+  size_t n_parts = 0;
+  size_t n_seconds = 0;
   float* low = low_;
-  for (size_t i = 0; i < products.size(); ++i) {
-    const model::Weight& weight = *products[i].weight;
-    parts[i] = {weight.factorized() ? &weight.a : &weight.whole, weight.factorized() ? low : products[i].out};
-    if (weight.factorized()) low += n * weight.a.rows;
+  const auto through = [&](const model::LowRank& pair, float* out, float* sum, float scale) {
+    parts[n_parts++] = {&pair.a, low};
+    seconds[n_seconds++] = {{&pair.b, out}, low, sum, scale};
+    low += n * pair.a.rows;
+  };
+  for (const Product& product : products) {
+    const model::Weight& weight = *product.weight;
+    if (weight.factors) {
+      through(weight.factors, product.out, nullptr, 1.0f);
+    } else {
+      parts[n_parts++] = {&weight.whole, product.out};
+    }
+    if (weight.delta) through(weight.delta, delta_, product.out, 1.0f);
+    for (const ActiveAdapter& active : adapters_) {
+      if (!product.adaptable) break;
+      const model::LowRank& pair = active.adapter->pair(layer.index, product.which);
+      if (pair) through(pair, delta_, product.out, active.scale * active.adapter->scale(pair));
+    }
   }
-  multiply(n, std::span(parts, products.size()), prepare);
-  for (size_t i = 0; i < products.size(); ++i) {
-    const model::Weight& weight = *products[i].weight;
-    if (!weight.factorized()) continue;
-    const Part second[] = {{&weight.b, products[i].out}};
-    multiply(n, second, [&](size_t row) { return parts[i].out + row * weight.a.rows; });
+  multiply(n, batched, std::span(parts, n_parts), prepare);
+  for (const Second& second : std::span(seconds, n_seconds)) {
+    const model::Matrix& m = *second.part.matrix;
+    multiply(n, batched, std::span(&second.part, 1), [&](size_t i) { return second.low + i * m.columns; });
+    if (second.sum == nullptr) continue;
+    for_each_token(n, [&](size_t i) {
+      float* row = delta_ + i * m.rows;
+      for (size_t r = 0; r < m.rows && second.scale != 1.0f; ++r) row[r] *= second.scale;
+      kernels_.add(second.sum + i * m.rows, row, m.rows);
+    });
   }
 }
 
@@ -127,17 +159,16 @@ void Session::add_residual(size_t n, const model::Vector& bias) {
   });
 }
 
-Status Session::run_layers(std::span<const Token> tokens, size_t position) {
+Status Session::run_layers(std::span<const model::Layer> layers, LayerState* states, size_t position,
+                           size_t n, bool batched) {
   const model::Hparams& h = model_.hparams();
-  const size_t n = tokens.size();
   const size_t width = h.n_embd;
-  embed_tokens(tokens);
   for (size_t i = 0; i < n; ++i) rope_.fill(position + i, cos_sin_ + i * h.rope.n_rot);
 
-  for (size_t index = 0; index < model_.layers().size(); ++index) {
+  for (size_t index = 0; index < layers.size(); ++index) {
     SELM_TRY(check_interrupt());
-    const model::Layer& layer = model_.layers()[index];
-    LayerState& state = states_[index];
+    const model::Layer& layer = layers[index];
+    LayerState& state = states[index];
     const auto normed_by = [&](const model::Vector& weight) {
       return [this, &weight, width](size_t i) {
         kernels_.rms_norm(x_ + i * width, weight.data(), normed_ + i * width, width,
@@ -146,22 +177,26 @@ Status Session::run_layers(std::span<const Token> tokens, size_t position) {
       };
     };
 
-    const Product inputs[] = {
-        {&layer.q, q_}, {&layer.k, k_}, {&layer.v, v_}, {&layer.head_gate, head_gates_}};
+    const Product inputs[] = {{&layer.q, q_, Projection::q},
+                              {&layer.k, k_, Projection::k},
+                              {&layer.v, v_, Projection::v},
+                              {&layer.head_gate, head_gates_, Projection::q, false}};
     const bool gated = layer.head_gate.whole.data != nullptr;
-    project(n, std::span(inputs, gated ? 4 : 3), normed_by(layer.attn_norm));
+    project(layer, n, batched, std::span(inputs, gated ? 4 : 3), normed_by(layer.attn_norm));
     attention_inputs(layer, state, position, n);
     attend(layer, state, position, n);
     const size_t attended = layer.attn_output.whole.columns;
-    const Product output[] = {{&layer.attn_output, projected_}};
-    project(n, output, [&](size_t i) { return static_cast<const float*>(attended_ + i * attended); });
+    const Product output[] = {{&layer.attn_output, projected_, Projection::attn_output}};
+    project(layer, n, batched, output,
+            [&](size_t i) { return static_cast<const float*>(attended_ + i * attended); });
     add_residual(n, layer.attn_output_bias);
 
     const size_t n_ff = layer.shape.n_ff;
-    const Product gate_up[] = {{&layer.ffn_gate, gate_}, {&layer.ffn_up, up_}};
-    project(n, gate_up, normed_by(layer.ffn_norm));
-    const Product down[] = {{&layer.ffn_down, projected_}};
-    project(n, down, [&](size_t i) {
+    const Product gate_up[] = {{&layer.ffn_gate, gate_, Projection::ffn_gate},
+                               {&layer.ffn_up, up_, Projection::ffn_up}};
+    project(layer, n, batched, gate_up, normed_by(layer.ffn_norm));
+    const Product down[] = {{&layer.ffn_down, projected_, Projection::ffn_down}};
+    project(layer, n, batched, down, [&](size_t i) {
       float* gate = gate_ + i * n_ff;
       kernels_.silu_mul(gate, up_ + i * n_ff, gate, n_ff);
       return static_cast<const float*>(gate);
@@ -171,15 +206,18 @@ Status Session::run_layers(std::span<const Token> tokens, size_t position) {
   return {};
 }
 
-void Session::head(size_t first, size_t n, float* logits) {
+void Session::normalise(const model::Vector& norm, size_t first, size_t n) {
   const size_t width = model_.hparams().n_embd;
-  const Part output[] = {{&model_.output(), logits}};
-  multiply(n, output, [&](size_t i) {
-    float* normed = normed_ + i * width;
-    kernels_.rms_norm(x_ + (first + i) * width, model_.output_norm().data(), normed, width,
-                      model_.hparams().rms_eps);
-    return static_cast<const float*>(normed);
+  for_each_token(n, [&](size_t i) {
+    float* row = x_ + (first + i) * width;
+    kernels_.rms_norm(row, norm.data(), row, width, model_.hparams().rms_eps);
   });
+}
+
+void Session::head(const model::Matrix& matrix, size_t first, size_t n, float* logits) {
+  const size_t width = model_.hparams().n_embd;
+  const Part output[] = {{&matrix, logits}};
+  multiply(n, batched(n), output, [&](size_t i) { return x_ + (first + i) * width; });
 }
 
 }  // namespace selm::engine

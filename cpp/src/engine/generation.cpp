@@ -52,10 +52,11 @@ Generation::Generation(Session& session, std::span<const Token> prompt, Sampling
                        GenerationOptions options)
     : session_(session),
       history_(prompt.begin(), prompt.end()),
+      given_(prompt.size()),
       sampler_(std::move(sampling)),
       options_(std::move(options)),
       stops_(options_.stop),
-      logits_(session.model().n_vocab()) {}
+      logits_((options_.draft == Draft::off ? 1 : session.most_drafts()) * session.model().n_vocab()) {}
 
 Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::span<const Token> prompt,
                                                        Sampling sampling, GenerationOptions options) {
@@ -69,6 +70,9 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::sp
       return error(Code::invalid_argument, "the token %d is not in the vocabulary of %u", token,
                    session.model().n_vocab());
     }
+  }
+  if (options.draft == Draft::exit && session.model().hparams().selm.exits.empty()) {
+    return error(Code::invalid_argument, "the model has no trained exits to draft through");
   }
   std::unique_ptr<Generation> generation(
       new Generation(session, prompt, std::move(sampling), std::move(options)));
@@ -88,38 +92,117 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::sp
   return generation;
 }
 
+Status Generation::read_prompt() {
+  const std::span<const Token> fresh = std::span(history_).subspan(held_);
+  if (session_.bounded()) {  // a place to come back to when the reply is made anew
+    SELM_TRY(session_.eval(fresh.first(fresh.size() - 1), Logits::none, nullptr));
+    session_.mark();
+  }
+  SELM_TRY(session_.eval(session_.bounded() ? fresh.last(1) : fresh, Logits::last, logits_.data()));
+  return pick(1, {}).status();
+}
+
+// Tokens from the logits of `rows` places, as long as they are what was guessed for the next place; says
+// how many guesses were right.
+Result<size_t> Generation::pick(size_t rows, std::span<const Token> guesses) {
+  const size_t n_vocab = session_.model().n_vocab();
+  const uint64_t drawn = stats_.tokens + (history_.size() - given_);
+  for (size_t i = 0; i < rows; ++i) {
+    const std::span<const float> logits(logits_.data() + i * n_vocab, n_vocab);
+    SELM_ASSIGN(const Token token, sampler_.pick(logits, history_, drawn + i));
+    if (started_) ++stats_.decode_steps;
+    ended_ = !options_.ignore_end && session_.model().tokenizer().is_end(token);
+    if (!ended_) history_.push_back(token);
+    if (ended_ || i == guesses.size() || guesses[i] != token) return i;
+  }
+  return guesses.size();
+}
+
+// Keeps of an evaluated piece, a token and guesses at those after it, what was right.
+Status Generation::settle(Pace& pace, size_t kind, std::span<const Token> piece, double seconds) {
+  SELM_ASSIGN(const size_t right, pick(piece.size(), piece.subspan(1)));
+  pace.record(kind, piece.size(), right, seconds);
+  stats_.drafted += static_cast<uint32_t>(piece.size() - 1);
+  stats_.accepted += static_cast<uint32_t>(right);
+  session_.truncate(held_ + 1 + right);
+  return {};
+}
+
+Status Generation::decode_by_lookup(size_t most, bool* done) {
+  const Lookup found = look_up(history_, most - 1);
+  const size_t kind = found.matched < 3 ? 0 : (found.matched < 5 ? 1 : 2);
+  const size_t n = session_.lookup_pace().choose(kind, 1 + found.follows.size());
+  if (n == 1) return {};
+  Token piece[kMaxVerified] = {history_.back()};
+  std::copy_n(found.follows.begin(), n - 1, piece + 1);
+  const Stopwatch watch;
+  SELM_TRY(session_.eval(std::span(piece, n), Logits::all, logits_.data()));
+  *done = true;
+  return settle(session_.lookup_pace(), kind, std::span(piece, n), watch.seconds());
+}
+
+Status Generation::decode_by_exit(size_t most, bool* done) {
+  const size_t n = session_.exit_pace().choose(0, most);
+  if (n == 1) return {};
+  Token piece[kMaxVerified] = {history_.back()};
+  const Stopwatch watch;
+  for (size_t i = 0; i < n; ++i)
+    SELM_TRY(session_.draft(piece[i], i, 0, i + 1 < n ? piece + i + 1 : nullptr));
+  SELM_TRY(session_.verify(std::span(piece, n), 0, logits_.data()));
+  *done = true;
+  return settle(session_.exit_pace(), 0, std::span(piece, n), watch.seconds());
+}
+
+// One token, or several where guesses were right.
+Status Generation::decode() {
+  size_t most = std::min(session_.most_drafts(), session_.context() - held_);
+  if (options_.max_tokens != 0) most = std::min<size_t>(most, options_.max_tokens - stats_.tokens);
+  const bool exits = !session_.model().hparams().selm.exits.empty();
+  bool done = false;
+  if (options_.draft == Draft::automatic || options_.draft == Draft::lookup)
+    SELM_TRY(decode_by_lookup(most, &done));
+  if (!done && exits && (options_.draft == Draft::automatic || options_.draft == Draft::exit))
+    SELM_TRY(decode_by_exit(most, &done));
+  if (done) return {};
+  const Stopwatch watch;
+  SELM_TRY(session_.eval(std::span(history_).last(1), Logits::last, logits_.data()));
+  if (options_.draft != Draft::off) {
+    session_.lookup_pace().record(0, 1, 0, watch.seconds());
+    session_.exit_pace().record(0, 1, 0, watch.seconds());
+  }
+  return pick(1, {}).status();
+}
+
 Result<Generation::Step> Generation::next() {
   text_.clear();
   if (stats_.finish != Finish::none) return Step{text_, text::kNoToken, stats_.finish};
-  const Stopwatch watch;
-  if (session_.tokens().size() != held_) {
-    return error(Code::invalid_argument, "the session was used while it was lent to this generation");
+  const bool picked_ahead = given_ < history_.size();
+  if (!picked_ahead && !ended_) {
+    if (session_.tokens().size() != held_) {
+      return error(Code::invalid_argument, "the session was used while it was lent to this generation");
+    }
+    if (held_ >= session_.context()) return end(Finish::context);
+    const Stopwatch watch;
+    const Status status = started_ ? decode() : read_prompt();
+    (started_ ? stats_.decode_seconds : stats_.prompt_seconds) += watch.seconds();
+    if (!started_) stats_.first_token_seconds = stats_.prompt_seconds;
+    held_ = session_.tokens().size();
+    if (status.code() == Code::cancelled || status.code() == Code::deadline)
+      return end(interrupted(status.code()));
+    SELM_TRY(status);
+    started_ = true;
   }
-  if (held_ >= session_.context()) return end(Finish::context);
-
-  const std::span<const Token> fresh = std::span(history_).subspan(held_);
-  const Status status = session_.eval(fresh, Logits::last, logits_.data());
-  (started_ ? stats_.decode_seconds : stats_.prompt_seconds) += watch.seconds();
-  if (status.code() == Code::cancelled || status.code() == Code::deadline)
-    return end(interrupted(status.code()));
-  if (!status.ok()) return status;
-  held_ = history_.size();
-
-  const Stopwatch sampling;
-  SELM_ASSIGN(const Token token, sampler_.pick(logits_, history_, stats_.tokens));
-  if (started_) {
-    stats_.decode_seconds += sampling.seconds();
-    ++stats_.decode_steps;
-  } else {
-    stats_.first_token_seconds = stats_.prompt_seconds + sampling.seconds();
+  if (given_ == history_.size()) return end(Finish::stop);
+  if (picked_ahead) {
+    const Status status = session_.check_interrupt();
+    if (!status.ok()) return end(interrupted(status.code()));
   }
-  started_ = true;
-  const text::Tokenizer& tokenizer = session_.model().tokenizer();
-  if (!options_.ignore_end && tokenizer.is_end(token)) return end(Finish::stop);
-  history_.push_back(token);
+
+  const Token token = history_[given_++];
   ++stats_.tokens;
+  const text::Tokenizer& tokenizer = session_.model().tokenizer();
   if (stops_.push(utf8_.push(tokenizer.piece(token, options_.special)), &text_)) {
-    stats_.finish = Finish::stop;
+    finish(Finish::stop);
     return Step{text_, token, Finish::stop};
   }
   if (options_.max_tokens != 0 && stats_.tokens >= options_.max_tokens) {
@@ -130,11 +213,18 @@ Result<Generation::Step> Generation::next() {
   return Step{text_, token, Finish::none};
 }
 
-Generation::Step Generation::end(Finish finish) {
+// What was picked ahead and not given is forgotten.
+void Generation::finish(Finish finish) {
+  stats_.finish = finish;
+  history_.resize(given_);
+  if (session_.tokens().size() > given_) session_.truncate(given_);
+}
+
+Generation::Step Generation::end(Finish how) {
   // The rest may complete a stop string too.
   if (!stops_.push(utf8_.flush(), &text_)) text_ += stops_.flush();
-  stats_.finish = finish;
-  return {text_, text::kNoToken, finish};
+  finish(how);
+  return {text_, text::kNoToken, how};
 }
 
 }  // namespace selm::engine

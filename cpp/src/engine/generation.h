@@ -21,10 +21,12 @@ struct GenerationOptions {
   bool ignore_end = false;
   bool special = false;  // render control tokens
   bool reuse_prefix = true;
+  Draft draft = Draft::automatic;
 };
 
 struct GenerationStats {
   uint32_t prompt_tokens = 0, cached_tokens = 0, tokens = 0, decode_steps = 0;
+  uint32_t drafted = 0, accepted = 0;  // tokens guessed ahead, and those that were right
   double prompt_seconds = 0, decode_seconds = 0, first_token_seconds = 0;
   Finish finish = Finish::none;
 };
@@ -46,7 +48,7 @@ class StopFilter {
 class Generation {
  public:
   // The session is lent until the generation ends. `sampling` has passed its check.
-  // Errors: invalid_argument, context_full.
+  // Errors: invalid_argument (also: drafts by exits that the model has not), context_full.
   static Result<std::unique_ptr<Generation>> create(Session& session, std::span<const Token> prompt,
                                                     Sampling sampling, GenerationOptions options);
 
@@ -60,15 +62,25 @@ class Generation {
 
  private:
   Generation(Session& session, std::span<const Token> prompt, Sampling sampling, GenerationOptions options);
-  Step end(Finish finish);
+  void finish(Finish finish);
+  Step end(Finish how);
+  // Each evaluates what the session lacks of the history and appends what is picked.
+  Status read_prompt();
+  Status decode();
+  Status decode_by_lookup(size_t most, bool* done);
+  Status decode_by_exit(size_t most, bool* done);
+  Result<size_t> pick(size_t rows, std::span<const Token> guesses);
+  Status settle(Pace& pace, size_t kind, std::span<const Token> piece, double seconds);
 
   Session& session_;
-  std::vector<Token> history_;  // prompt and reply
+  std::vector<Token> history_;  // prompt and reply, as far as it was picked
+  size_t given_ = 0;            // of those, how many the caller has
+  bool ended_ = false;          // the end token was picked
   Sampler sampler_;
   GenerationOptions options_;
   StopFilter stops_;
   text::Utf8Stream utf8_;
-  std::vector<float> logits_;
+  std::vector<float> logits_;  // [kMaxVerified or 1, n_vocab]
   std::string text_;
   size_t held_ = 0;  // what the session holds between steps
   bool started_ = false;

@@ -39,13 +39,59 @@ uint64_t attention_floats(const model::Hparams& h) {
   return h.selm.features == 0 ? near : std::max(near, attention::Far::scratch_floats(h));
 }
 
-// The most that the weights of one product make of a token on the way (Session::project).
-uint64_t low_floats(const model::Model& model) {
+// Whatever layer's weights are run.
+template <class Work>
+void for_each_layer(const model::Model& model, const Work& work) {
+  for (const model::Layer& layer : model.trunk()) work(layer);
+  for (const model::Expert& expert : model.experts())
+    for (const model::Layer& layer : expert.layers) work(layer);
+}
+
+// The most of `of(layer, projection)` for the weights of one product (Session::project).
+template <class Of>
+uint64_t most_of_products(const model::Model& model, const Of& of) {
+  using P = model::Projection;
   uint64_t most = 0;
-  for (const model::Layer& l : model.layers()) {
-    most = std::max({most, uint64_t{l.q.a.rows} + l.k.a.rows + l.v.a.rows, uint64_t{l.attn_output.a.rows},
-                     uint64_t{l.ffn_gate.a.rows} + l.ffn_up.a.rows, uint64_t{l.ffn_down.a.rows}});
-  }
+  for_each_layer(model, [&](const model::Layer& l) {
+    most = std::max({most, of(l, P::q) + of(l, P::k) + of(l, P::v), of(l, P::attn_output),
+                     of(l, P::ffn_gate) + of(l, P::ffn_up), of(l, P::ffn_down)});
+  });
+  return most;
+}
+
+// What they make of a token on the way.
+uint64_t low_floats(const model::Model& model) {
+  return most_of_products(model, [](const model::Layer& layer, model::Projection which) {
+    const model::Weight& w = layer.weight(which);
+    return uint64_t{w.factors.a.rows} + w.delta.a.rows;
+  });
+}
+
+uint64_t widest_output(const model::Model& model) {
+  uint64_t most = 0;
+  for_each_layer(model, [&](const model::Layer& layer) {
+    for (size_t i = 0; i < model::kProjections; ++i)
+      most = std::max<uint64_t>(most, layer.weight(static_cast<model::Projection>(i)).whole.rows);
+  });
+  return most;
+}
+
+// An expert that has skipped more tokens than this catches up before there are more.
+constexpr uint32_t kBacklog = 4096;
+// What verifying one more token adds to the cost of one, about; drafting it, layers below the exit.
+constexpr double kVerifyShare = 0.15;
+double exit_share(const model::Model& model) {
+  const model::Hparams& h = model.hparams();
+  return h.selm.exits.empty() ? 0.0
+                              : static_cast<double>(h.selm.exits[0]) / static_cast<double>(h.layers.size());
+}
+
+uint32_t backlog(const SessionOptions& options) { return std::min(options.context, kBacklog); }
+
+uint64_t widest_act_bytes(uint64_t n) {
+  uint64_t most = 0;
+  for (uint32_t f = 0; f < kernels::kActFormats; ++f)
+    most = std::max<uint64_t>(most, kernels::act_row_bytes(static_cast<ActFormat>(f), n));
   return most;
 }
 
@@ -53,9 +99,11 @@ uint64_t low_floats(const model::Model& model) {
 
 // Sizes in bytes of each scratch array, in the order in which they lie.
 struct Session::Layout {
+  uint64_t drafts = 0, draft_logits = 0;
   uint64_t kv = 0, bounded = 0, low = 0, head_gates = 0, far = 0;
   uint64_t embd = 0, q = 0, k = 0, v = 0, attended = 0, ff = 0, cos_sin = 0, attention = 0, partials = 0;
   uint64_t acts[kernels::kActFormats] = {};
+  uint64_t delta = 0, trunk = 0, hidden = 0, scores = 0, score_rows = 0, score_acts = 0;  // of experts
 
   // Every factor is bounded (hparams.cpp, the limits above), so no product here passes 2^62.
   Layout(const model::Model& model, const SessionOptions& o) {
@@ -65,14 +113,16 @@ struct Session::Layout {
     uint64_t n_ff = 0;
     uint64_t positions = 0;
     bool performer = false;
-    for (const model::LayerShape& layer : h.layers) {
+    for (size_t i = 0; i < h.layers.size(); ++i) {
+      const model::LayerShape& layer = h.layers[i];
+      const uint64_t times = i < model.trunk().size() ? 1 : model.experts().size();
       const attention::CacheShape cache = attention::cache_shape(h, layer, o.kv_type, o.context, o.batch);
       const bool grows = layer.attention == model::Attention::softmax;
-      (grows ? kv : bounded) += attention::cache_bytes(cache);
+      (grows ? kv : bounded) += times * attention::cache_bytes(cache);
       positions = std::max<uint64_t>(positions, cache.positions);
       performer = performer || layer.attention == model::Attention::performer;
       if (layer.attention == model::Attention::performer)
-        bounded += padded(attention::Far::floats(h, layer) * sizeof(float));
+        bounded += times * padded(attention::Far::floats(h, layer) * sizeof(float));
       heads = std::max<uint64_t>(heads, layer.n_head);
       heads_kv = std::max<uint64_t>(heads_kv, layer.n_head_kv);
       n_ff = std::max<uint64_t>(n_ff, layer.n_ff);
@@ -89,6 +139,19 @@ struct Session::Layout {
     // A window may begin within one chunk and end within another; the sinks are one more.
     partials = padded((chunks(positions) + 2) * heads * kernels::partial_floats(h.d_v) * sizeof(float));
     low = rows(low_floats(model));
+    delta = model.experts().empty() ? 0 : rows(widest_output(model));
+    if (const uint64_t experts = model.experts().size(); experts > 0) {
+      const uint64_t wide = std::max(h.n_embd, model::kScoreWidths[0]);
+      trunk = padded(uint64_t{backlog(o)} * h.n_embd * sizeof(float));
+      hidden = rows(experts * h.n_embd);
+      scores = rows(experts);
+      score_rows = padded(experts * 2 * kMaxVerified * wide * sizeof(float));
+      score_acts = padded(experts * kMaxVerified * widest_act_bytes(wide));
+    }
+    if (!h.selm.exits.empty()) {
+      drafts = padded(kMaxVerified * uint64_t{h.n_embd} * sizeof(float));
+      draft_logits = padded(uint64_t{model.draft_head().rows} * sizeof(float));
+    }
     head_gates = h.selm.head_gate ? rows(heads) : 0;
     far = performer ? rows(heads * kernels::partial_floats(h.d_v)) : 0;
     const uint64_t widest = std::max({uint64_t{h.n_embd}, heads * h.d_v, n_ff, low_floats(model)});
@@ -100,8 +163,9 @@ struct Session::Layout {
   }
 
   uint64_t scratch() const {
-    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + low + head_gates + far + attention +
-           partials + std::accumulate(std::begin(acts), std::end(acts), uint64_t{0});
+    return 3 * embd + q + k + v + attended + 2 * ff + cos_sin + low + head_gates + far + drafts +
+           draft_logits + attention + partials + delta + trunk + hidden + scores + score_rows + score_acts +
+           std::accumulate(std::begin(acts), std::end(acts), uint64_t{0});
   }
 };
 
@@ -132,7 +196,9 @@ Session::Session(const model::Model& model, const SessionOptions& options)
     : model_(model),
       kernels_(model.kernels()),
       options_(options),
-      rope_(model.hparams().rope, model.rope_factors()) {}
+      rope_(model.hparams().rope, model.rope_factors()),
+      lookup_pace_(kVerifyShare),
+      exit_pace_(kVerifyShare + exit_share(model)) {}
 
 Status Session::allocate() {
   const Layout layout(model_, options_);
@@ -171,25 +237,44 @@ Status Session::allocate() {
   low_ = floats(layout.low);
   head_gates_ = floats(layout.head_gates);
   far_ = floats(layout.far);
+  drafts_ = floats(layout.drafts);
+  draft_logits_ = floats(layout.draft_logits);
+  delta_ = floats(layout.delta);
+  trunk_ = floats(layout.trunk);
+  hidden_ = floats(layout.hidden);
+  scores_ = floats(layout.scores);
+  score_rows_ = floats(layout.score_rows);
+  score_acts_ = take(layout.score_acts);
   attention_ = floats(layout.attention);
   attention_floats_ = attention_floats(model_.hparams());
   partials_ = floats(layout.partials);
   for (uint32_t f = 0; f < kernels::kActFormats; ++f) acts_[f] = take(layout.acts[f]);
 
   const model::Hparams& h = model_.hparams();
-  std::memset(bounded_.data(), 0, bounded_.size());  // kernels read whole strips of a ring
+  if (bounded_.size() > 0)
+    std::memset(bounded_.data(), 0, bounded_.size());  // kernels read whole strips of a ring
   std::byte* growing = kv_.data();
   std::byte* own = bounded_.data();
-  states_.reserve(h.layers.size());
-  for (const model::LayerShape& layer : h.layers) {
-    const attention::CacheShape shape =
-        attention::cache_shape(h, layer, options_.kv_type, options_.context, options_.batch);
-    std::byte*& memory = layer.attention == model::Attention::softmax ? growing : own;
-    states_.push_back({attention::Cache(shape, memory), std::nullopt});
-    memory += attention::cache_bytes(shape);
-    if (layer.attention != model::Attention::performer) continue;
-    states_.back().far.emplace(h, layer, reinterpret_cast<float*>(own));
-    own += padded(attention::Far::floats(h, layer) * sizeof(float));
+  const auto add_states = [&](size_t first, size_t last) {
+    for (const model::LayerShape& layer : std::span(h.layers).subspan(first, last - first)) {
+      const attention::CacheShape shape =
+          attention::cache_shape(h, layer, options_.kv_type, options_.context, options_.batch);
+      const bool grows = layer.attention == model::Attention::softmax;
+      std::byte*& memory = grows ? growing : own;
+      states_.push_back({grows, attention::Cache(shape, memory), std::nullopt});
+      memory += attention::cache_bytes(shape);
+      if (layer.attention != model::Attention::performer) continue;
+      states_.back().far.emplace(h, layer, reinterpret_cast<float*>(own));
+      own += padded(attention::Far::floats(h, layer) * sizeof(float));
+    }
+  };
+  add_states(0, model_.trunk().size());
+  for (size_t e = 0; e < model_.experts().size(); ++e) add_states(model_.trunk().size(), h.layers.size());
+  if (!model_.experts().empty()) {
+    backlog_ = backlog(options_);
+    seen_.assign(model_.experts().size(), 0);
+    batched_.assign(backlog_, 0);
+    speakers_.assign(options_.context, -1);
   }
   tokens_.reserve(options_.context);
   pool_ = std::make_unique<ThreadPool>(options_.threads);
@@ -210,8 +295,8 @@ Status Session::check_interrupt() {
   return {};
 }
 
-Status Session::admit(std::span<const Token> tokens) const {
-  if (tokens.size() > options_.context - tokens_.size()) {
+Status Session::admit(std::span<const Token> tokens, size_t drafted) const {
+  if (tokens.size() > options_.context - std::min<size_t>(tokens_.size() + drafted, options_.context)) {
     return error(Code::context_full, "%zu tokens do not fit: the context of %u positions holds %zu already",
                  tokens.size(), options_.context, tokens_.size());
   }
@@ -233,16 +318,68 @@ Status Session::eval(std::span<const Token> tokens, Logits which, float* logits)
   size_t done = 0;
   while (done < tokens.size()) {
     const size_t n = std::min<size_t>(options_.batch, tokens.size() - done);
-    const Status status = run_layers(tokens.subspan(done, n), tokens_.size() + done);
+    const bool last = done + n == tokens.size();
+    const size_t wanted = which == Logits::all ? 0 : (which == Logits::last && last ? n - 1 : n);
+    const Status status = run_tokens(tokens.subspan(done, n), tokens_.size() + done, wanted);
     if (!status.ok()) {
       tokens_.resize(rewind(tokens_.size()));
       return status;
     }
+    if (which == Logits::all) head(model_.output(), 0, n, logits + done * model_.n_vocab());
+    if (which == Logits::last && last) head(model_.output(), n - 1, 1, logits);
     done += n;
-    if (which == Logits::all) head(0, n, logits + (done - n) * model_.n_vocab());
-    if (which == Logits::last && done == tokens.size()) head(n - 1, 1, logits);
   }
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  return {};
+}
+
+Status Session::run_tokens(std::span<const Token> tokens, size_t position, size_t wanted) {
+  SELM_TRY(make_room(position + tokens.size()));
+  embed_tokens(tokens);
+  SELM_TRY(run_layers(model_.trunk(), states_.data(), position, tokens.size(), batched(tokens.size())));
+  return run_above(position, tokens.size(), wanted);
+}
+
+Status Session::draft(Token token, size_t row, size_t exit, Token* next) {
+  const Token alone[] = {token};
+  const size_t width = model_.hparams().n_embd;
+  SELM_TRY(admit(alone, row));
+  embed_tokens(alone);
+  const size_t below = model_.hparams().selm.exits[exit];
+  const Status status =
+      run_layers(model_.trunk().first(below), states_.data(), tokens_.size() + row, 1, false);
+  if (!status.ok()) {
+    rewind(tokens_.size());
+    return status;
+  }
+  std::memcpy(drafts_ + row * width, x_, width * sizeof(float));
+  if (next == nullptr) return {};
+  const model::Matrix& shortlist = model_.draft_head();
+  normalise(model_.exit_norms()[exit], 0, 1);
+  head(shortlist, 0, 1, draft_logits_);
+  const size_t best =
+      static_cast<size_t>(std::max_element(draft_logits_, draft_logits_ + shortlist.rows) - draft_logits_);
+  *next = model_.draft_tokens().empty() ? static_cast<Token>(best) : model_.draft_tokens()[best];
+  return {};
+}
+
+Status Session::verify(std::span<const Token> drafts, size_t exit, float* logits) {
+  const size_t below = model_.hparams().selm.exits[exit];
+  const size_t position = tokens_.size();
+  const size_t n = drafts.size();
+  const auto run = [&]() -> Status {
+    SELM_TRY(make_room(position + n));
+    std::memcpy(x_, drafts_, n * model_.hparams().n_embd * sizeof(float));
+    SELM_TRY(run_layers(model_.trunk().subspan(below), states_.data() + below, position, n, false));
+    return run_above(position, n, 0);
+  };
+  const Status status = run();
+  if (!status.ok()) {
+    rewind(tokens_.size());
+    return status;
+  }
+  head(model_.output(), 0, n, logits);
+  tokens_.insert(tokens_.end(), drafts.begin(), drafts.end());
   return {};
 }
 
@@ -255,15 +392,11 @@ Status Session::embed(std::span<const Token> tokens, float* embedding) {
   std::vector<double> sum(width, 0.0);
   for (size_t done = 0; done < tokens.size();) {
     const size_t n = std::min<size_t>(options_.batch, tokens.size() - done);
-    const Status status = run_layers(tokens.subspan(done, n), done);
+    const Status status = run_tokens(tokens.subspan(done, n), done, 0);
     if (!status.ok() || done + n == tokens.size()) rewind(0);
     SELM_TRY(status);
     done += n;
-    for (size_t i = 0; i < n; ++i) {
-      kernels_.rms_norm(x_ + i * width, model_.output_norm().data(), normed_, width,
-                        model_.hparams().rms_eps);
-      for (size_t j = 0; j < width; ++j) sum[j] += static_cast<double>(normed_[j]);
-    }
+    for (size_t i = 0; i < n * width; ++i) sum[i % width] += static_cast<double>(x_[i]);
   }
   double squares = 0.0;
   for (const double s : sum) squares += s * s;
@@ -275,49 +408,115 @@ Status Session::embed(std::span<const Token> tokens, float* embedding) {
   return {};
 }
 
+Status Session::set_adapters(std::vector<ActiveAdapter> adapters) {
+  if (adapters.size() > kMaxAdapters) {
+    return error(Code::invalid_argument, "%zu adapters at once; the most is %zu", adapters.size(),
+                 kMaxAdapters);
+  }
+  for (const ActiveAdapter& active : adapters) {
+    if (&active.adapter->model() != &model_) {
+      return error(Code::invalid_argument, "the adapter was opened for another model");
+    }
+  }
+  const uint64_t low = most_of_products(model_, [&](const model::Layer& layer, model::Projection which) {
+    const model::Weight& weight = layer.weight(which);
+    uint64_t ranks = uint64_t{weight.factors.a.rows} + weight.delta.a.rows;
+    for (const ActiveAdapter& active : adapters) ranks += active.adapter->pair(layer.index, which).a.rows;
+    return ranks;
+  });
+  const uint64_t delta = padded(widest_output(model_) * sizeof(float) * options_.batch);
+  auto rows =
+      AlignedBuffer::make(adapters.empty() ? 0 : padded(low * sizeof(float) * options_.batch) + delta);
+  if (!rows) return error(Code::out_of_memory, "no memory for the products of adapters");
+  if (adapters_.empty()) {
+    own_low_ = low_;
+    own_delta_ = delta_;
+  }
+  adapter_rows_ = std::move(*rows);
+  adapters_ = std::move(adapters);
+  delta_ = adapters_.empty() ? own_delta_ : adapter_rows_.as<float>();
+  low_ = adapters_.empty() ? own_low_ : adapter_rows_.as<float>() + delta / sizeof(float);
+  return {};
+}
+
+size_t Session::score_width() const { return std::max(model_.hparams().n_embd, model::kScoreWidths[0]); }
+size_t Session::score_act_bytes() const {
+  return static_cast<size_t>(kMaxVerified * widest_act_bytes(score_width()));
+}
+
 void Session::mark() {
   if (bounded_.size() == 0 || tokens_.empty() || marks_[0].n == tokens_.size()) return;
   std::swap(marks_[0], marks_[1]);
   marks_[0].n = tokens_.size();
   marks_[0].states = states_;
+  marks_[0].seen = seen_;
   std::memcpy(marks_[0].bounded.data(), bounded_.data(), bounded_.size());
 }
 
+// Whose state it is.
+const model::Layer& Session::layer_of(size_t state) const {
+  const size_t trunk = model_.trunk().size();
+  if (state < trunk) return model_.trunk()[state];
+  const size_t above = model_.hparams().layers.size() - trunk;
+  return model_.experts()[(state - trunk) / above].layers[(state - trunk) % above];
+}
+
+// How many tokens a layer's state holds of n: an expert may have skipped the last.
+size_t Session::held_by(size_t state, const std::vector<size_t>& seen, size_t n) const {
+  const size_t trunk = model_.trunk().size();
+  return state < trunk ? n : std::min(n, seen[(state - trunk) / (model_.hparams().layers.size() - trunk)]);
+}
+
 // Whether layers in these states can go back to n tokens.
-bool Session::reaches(const std::vector<LayerState>& states, size_t n) const {
-  const model::Hparams& h = model_.hparams();
-  const size_t seen = n + 1 > h.selm.window ? n + 1 - h.selm.window : 0;  // from here on by the next token
+bool Session::reaches(const std::vector<LayerState>& states, const std::vector<size_t>& seen,
+                      size_t n) const {
+  const size_t window = model_.hparams().selm.window;
   for (size_t i = 0; i < states.size(); ++i) {
-    if (h.layers[i].attention == model::Attention::softmax) continue;
+    if (states[i].grows) continue;
+    const size_t held = held_by(i, seen, n);
+    const size_t from = held + 1 > window ? held + 1 - window : 0;  // seen from here on by the next token
     const LayerState& state = states[i];
-    if (seen < state.cache.oldest() || (state.far && !state.far->reaches(state.cache, n))) return false;
+    if (from < state.cache.oldest() || (state.far && !state.far->reaches(state.cache, held))) return false;
   }
-  return true;
+  // What an expert has still to see.
+  return std::all_of(seen.begin(), seen.end(),
+                     [&](size_t s) { return std::min(s, n) + backlog_ >= trunk_written_; });
 }
 
 // The states of the layers go back to n tokens, or as near below that as they can.
 size_t Session::rewind(size_t n) {
-  if (bounded_.size() == 0) return n;
-  if (!reaches(states_, n)) {
+  if (bounded_.size() != 0 && !reaches(states_, seen_, n)) {
     const Mark* best = nullptr;
     size_t kept = 0;
     for (const Mark& mark : marks_) {
-      const size_t reached = mark.n <= n ? mark.n : (reaches(mark.states, n) ? n : 0);
-      if (reached > kept) {
-        kept = reached;
+      const size_t wanted = std::min(mark.n, n);
+      if (wanted > kept && reaches(mark.states, mark.seen, wanted)) {
+        kept = wanted;
         best = &mark;
       }
     }
     n = kept;
     if (best != nullptr) {
       states_ = best->states;
+      seen_ = best->seen;
       std::memcpy(bounded_.data(), best->bounded.data(), bounded_.size());
     }
   }
-  for (LayerState& state : states_) {
+  for (size_t i = 0; i < states_.size(); ++i) {
+    LayerState& state = states_[i];
     if (n == 0) state.cache.clear();
-    if (state.far) n == 0 ? state.far->clear() : state.far->truncate(n);
+    if (!state.far) continue;
+    if (n == 0) {
+      state.far->clear();
+      continue;
+    }
+    const size_t held = held_by(i, seen_, n);
+    state.far->truncate(held);
+    state.far->settle(kernels_, layer_of(i), state.cache, held, scratch_of(0));
   }
+  for (size_t& seen : seen_) seen = std::min(seen, n);
+  trunk_end_ = std::min(trunk_end_, n);
+  if (n == 0) trunk_written_ = 0;
   for (Mark& mark : marks_) {
     if (mark.n > n) mark.n = 0;
   }
@@ -330,11 +529,11 @@ size_t Session::truncate(size_t n) {
 }
 
 uint64_t Session::state_bytes() const {
-  uint64_t total = 0;
+  const model::Hparams& h = model_.hparams();
+  uint64_t total = std::min(trunk_end_, backlog_) * h.n_embd * sizeof(float);
   for (size_t i = 0; i < states_.size(); ++i) {
-    total += states_[i].cache.bytes(tokens_.size());
-    if (states_[i].far)
-      total += attention::Far::floats(model_.hparams(), model_.hparams().layers[i]) * sizeof(float);
+    total += states_[i].cache.bytes(held_by(i, seen_, tokens_.size()));
+    if (states_[i].far) total += attention::Far::floats(h, layer_of(i).shape) * sizeof(float);
   }
   return total;
 }

@@ -63,10 +63,6 @@ namespace {
 bool is_signed(ValueType t) {
   return t == ValueType::i8 || t == ValueType::i16 || t == ValueType::i32 || t == ValueType::i64;
 }
-bool is_integer(ValueType t) {
-  return is_signed(t) || t == ValueType::u8 || t == ValueType::u16 || t == ValueType::u32 ||
-         t == ValueType::u64;
-}
 bool is_float(ValueType t) { return t == ValueType::f32 || t == ValueType::f64; }
 
 Status wrong_type(const Entry& e, const char* wanted) {

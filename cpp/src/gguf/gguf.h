@@ -33,6 +33,11 @@ enum class ValueType : uint32_t {
   f64 = 12,
 };
 
+constexpr bool is_integer(ValueType type) {
+  using V = ValueType;
+  return type != V::f32 && type != V::f64 && type != V::boolean && type != V::string && type != V::array;
+}
+
 // One metadata pair. For an array, `type` is the element type and `is_array` is set; numbers are
 // little-endian at `data` (unaligned), `count` of them. Strings (single or in an array) are read
 // through File::string.

@@ -19,8 +19,8 @@ ActFormat act_format(quant::Type type) {
   }
 }
 
-Method method(const Table& table, quant::Type type, size_t n_cols, bool exact) {
-  if (n_cols >= kBatchColumns && !exact) {
+Method method(const Table& table, quant::Type type, bool batched) {
+  if (batched) {
     const bool quantised = act_format(type) != ActFormat::f32;
     if (quantised && table.matmul_u8 != nullptr) return {ActFormat::u8_256, table.matmul_u8};
     if ((type == quant::Type::f16 || type == quant::Type::bf16) && table.matmul_bf16 != nullptr)

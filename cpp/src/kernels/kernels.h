@@ -86,14 +86,14 @@ struct Table {
                       const std::byte* acts, size_t n_cols, float* out, size_t ldo) = nullptr;
 };
 
-// How to multiply n_cols columns. `exact` asks for `matmul`. Up to 16 tokens at once give the bits
-// of single ones, so other arithmetic begins at 17; a file that is kept in F32 is kept for its precision.
+// How to multiply: by `matmul`, or by what is faster for a batch of tokens. Up to 16 tokens at once give
+// the bits of single ones, so a batch begins at 17; a file that is kept in F32 is kept for its precision.
 struct Method {
   ActFormat format;
   decltype(Table::matmul) matmul;
 };
 inline constexpr size_t kBatchColumns = 17;
-Method method(const Table& table, quant::Type type, size_t n_cols, bool exact);
+Method method(const Table& table, quant::Type type, bool batched);
 
 // The table of an instruction set, or nullptr where this processor (or this build) lacks it.
 const Table* table(Isa isa);

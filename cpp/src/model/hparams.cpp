@@ -18,6 +18,7 @@ constexpr uint64_t kMaxHeadSize = 1u << 14;
 constexpr uint64_t kMaxContext = 1u << 28;
 constexpr uint64_t kMaxWindow = 1u << 20;
 constexpr uint64_t kMaxSinks = 256;  // one chunk of attention
+constexpr uint64_t kMaxExperts = 64;
 constexpr uint64_t kMaxFeatures = 1u << 14;
 
 // Reads keys that begin with the architecture's name.
@@ -49,11 +50,6 @@ class Reader {
     return number;
   }
 
-  static bool is_integer(gguf::ValueType type) {
-    using V = gguf::ValueType;
-    return type != V::f32 && type != V::f64 && type != V::boolean && type != V::string && type != V::array;
-  }
-
   // A value for every layer: one number for all, or an array with one for each.
   Result<std::vector<uint32_t>> per_layer(const char* name, size_t n_layer,
                                           const std::vector<uint32_t>* fallback, uint64_t low,
@@ -64,7 +60,7 @@ class Reader {
       SELM_ASSIGN(const uint32_t value, required(name, low, high));
       return std::vector<uint32_t>(n_layer, value);
     }
-    if (!is_integer(entry->type) || entry->count < n_layer) {
+    if (!gguf::is_integer(entry->type) || entry->count < n_layer) {
       return error(Code::format, "%sthe array %s must hold %zu integers, one for each layer",
                    where(name).c_str(), key(name).c_str(), n_layer);
     }
@@ -217,7 +213,7 @@ Result<FeatureMap> read_feature_map(const gguf::File& file, const Reader& keys) 
 Status read_exits(const gguf::File& file, const Reader& keys, size_t n_layer, std::vector<uint32_t>* exits) {
   if (file.find(keys.key("exit.layers")) == nullptr) return {};
   const gguf::Entry& entry = *file.find(keys.key("exit.layers"));
-  if (!entry.is_array || !Reader::is_integer(entry.type) || entry.count > n_layer) {
+  if (!entry.is_array || !gguf::is_integer(entry.type) || entry.count > n_layer) {
     return error(Code::format, "at byte %llu: %s must be an array of layers",
                  static_cast<unsigned long long>(entry.offset), keys.key("exit.layers").c_str());
   }
@@ -229,6 +225,38 @@ Status read_exits(const gguf::File& file, const Reader& keys, size_t n_layer, st
                    keys.key("exit.layers").c_str(), static_cast<long long>(layer), n_layer);
     }
     exits->push_back(static_cast<uint32_t>(layer));
+  }
+  return {};
+}
+
+// One of two words.
+Result<bool> read_choice(const gguf::File& file, const std::string& key, const char* no, const char* yes) {
+  SELM_ASSIGN(const auto word, file.get_string(key));
+  if (!word) return error(Code::format, "the key %s is missing", key.c_str());
+  if (*word == yes) return true;
+  if (*word == no) return false;
+  return error(Code::unsupported, "%s = '%s' is neither %s nor %s", key.c_str(),
+               gguf::printable(*word).c_str(), no, yes);
+}
+
+Status read_experts(const gguf::File& file, const Reader& keys, size_t n_layer, Selm* selm) {
+  const gguf::Entry* names = file.find(keys.key("expert.names"));
+  if (names == nullptr) return {};
+  if (!names->is_array || names->type != gguf::ValueType::string || names->count == 0 ||
+      names->count > kMaxExperts) {
+    return error(Code::format, "at byte %llu: %s must hold 1 to %llu names",
+                 static_cast<unsigned long long>(names->offset), keys.key("expert.names").c_str(),
+                 static_cast<unsigned long long>(kMaxExperts));
+  }
+  for (size_t i = 0; i < names->count; ++i) selm->experts.emplace_back(file.string(*names, i));
+  SELM_ASSIGN(selm->trunk, keys.required("expert.trunk_layers", 0, n_layer - 1));
+  SELM_ASSIGN(selm->full_experts, read_choice(file, keys.key("expert.kind"), "delta", "full"));
+  SELM_ASSIGN(selm->full_route, read_choice(file, keys.key("expert.route"), "early", "full"));
+  SELM_ASSIGN(const double stickiness, keys.number("expert.stickiness", 0.0, 0.0, 1e6));
+  selm->stickiness = static_cast<float>(stickiness);
+  if (!selm->exits.empty() && selm->exits.back() > selm->trunk) {
+    return error(Code::format, "an exit after layer %u lies above the trunk of %u", selm->exits.back(),
+                 selm->trunk);
   }
   return {};
 }
@@ -261,7 +289,8 @@ Status read_selm(const gguf::File& file, const Reader& keys, Hparams* h) {
   SELM_ASSIGN(const auto norm, file.get_bool(keys.key("attention.qk_norm")));
   selm.head_gate = gate.value_or(false);
   selm.qk_norm = norm.value_or(false);
-  return read_exits(file, keys, h->layers.size(), &selm.exits);
+  SELM_TRY(read_exits(file, keys, h->layers.size(), &selm.exits));
+  return read_experts(file, keys, h->layers.size(), &selm);
 }
 
 }  // namespace
@@ -282,6 +311,7 @@ Result<Hparams> read_hparams(const gguf::File& file) {
   h.rms_eps = static_cast<float>(eps);
   SELM_ASSIGN(h.rope, read_rope(file, keys, h));
   h.selm.qk_norm = h.arch == Arch::qwen3;
+  h.selm.trunk = static_cast<uint32_t>(h.layers.size());
   if (h.arch == Arch::selm) SELM_TRY(read_selm(file, keys, &h));
   return h;
 }

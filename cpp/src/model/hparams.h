@@ -52,8 +52,13 @@ struct Selm {
   FeatureMap feature_map = FeatureMap::favor;
   float clamp = 1.0f;  // the longest a scaled query or key may be before the feature map
   bool head_gate = false;
-  bool qk_norm = false;         // queries and keys are normalised per head
-  std::vector<uint32_t> exits;  // layers, counted from 1, after which the shared head may speak
+  bool qk_norm = false;              // queries and keys are normalised per head
+  std::vector<uint32_t> exits;       // layers, counted from 1, after which the shared head may speak
+  std::vector<std::string> experts;  // names; empty: all layers are the trunk
+  uint32_t trunk = 0;                // layers that all experts share
+  bool full_experts = false;         // layers of their own, not deltas
+  bool full_route = false;           // scored by what they make of a token, not by the trunk
+  float stickiness = 0.0f;
 };
 
 // Rows of a KV head's projection: hedgehog has a feature for each sign of one.

@@ -1,105 +1,14 @@
 #include "model/model.h"
 
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "gguf/cursor.h"
-#include "quant/dequantize.h"
+#include "model/binder.h"
 
 namespace selm::model {
 namespace {
-
-// Finds tensors by name and checks their shape against what the hyper-parameters promise.
-class Binder {
- public:
-  // bound: by position in file.tensors(), set for each tensor that was used.
-  Binder(const gguf::File& file, std::vector<bool>* bound) : file_(file), bound_(*bound) {}
-
-  Result<Matrix> matrix(const std::string& name, uint64_t rows, uint64_t columns) const {
-    const gguf::Tensor* tensor = find(name);
-    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
-    if (tensor->ne[0] != columns || tensor->ne[1] != rows || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
-      return mismatch(*tensor, columns, rows);
-    }
-    return Matrix{tensor->data, tensor->type, static_cast<uint32_t>(rows), static_cast<uint32_t>(columns)};
-  }
-
-  // A matrix, or its factors. Error: also where both are there.
-  Result<Weight> weight(const std::string& name, uint64_t rows, uint64_t columns) const {
-    const gguf::Tensor* a = file_.find_tensor(name + ".lora_a");
-    if (a == nullptr) {
-      SELM_ASSIGN(const Matrix whole, matrix(name, rows, columns));
-      return Weight{whole, {}, {}};
-    }
-    if (file_.find_tensor(name) != nullptr) {
-      return error(Code::format, "the tensor %s is there whole and as factors", name.c_str());
-    }
-    Weight weight;
-    SELM_ASSIGN(weight.a, matrix(name + ".lora_a", a->ne[1], columns));
-    SELM_ASSIGN(weight.b, matrix(name + ".lora_b", rows, a->ne[1]));
-    weight.whole.rows = static_cast<uint32_t>(rows);
-    weight.whole.columns = static_cast<uint32_t>(columns);
-    return weight;
-  }
-
-  // count matrices [rows, columns] of floats, one after the other.
-  Result<Matrix> float_stack(const std::string& name, uint64_t count, uint64_t rows, uint64_t columns) const {
-    const gguf::Tensor* tensor = find(name);
-    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
-    if (tensor->ne[0] != columns || tensor->ne[1] != rows || tensor->ne[2] != count || tensor->ne[3] != 1) {
-      return mismatch(*tensor, columns, rows, count);
-    }
-    if (tensor->type != quant::Type::f32) {
-      return error(Code::format, "at byte %llu: the tensor %s must be F32",
-                   static_cast<unsigned long long>(tensor->offset), name.c_str());
-    }
-    return Matrix{tensor->data, tensor->type, static_cast<uint32_t>(count * rows),
-                  static_cast<uint32_t>(columns)};
-  }
-
-  Result<Vector> vector(const std::string& name, uint64_t n) const {
-    const gguf::Tensor* tensor = find(name);
-    if (tensor == nullptr) return error(Code::format, "the tensor %s is missing", name.c_str());
-    if (tensor->ne[0] != n || tensor->ne[1] != 1 || tensor->ne[2] != 1 || tensor->ne[3] != 1) {
-      return mismatch(*tensor, n, 1);
-    }
-    Vector values(static_cast<size_t>(n));
-    quant::dequantize_row(tensor->type, tensor->data, values.data(), values.size());
-    for (const float value : values) {
-      if (!std::isfinite(value)) {
-        return error(Code::format, "at byte %llu: the tensor %s holds a value that is not finite",
-                     static_cast<unsigned long long>(tensor->offset), name.c_str());
-      }
-    }
-    return values;
-  }
-
-  Result<Vector> optional_vector(const std::string& name, uint64_t n) const {
-    if (file_.find_tensor(name) == nullptr) return Vector();
-    return vector(name, n);
-  }
-
- private:
-  static Status mismatch(const gguf::Tensor& tensor, uint64_t ne0, uint64_t ne1, uint64_t ne2 = 1) {
-    return error(Code::format,
-                 "at byte %llu: the tensor %s has shape [%llu, %llu, %llu, %llu], the model's keys ask for "
-                 "[%llu, %llu, %llu]",
-                 static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str(),
-                 static_cast<unsigned long long>(tensor.ne[0]), static_cast<unsigned long long>(tensor.ne[1]),
-                 static_cast<unsigned long long>(tensor.ne[2]), static_cast<unsigned long long>(tensor.ne[3]),
-                 static_cast<unsigned long long>(ne0), static_cast<unsigned long long>(ne1),
-                 static_cast<unsigned long long>(ne2));
-  }
-
-  const gguf::Tensor* find(const std::string& name) const {
-    const gguf::Tensor* tensor = file_.find_tensor(name);
-    if (tensor != nullptr) bound_[static_cast<size_t>(tensor - file_.tensors().data())] = true;
-    return tensor;
-  }
-
-  const gguf::File& file_;
-  std::vector<bool>& bound_;
-};
 
 // Rows [first, first + rows) of a matrix.
 Matrix slice(const Matrix& whole, uint32_t first, uint32_t rows) {
@@ -149,25 +58,59 @@ Status bind_selm(const Binder& tensors, const std::string& block, const Hparams&
   if (layer->shape.attention != Attention::performer) return {};
   if (h.selm.feature_map != FeatureMap::elu1) {
     const uint32_t rows = projected_rows(h.selm);
-    SELM_ASSIGN(layer->projection, tensors.float_stack(block + "performer.projection.weight",
-                                                       layer->shape.n_head_kv, rows, h.d_k));
+    SELM_ASSIGN(layer->feature_rows, tensors.float_stack(block + "performer.projection.weight",
+                                                         layer->shape.n_head_kv, rows, h.d_k));
   }
   SELM_ASSIGN(layer->far_gain, tensors.vector(block + "performer.far_gain", layer->shape.n_head));
   return {};
 }
 
-// A weight that is left out changes what the model says, in silence: better to refuse it.
-Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
-  for (size_t i = 0; i < bound.size(); ++i) {
-    const gguf::Tensor& tensor = file.tensors()[i];
-    // Tables of rotations that old converters wrote; they are computed here.
-    const bool harmless = tensor.name.find("rot_embd") != std::string_view::npos;
-    if (!bound[i] && !harmless) {
-      return error(Code::unsupported, "at byte %llu: the tensor %s is not one this core uses",
-                   static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str());
-    }
+// prefix: of an expert that has the layer for itself.
+Result<Layer> bind_layer(const Binder& tensors, const gguf::File& file, const Hparams& h, uint32_t index,
+                         const std::string& prefix) {
+  const LayerShape& shape = h.layers[index];
+  const std::string block = prefix + "blk." + std::to_string(index) + ".";
+  Layer layer;
+  layer.index = index;
+  layer.shape = shape;
+  SELM_ASSIGN(layer.attn_norm, tensors.vector(block + "attn_norm.weight", h.n_embd));
+  SELM_TRY(bind_qkv(tensors, file, block, h, &layer));
+  if (h.selm.qk_norm) {
+    SELM_ASSIGN(layer.q_norm, tensors.vector(block + "attn_q_norm.weight", h.d_k));
+    SELM_ASSIGN(layer.k_norm, tensors.vector(block + "attn_k_norm.weight", h.d_k));
+  }
+  SELM_ASSIGN(layer.attn_output,
+              tensors.weight(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
+  SELM_ASSIGN(layer.attn_output_bias, tensors.optional_vector(block + "attn_output.bias", h.n_embd));
+  SELM_ASSIGN(layer.ffn_norm, tensors.vector(block + "ffn_norm.weight", h.n_embd));
+  SELM_ASSIGN(layer.ffn_gate, tensors.weight(block + "ffn_gate.weight", shape.n_ff, h.n_embd));
+  SELM_ASSIGN(layer.ffn_up, tensors.weight(block + "ffn_up.weight", shape.n_ff, h.n_embd));
+  SELM_ASSIGN(layer.ffn_down, tensors.weight(block + "ffn_down.weight", h.n_embd, shape.n_ff));
+  SELM_TRY(bind_selm(tensors, block, h, &layer));
+  return layer;
+}
+
+// What an expert adds to the projections of a layer.
+Status bind_deltas(const Binder& tensors, const std::string& block, Layer* layer) {
+  for (size_t i = 0; i < kProjections; ++i) {
+    Weight& weight = layer->weight(static_cast<Projection>(i));
+    SELM_ASSIGN(weight.delta, tensors.low_rank(block + kProjectionNames[i] + ".weight", weight.whole.rows,
+                                               weight.whole.columns));
   }
   return {};
+}
+
+Result<ScoreHead> bind_score(const Binder& tensors, const std::string& prefix, uint32_t n_embd) {
+  ScoreHead score;
+  SELM_ASSIGN(score.norm, tensors.vector(prefix + "norm.weight", n_embd));
+  SELM_ASSIGN(score.norm_bias, tensors.vector(prefix + "norm.bias", n_embd));
+  const uint32_t widths[] = {n_embd, kScoreWidths[0], kScoreWidths[1], kScoreWidths[2]};
+  for (size_t i = 0; i < 3; ++i) {
+    const std::string layer = prefix + std::to_string(i);
+    SELM_ASSIGN(score.weights[i], tensors.matrix(layer + ".weight", widths[i + 1], widths[i]));
+    SELM_ASSIGN(score.biases[i], tensors.vector(layer + ".bias", widths[i + 1]));
+  }
+  return score;
 }
 
 Status check_finite(const gguf::File& file) {
@@ -187,6 +130,19 @@ Status check_finite(const gguf::File& file) {
 }
 
 }  // namespace
+
+Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
+  for (size_t i = 0; i < bound.size(); ++i) {
+    const gguf::Tensor& tensor = file.tensors()[i];
+    // Tables of rotations that old converters wrote; they are computed here.
+    const bool harmless = tensor.name.find("rot_embd") != std::string_view::npos;
+    if (!bound[i] && !harmless) {
+      return error(Code::unsupported, "at byte %llu: the tensor %s is not one this core uses",
+                   static_cast<unsigned long long>(tensor.offset), gguf::printable(tensor.name).c_str());
+    }
+  }
+  return {};
+}
 
 Model::Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer)
     : file_(std::move(file)), hparams_(std::move(hparams)), tokenizer_(std::move(tokenizer)) {}
@@ -223,33 +179,66 @@ Status Model::bind(const Options& options) {
     SELM_ASSIGN(Vector norm, tensors.vector("exit." + std::to_string(exit) + ".norm.weight", n_embd));
     exit_norms_.push_back(std::move(norm));
   }
-  for (uint32_t i = 0; i < hparams_.layers.size(); ++i) SELM_TRY(bind_layer(i, hparams_.layers[i], &bound));
+  SELM_TRY(bind_draft_head());
+  const uint32_t own =
+      hparams_.selm.full_experts ? hparams_.selm.trunk : static_cast<uint32_t>(hparams_.layers.size());
+  for (uint32_t i = 0; i < own; ++i) {
+    SELM_ASSIGN(Layer layer, bind_layer(tensors, file_, hparams_, i, ""));
+    layers_.push_back(std::move(layer));
+  }
+  SELM_TRY(bind_experts(&bound));
   SELM_TRY(check_all_bound(file_, bound));
   if (options.check_weights) SELM_TRY(check_finite(file_));
   return {};
 }
 
-Status Model::bind_layer(uint32_t index, const LayerShape& shape, std::vector<bool>* bound) {
-  const Binder tensors(file_, bound);
-  const Hparams& h = hparams_;
-  const std::string block = "blk." + std::to_string(index) + ".";
-  Layer layer;
-  layer.shape = shape;
-  SELM_ASSIGN(layer.attn_norm, tensors.vector(block + "attn_norm.weight", h.n_embd));
-  SELM_TRY(bind_qkv(tensors, file_, block, h, &layer));
-  if (h.selm.qk_norm) {
-    SELM_ASSIGN(layer.q_norm, tensors.vector(block + "attn_q_norm.weight", h.d_k));
-    SELM_ASSIGN(layer.k_norm, tensors.vector(block + "attn_k_norm.weight", h.d_k));
+// Rows of the head for the tokens of draft.vocabulary, copied side by side: exits ask for them often.
+Status Model::bind_draft_head() {
+  draft_head_ = output_;
+  const std::string key = hparams_.arch_name + ".draft.vocabulary";
+  const gguf::Entry* ids = file_.find(key);
+  if (hparams_.arch != Arch::selm || ids == nullptr) return {};
+  if (!ids->is_array || !gguf::is_integer(ids->type) || ids->count == 0 || ids->count > output_.rows) {
+    return error(Code::format, "at byte %llu: %s must be an array of token ids",
+                 static_cast<unsigned long long>(ids->offset), key.c_str());
   }
-  SELM_ASSIGN(layer.attn_output,
-              tensors.weight(block + "attn_output.weight", h.n_embd, uint64_t{shape.n_head} * h.d_v));
-  SELM_ASSIGN(layer.attn_output_bias, tensors.optional_vector(block + "attn_output.bias", h.n_embd));
-  SELM_ASSIGN(layer.ffn_norm, tensors.vector(block + "ffn_norm.weight", h.n_embd));
-  SELM_ASSIGN(layer.ffn_gate, tensors.weight(block + "ffn_gate.weight", shape.n_ff, h.n_embd));
-  SELM_ASSIGN(layer.ffn_up, tensors.weight(block + "ffn_up.weight", shape.n_ff, h.n_embd));
-  SELM_ASSIGN(layer.ffn_down, tensors.weight(block + "ffn_down.weight", h.n_embd, shape.n_ff));
-  SELM_TRY(bind_selm(tensors, block, h, &layer));
-  layers_.push_back(std::move(layer));
+  const size_t row = output_.row_bytes();
+  auto rows = AlignedBuffer::make(row * static_cast<size_t>(ids->count));
+  if (!rows) return error(Code::out_of_memory, "no memory for the %s", key.c_str());
+  for (uint64_t i = 0; i < ids->count; ++i) {
+    const int64_t id = file_.int_at(*ids, i);
+    if (id < 0 || id >= int64_t{output_.rows}) {
+      return error(Code::format, "%s holds the token %lld; the vocabulary has %u", key.c_str(),
+                   static_cast<long long>(id), output_.rows);
+    }
+    std::memcpy(rows->data() + i * row, output_.data + static_cast<size_t>(id) * row, row);
+    draft_tokens_.push_back(static_cast<text::Token>(id));
+  }
+  draft_rows_ = std::move(*rows);
+  draft_head_ = {draft_rows_.data(), output_.type, static_cast<uint32_t>(ids->count), output_.columns};
+  return {};
+}
+
+// The layers above the trunk, once for each expert: with its delta, or its own.
+Status Model::bind_experts(std::vector<bool>* bound) {
+  const Binder tensors(file_, bound);
+  const Selm& selm = hparams_.selm;
+  for (size_t e = 0; e < selm.experts.size(); ++e) {
+    const std::string prefix = "expert." + std::to_string(e) + ".";
+    Expert expert;
+    for (uint32_t i = selm.trunk; i < hparams_.layers.size(); ++i) {
+      if (selm.full_experts) {
+        SELM_ASSIGN(Layer layer, bind_layer(tensors, file_, hparams_, i, prefix));
+        expert.layers.push_back(std::move(layer));
+      } else {
+        expert.layers.push_back(layers_[i]);
+        SELM_TRY(bind_deltas(tensors, prefix + "blk." + std::to_string(i) + ".", &expert.layers.back()));
+      }
+    }
+    SELM_ASSIGN(expert.score, bind_score(tensors, prefix + "score.", hparams_.n_embd));
+    experts_.push_back(std::move(expert));
+  }
+  layers_.resize(selm.trunk);
   return {};
 }
 
@@ -261,10 +250,14 @@ uint64_t Model::n_params() const {
 
 uint64_t Model::weight_bytes() const {
   uint64_t total = output_.bytes();
-  for (const Layer& l : layers_) {
-    for (const Weight* w : {&l.q, &l.k, &l.v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
-      total += w->bytes();
-  }
+  const auto add = [&total](const Layer& layer) {
+    for (size_t i = 0; i < kProjections; ++i) total += layer.weight(static_cast<Projection>(i)).bytes();
+  };
+  for (const Layer& layer : layers_) add(layer);
+  if (experts_.empty()) return total;
+  for (const Layer& layer : experts_[0].layers) add(layer);  // one speaks
+  for (const Expert& expert : experts_)
+    for (const Matrix& m : expert.score.weights) total += m.bytes();
   return total;
 }
 

@@ -1,11 +1,15 @@
 // An open model: hyper-parameters, vocabulary, and where each weight lies in the mapped file.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/memory.h"
 #include "base/status.h"
 #include "gguf/gguf.h"
 #include "kernels/kernels.h"
@@ -26,19 +30,33 @@ struct Matrix {
   size_t bytes() const { return row_bytes() * rows; }
 };
 
-// What multiplies: a matrix, or the product b a of two of low rank, which has no data of its own.
-struct Weight {
-  Matrix whole;  // rows and columns always
-  Matrix a, b;   // [rank, columns], [rows, rank]; a has no data where the weight is whole
+// A product b a of low rank: [rank, columns], [rows, rank]; or nothing.
+struct LowRank {
+  Matrix a, b;
 
-  bool factorized() const { return a.data != nullptr; }
-  size_t bytes() const { return factorized() ? a.bytes() + b.bytes() : whole.bytes(); }
+  explicit operator bool() const { return a.data != nullptr; }
+  size_t bytes() const { return *this ? a.bytes() + b.bytes() : 0; }
+};
+
+// What multiplies: a matrix or two factors in its place, and what an expert adds to it.
+struct Weight {
+  Matrix whole;  // rows and columns always; no data where there are factors
+  LowRank factors, delta;
+
+  size_t bytes() const { return (factors ? factors.bytes() : whole.bytes()) + delta.bytes(); }
 };
 
 // Norms and biases: small, so copied to floats. Empty where the file has none.
 using Vector = std::vector<float>;
 
+// The weights of a layer that multiply its stream; adapters may add to them.
+enum class Projection { q, k, v, attn_output, ffn_gate, ffn_up, ffn_down };
+inline constexpr size_t kProjections = 7;
+inline constexpr const char* kProjectionNames[kProjections] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
+                                                               "ffn_gate", "ffn_up", "ffn_down"};
+
 struct Layer {
+  uint32_t index = 0;  // among all layers, the trunk's included
   LayerShape shape;
   Vector attn_norm;
   Weight q, k, v;  // [n_head * d_k | n_head_kv * d_k | n_head_kv * d_v, n_embd]
@@ -52,8 +70,27 @@ struct Layer {
   // selm
   Weight head_gate;  // [n_head, n_embd] or nothing
   Vector head_gate_bias;
-  Matrix projection;  // of performer layers: [n_head_kv * rows of the feature map, d_k], F32; elu1: nothing
-  Vector far_gain;    // [n_head]
+  Matrix feature_rows;  // of performer layers: [n_head_kv * projected_rows(), d_k], F32; elu1: nothing
+  Vector far_gain;      // [n_head]
+
+  const Weight& weight(Projection which) const {
+    const Weight* const all[kProjections] = {&q, &k, &v, &attn_output, &ffn_gate, &ffn_up, &ffn_down};
+    return *all[static_cast<size_t>(which)];
+  }
+  Weight& weight(Projection which) { return const_cast<Weight&>(std::as_const(*this).weight(which)); }
+};
+
+// How well an expert will do on the next token: an MLP of a normalised hidden state.
+inline constexpr uint32_t kScoreWidths[] = {256, 128, 1};
+struct ScoreHead {
+  Vector norm, norm_bias;
+  std::array<Matrix, 3> weights;  // [256, n_embd], [128, 256], [1, 128]
+  std::array<Vector, 3> biases;
+};
+
+struct Expert {
+  std::vector<Layer> layers;  // those above the trunk
+  ScoreHead score;
 };
 
 class Model {
@@ -76,13 +113,18 @@ class Model {
   const Matrix& output() const { return output_; }          // [n_vocab, n_embd]; token_embd where tied
   const Vector& output_norm() const { return output_norm_; }
   const Vector& rope_factors() const { return rope_factors_; }  // [n_rot / 2] or empty
-  const std::vector<Layer>& layers() const { return layers_; }
+  std::span<const Layer> trunk() const { return layers_; }      // all layers where there are no experts
+  const std::vector<Expert>& experts() const { return experts_; }
+  // What drafts are chosen from: the whole head, or rows of it and whose they are.
+  const Matrix& draft_head() const { return draft_head_; }
+  const std::vector<text::Token>& draft_tokens() const { return draft_tokens_; }
   const std::vector<Vector>& exit_norms() const { return exit_norms_; }  // as hparams().selm.exits
 
  private:
   Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer);
   Status bind(const Options& options);
-  Status bind_layer(uint32_t index, const LayerShape& shape, std::vector<bool>* bound);
+  Status bind_draft_head();
+  Status bind_experts(std::vector<bool>* bound);
 
   gguf::File file_;
   Hparams hparams_;
@@ -91,7 +133,11 @@ class Model {
   Matrix token_embd_, output_;
   Vector output_norm_, rope_factors_;
   std::vector<Layer> layers_;
+  std::vector<Expert> experts_;
   std::vector<Vector> exit_norms_;
+  Matrix draft_head_;
+  std::vector<text::Token> draft_tokens_;
+  AlignedBuffer draft_rows_;
 };
 
 }  // namespace selm::model

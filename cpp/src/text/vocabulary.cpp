@@ -12,11 +12,6 @@ namespace {
 // Splitting a text compares it with whole tokens, so their length bounds that time.
 constexpr size_t kMostTokenBytes = size_t{64} << 10;
 
-bool is_integer(gguf::ValueType type) {
-  using V = gguf::ValueType;
-  return type != V::f32 && type != V::f64 && type != V::boolean && type != V::string && type != V::array;
-}
-
 }  // namespace
 
 uint64_t hash_seed() {
@@ -103,7 +98,7 @@ Status Vocabulary::read_types(const gguf::File& file, bool spm) {
     }
     return {};
   }
-  if (!types->is_array || !is_integer(types->type) || types->count != size()) {
+  if (!types->is_array || !gguf::is_integer(types->type) || types->count != size()) {
     return error(Code::format,
                  "at byte %" PRIu64
                  ": tokenizer.ggml.token_type is not an array of %zu integers, one for each token",

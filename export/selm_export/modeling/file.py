@@ -109,9 +109,9 @@ def _write_config(writer: gguf.GGUFWriter, config: SelmConfig) -> None:
 def _stored_as(
     name: str, value: npt.NDArray[np.float32], kind: gguf.GGMLQuantizationType
 ) -> gguf.GGMLQuantizationType:
-    """Norms, gains, frozen features and scores are small, and what depends on them is not: F32.
+    """Norms, gains and frozen features are small, and what depends on them is not: F32.
     Rows that blocks of the kind do not fill, as those of a factor of low rank: F16."""
-    if value.ndim != 2 or any(part in name for part in ("performer", "head_gate", "score")):
+    if value.ndim != 2 or any(part in name for part in ("performer", "head_gate")):
         return gguf.GGMLQuantizationType.F32
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     return kind if value.shape[1] % block == 0 else gguf.GGMLQuantizationType.F16

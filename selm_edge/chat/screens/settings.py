@@ -77,6 +77,12 @@ class SettingsScreen(Dialog[bool]):
                 yield Static("Enter sends", classes="name")
                 yield Switch(self.session.enter_sends, id="set-enter")
                 yield Static("else Ctrl+J sends and Enter begins a line", classes="hint")
+            if self.session.experts.names:
+                yield Static("Experts", classes="heading")
+                with Horizontal(classes="row"):
+                    yield Static("Colours", classes="name")
+                    yield Switch(self.session.colours, id="set-colours")
+                    yield Static("show who spoke, in place of Markdown", classes="hint")
 
     def _rows(self, fields: tuple[Field, ...], values: Mapping[str, str]) -> ComposeResult:
         for field in fields:
@@ -121,6 +127,9 @@ class SettingsScreen(Dialog[bool]):
         try:
             if enter != self.session.enter_sends:
                 self.session.set_enter_sends(enter)
+            for switch in self.query("#set-colours").results(Switch):
+                if switch.value != self.session.colours:
+                    self.session.set_colours(switch.value)
             if system != (self.session.system or ""):
                 self.session.set_system(system)
             if numbers:

@@ -131,6 +131,13 @@ class Transcript(VerticalScroll, can_focus=False):
             self._shown = []
         await self.mount(turn)
 
+    async def colour(self, session: ChatSession) -> None:
+        """Show replies by who spoke them, or as Markdown, as the session now wants it."""
+        async with self._laying_out:
+            for turn in self.query(ReplyTurn):
+                if turn.message is not None:
+                    await turn.colour(session.coloured(turn.message))
+
     def adopt(self, message: Message) -> None:
         """The last turn mounted by `add` is this message now."""
         self._shown.append(("turn", message.id))
@@ -156,7 +163,7 @@ def turn_for(session: ChatSession, message: Message) -> Turn:
     if message.role == "user":
         turn = UserTurn(message, message.text, versions)
     else:
-        turn = ReplyTurn(message, versions)
+        turn = ReplyTurn(message, versions, session.coloured(message))
     turn.marks = marks
     return turn
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from textual.widgets import Markdown
     from textual.widgets.markdown import MarkdownStream
 
+    from selm_edge.chat.experts import Spoken
+    from selm_edge.chat.widgets.spoken import SpokenText
     from selm_edge.feedback.log import Kind
     from selm_edge.store.conversations import Message
 
@@ -108,7 +110,10 @@ class UserTurn(Turn):
 
 
 class ReplyTurn(Turn):
-    """A reply: Markdown, streamed while it is made, and a line of figures."""
+    """A reply: Markdown, streamed while it is made, and a line of figures.
+
+    Where ``spoken`` is given, plain text coloured by expert stands in place of the Markdown.
+    """
 
     DEFAULT_CSS = """
     ReplyTurn {
@@ -126,10 +131,15 @@ class ReplyTurn(Turn):
     }
     """
 
-    def __init__(self, message: Message | None, versions: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        message: Message | None,
+        versions: list[int] | None = None,
+        spoken: Spoken | None = None,
+    ) -> None:
         super().__init__(message, versions)
         self.waiting = "Thinking…"
-        self._markdown: Markdown | None = None
+        self.spoken = spoken
         self._stream: MarkdownStream | None = None
 
     @property
@@ -139,9 +149,10 @@ class ReplyTurn(Turn):
     def compose(self) -> ComposeResult:
         if self.message is None:
             yield Static(self.waiting, classes="waiting", markup=False)
+        elif self.spoken is not None:
+            yield _spoken_text(self.spoken)
         else:
-            self._markdown = _markdown(clean(self.message.text) or "*(no words)*")
-            yield self._markdown
+            yield _markdown(clean(self.message.text) or "*(no words)*")
         yield Static(self.meta(), classes="meta")
 
     def meta(self) -> Content:
@@ -155,30 +166,59 @@ class ReplyTurn(Turn):
             parts.append(("   " + mark, "$text-accent"))
         return Content.assemble(*parts)
 
-    async def write(self, piece: str) -> None:
-        """Append a piece of the reply."""
+    async def write(self, piece: str, spoken: Spoken | None = None) -> None:
+        """Append a piece of the reply; or show all of it by who spoke it, where that is given."""
+        if spoken is not None:
+            await self._show_spoken(spoken)
+            return
         if self._stream is None:
             from textual.widgets import Markdown
 
-            self._markdown = _markdown("")
-            await self.query(".waiting").remove()
-            await self.mount(self._markdown, before=0)
-            self._stream = Markdown.get_stream(self._markdown)
+            body = _markdown("")
+            await self._put(body)
+            self._stream = Markdown.get_stream(body)
         await self._stream.write(piece)
 
-    async def finish(self, message: Message, versions: list[int]) -> None:
+    async def finish(
+        self, message: Message, versions: list[int], spoken: Spoken | None = None
+    ) -> None:
         """The reply is whole: lay it out once more from its whole text."""
         if self._stream is not None:
             await self._stream.stop()
             self._stream = None
-        self.message, self.versions = message, versions
-        if self._markdown is None:
-            self._markdown = _markdown("")
-            await self.query(".waiting").remove()
-            await self.mount(self._markdown, before=0)
-        # Fences that were open while streaming are only right after a full parse.
-        await self._markdown.update(message.text or "*(no words)*")
+        self.message, self.versions, self.spoken = message, versions, spoken
+        await self._lay_out(message.text)
         self.refresh_meta()
+
+    async def colour(self, spoken: Spoken | None) -> None:
+        """Show a whole reply by who spoke it, or as Markdown again."""
+        if spoken != self.spoken:
+            self.spoken = spoken
+            await self._lay_out(clean(self.text))
+
+    async def _lay_out(self, text: str) -> None:
+        if self.spoken is not None:
+            await self._show_spoken(self.spoken)
+            return
+        text = text or "*(no words)*"
+        found = self.query("Markdown").results()
+        if (body := cast("Markdown | None", next(found, None))) is not None:
+            # Fences that were open while streaming are only right after a full parse.
+            await body.update(text)
+        else:
+            await self._put(_markdown(text))
+
+    async def _show_spoken(self, spoken: Spoken) -> None:
+        found = self.query("SpokenText").results()
+        if (body := cast("SpokenText | None", next(found, None))) is not None:
+            body.show(spoken)
+        else:
+            await self._put(_spoken_text(spoken))
+
+    async def _put(self, body: Widget) -> None:
+        """Show that, in place of what stood there."""
+        await self.query(".waiting, Markdown, SpokenText").remove()
+        await self.mount(body, before=0)
 
 
 class ContextDivider(Static):
@@ -217,6 +257,14 @@ class Earlier(Static, can_focus=True):
 
     async def on_click(self) -> None:
         await self.run_action("app.show_earlier")
+
+
+def _spoken_text(spoken: Spoken) -> SpokenText:
+    from selm_edge.chat.widgets.spoken import SpokenText
+
+    body = SpokenText()
+    body.show(spoken)
+    return body
 
 
 def _markdown(text: str) -> Markdown:

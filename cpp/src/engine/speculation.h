@@ -1,0 +1,53 @@
+// Tokens guessed ahead and verified together. What a reply says never depends on it: a guess counts
+// only if it is what would have been picked, and pieces of up to 16 tokens give the bits of single
+// ones. Guesses come through an early exit (self-speculation: arXiv 2404.16710) or from where the
+// last tokens stood before (prompt lookup).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <span>
+
+#include "text/tokenizer.h"
+
+namespace selm::engine {
+
+using text::Token;
+
+enum class Draft { automatic, off, exit, lookup };  // automatic: lookup, then exits where they are trained
+
+inline constexpr size_t kMaxVerified = 16;  // kernels::kBatchColumns - 1
+
+// How many tokens to evaluate at once: what gives the most tokens for the time, by what the
+// last evaluations cost and how many guesses were right. One is plain decoding; when that is
+// best, guessing is tried again after more and more tokens.
+class Pace {
+ public:
+  // kind: guesses of which sort (below kKinds), each with a rate of its own. At most `most`.
+  static constexpr size_t kKinds = 3;
+  // share: of one token's cost that each further one is thought to add, until it was measured.
+  explicit Pace(double share) : share_(share) {}
+  size_t choose(size_t kind, size_t most);
+  // n tokens took that long; of the n - 1 guesses the first `right` were.
+  void record(size_t kind, size_t n, size_t right, double seconds);
+
+ private:
+  double cost(size_t n) const;
+  double gain(size_t kind, size_t n) const;
+
+  double share_;
+  std::array<double, kMaxVerified + 1> seconds_ = {};  // 0: not measured
+  std::array<double, kKinds> rate_ = {0.7, 0.7, 0.8};
+  std::array<size_t, kKinds> plain_ = {};  // tokens since guessing was given up
+  std::array<size_t, kKinds> pause_ = {kFirstPause, kFirstPause, kFirstPause};
+  static constexpr size_t kFirstPause = 32, kLongestPause = 1024;
+};
+
+// What followed the last time that history ended as it does now; at most `most` tokens.
+struct Lookup {
+  std::span<const Token> follows;
+  size_t matched = 0;  // how many tokens at the end were the same
+};
+Lookup look_up(std::span<const Token> history, size_t most);
+
+}  // namespace selm::engine
