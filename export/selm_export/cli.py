@@ -123,5 +123,55 @@ def evaluate(
         click.echo(f"{key:18} {value:.4f}" if isinstance(value, float) else f"{key:18} {value}")
 
 
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Data folder, instead of the recipe's."
+)
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for data, checkpoint and log."
+              " Default: runs/NAME-exits.")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path), help="Default: NAME-exits-q8_0.gguf in"
+              " the work folder.")  # fmt: skip
+@click.option("--layers", metavar="N[,N]", default="1,2", show_default=True,
+              help="Exits are after these layers, counted from 1.")  # fmt: skip
+@click.option("--shortlist", type=click.IntRange(min=1), default=2048, show_default=True,
+              help="Tokens that drafts choose from.")  # fmt: skip
+@click.option("--tokens", type=click.IntRange(min=1), default=1_000_000, show_default=True,
+              help="To train on.")  # fmt: skip
+@click.option("--finish-by", metavar="TIME", help="End the training at this time instead.")
+@click.option("--workers", type=click.IntRange(min=1), help="Training processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was measured as one JSON object.")
+def exits(
+    model: Path, recipe: Path, *, data: Path | None, work: Path | None, output: Path | None,
+    layers: str, shortlist: int, tokens: int, finish_by: str | None, workers: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Teaches MODEL, which RECIPE made, to speak early, so that it can draft for itself.
+
+    Ctrl+C saves and stops; the same command goes on. Writes a file of the architecture selm.
+    """
+    from selm_export import exits as retrofit
+    from selm_export.recipe import read_recipe
+
+    try:
+        after = tuple(sorted({int(part) for part in layers.split(",")}))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{layers!r} is no list of layers such as 1,2", param_hint="--layers"
+        ) from error
+    say = (lambda text: click.echo(text, err=True)) if as_json else click.echo
+    found = read_recipe(recipe, data)
+    folder = work or Path("runs") / f"{found.name}-exits"
+    target = output or folder / f"{found.name}-exits-q8_0.gguf"
+    deadline = moment(finish_by)
+    wish = retrofit.Wish(after, shortlist, tokens, workers)
+    measured = retrofit.run(model, found, wish, folder, output=target, finish_by=deadline, say=say)
+    if measured is None:
+        raise SystemExit(130)
+    if as_json:
+        click.echo(json.dumps(measured))
+
+
 if __name__ == "__main__":
     main()

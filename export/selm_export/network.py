@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Below 1, as drafts help where the model is sure, and text is drawn at low temperatures.
+DRAFT_TEMPERATURE = 0.5
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -28,6 +31,7 @@ class Shape:
     context: int = 1024
     rope_base: float = 10000.0
     norm_epsilon: float = 1e-6
+    exits: tuple[int, ...] = ()  # after these layers, counted from 1, the head may speak as well
 
     @property
     def head_size(self) -> int:
@@ -126,6 +130,9 @@ class Trunk(nn.Module):
         self.embed_tokens = nn.Embedding(shape.vocab, shape.width)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = RmsNorm(shape.width, shape.norm_epsilon)
+        self.exits = nn.ModuleDict(
+            {str(n): RmsNorm(shape.width, shape.norm_epsilon) for n in shape.exits}
+        )
 
 
 class Network(nn.Module):
@@ -142,34 +149,69 @@ class Network(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def hidden(self, ids: Tensor, documents: Tensor | None, dropout: float = 0.0) -> Tensor:
-        """Last hidden states [batch, tokens, width]; ``documents`` [batch, tokens] numbers the
-        packed documents of a row, and attention stays within one."""
+    def spoken(
+        self, ids: Tensor, documents: Tensor | None, dropout: float = 0.0, end: bool = True
+    ) -> list[Tensor]:
+        """What the head reads, [batch, tokens, width]: at each exit and, if asked for, at the end.
+        ``documents`` [batch, tokens] numbers the packed documents of a row, and attention stays
+        within one."""
         tokens = ids.shape[1]
         mask = None if documents is None else document_mask(documents)
         cos, sin = self.cos[:tokens], self.sin[:tokens]
         x = self.model.embed_tokens(ids)
         if torch.is_autocast_enabled(ids.device.type):
             x = x.to(torch.get_autocast_dtype(ids.device.type))
-        for layer in self.model.layers:
+        found = []
+        needed = self.shape.layers if end else max(self.shape.exits, default=0)
+        for number, layer in enumerate(self.model.layers[:needed], start=1):
             x = layer(x, cos, sin, mask, dropout)
-        out: Tensor = self.model.norm(x)
-        return out
+            if number in self.shape.exits:
+                found.append(self.model.exits[str(number)](x))
+        return [*found, self.model.norm(x)] if end else found
+
+    def head(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.model.embed_tokens.weight)
 
     def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """Logits [batch, tokens, vocab]."""
-        return F.linear(self.hidden(ids, documents), self.model.embed_tokens.weight)
+        return self.head(self.spoken(ids, documents)[-1])
+
+    def at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Logits [places, vocab] in float32, at the given flat positions only: the head is a third
+        of the arithmetic, and about half of the tokens do not count."""
+        return self.head(x.flatten(0, 1).index_select(0, positions)).float()
 
     def loss(
         self, ids: Tensor, documents: Tensor, *, positions: Tensor, targets: Tensor,
         weights: Tensor, dropout: float,
     ) -> Tensor:  # fmt: skip
-        """Sum of weighted cross-entropies in nats at the given flat positions only: the head is
-        a third of the arithmetic, and about half of the tokens do not count."""
-        x = self.hidden(ids, documents, dropout).flatten(0, 1).index_select(0, positions)
-        logits = F.linear(x, self.model.embed_tokens.weight).float()
-        nll = F.cross_entropy(logits, targets, reduction="none")
-        return (nll * weights).sum()
+        """Sum of weighted cross-entropies in nats at the given flat positions."""
+        logits = self.at(self.spoken(ids, documents, dropout)[-1], positions)
+        return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
+
+    def taught(
+        self, teacher: Network, ids: Tensor, documents: Tensor, *, positions: Tensor,
+        weights: Tensor, dropout: float, end: int,
+    ) -> Tensor:  # fmt: skip
+        """Sum of weighted divergences from what the teacher says in the end: of each exit, and
+        ``end`` times of the end; at 0, which costs half, exits alone are run."""
+        with torch.no_grad():
+            wanted = teacher.at(teacher.spoken(ids, documents)[-1], positions)
+        said = [self.at(x, positions) for x in self.spoken(ids, documents, dropout, end=end > 0)]
+        loss = torch.zeros_like(weights)
+        if end:
+            loss = divergence(wanted, said.pop(), 1.0) * end
+        for drafted in said:
+            loss = loss + divergence(wanted, drafted, DRAFT_TEMPERATURE)
+        return (loss * weights).sum()
+
+
+def divergence(taught: Tensor, drafted: Tensor, temperature: float) -> Tensor:
+    """KL divergence [places] of two rows of logits at a temperature, times it, so that the
+    gradient keeps its size."""
+    p = F.log_softmax(taught / temperature, dim=-1)
+    q = F.log_softmax(drafted / temperature, dim=-1)
+    return temperature * (p.exp() * (p - q)).sum(-1)
 
 
 def document_mask(documents: Tensor) -> Tensor:

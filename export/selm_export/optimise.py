@@ -1,4 +1,5 @@
-"""The update rule: Muon for the matrices inside the layers, AdamW for everything else.
+"""The update rule: Muon for the matrices inside the layers, AdamW for everything else. Where a
+finished model learns exits, the layers above them have to follow only: AdamW, which is cheaper.
 
 Muon replaces a matrix's momentum by the nearest matrix whose singular values are all about one
 (Keller Jordan's description: five Newton-Schulz steps of an odd quintic polynomial), so that rare
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selm_export.network import Network
+from selm_export.network import Network, Shape
 
 # Coefficients of the polynomial a x + b x^3 + c x^5: steepest at zero, kept near one.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -38,6 +39,13 @@ class Rates:
     matrix_decay: float = 0.1
     rest_decay: float = 0.01
     momentum: float = 0.95
+    above: float = 0.1  # of ``rest``, for the layers above the last exit, by AdamW alone
+
+
+def _is_above(name: str, exits: tuple[int, ...]) -> bool:
+    """Whether it is of a layer that no exit speaks after."""
+    place, _, rest = name.removeprefix("model.").partition(".")
+    return bool(exits) and place == "layers" and int(rest.partition(".")[0]) >= max(exits)
 
 
 def _shared(count: int) -> Tensor:
@@ -59,6 +67,7 @@ class FlatState:
         self.second = _shared(total)
         self.average = _shared(total)
         self.parts: list[tuple[str, torch.Size, int, int]] = []
+        self.above = [_is_above(name, network.shape.exits) for name, _, _ in sizes]
         start = 0
         for name, shape, count in sizes:
             self.parts.append((name, shape, start, start + count))
@@ -66,6 +75,18 @@ class FlatState:
         for (_, _, a, b), parameter in zip(self.parts, network.parameters(), strict=True):
             self.parameters[a:b] = parameter.detach().flatten()
         self.average.copy_(self.parameters)
+        # A network with exits learns from itself as it was in the beginning.
+        self.begun = _shared(total).copy_(self.parameters) if network.shape.exits else None
+
+    def teacher(self, shape: Shape) -> Network | None:
+        if self.begun is None:
+            return None
+        found = Network(shape)
+        for parameter, value in zip(
+            found.parameters(), self.view(self.begun).values(), strict=True
+        ):
+            parameter.data = value
+        return found.eval().requires_grad_(False)
 
     def attach(self, network: Network, worker: int) -> None:
         """Makes the network's parameters and gradients views of the flat tensors."""
@@ -81,7 +102,7 @@ class FlatState:
         found = [
             i
             for i, (n, shape, _, _) in enumerate(self.parts)
-            if len(shape) == 2 and "embed" not in n
+            if len(shape) == 2 and "embed" not in n and not self.above[i]
         ]
         return sorted(found, key=lambda i: -self.parts[i][1].numel())
 
@@ -118,12 +139,13 @@ def step_matrix(state: FlatState, index: int, factor: float, rates: Rates) -> No
 
 
 def step_rest(state: FlatState, step: int, factor: float, rates: Rates) -> None:
-    """One AdamW step of the embedding, the norms and the biases."""
+    """One AdamW step of what Muon does not move: the embedding, the norms, the biases."""
     slow, fast, epsilon = 0.9, 0.95, 1e-8
-    rate = rates.rest * factor
-    for name, shape, a, b in state.parts:
-        if len(shape) == 2 and "embed" not in name:
+    matrices = set(state.matrices())
+    for i, (_, shape, a, b) in enumerate(state.parts):
+        if i in matrices:
             continue
+        rate = rates.rest * factor * (rates.above if state.above[i] else 1.0)
         gradient, parameter = state.gradients[0][a:b], state.parameters[a:b]
         first, second = state.first[a:b], state.second[a:b]
         first.lerp_(gradient, 1 - slow)

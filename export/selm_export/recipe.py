@@ -41,6 +41,7 @@ class Recipe:
     settings: Settings
     packing: Packing
     tokens: int
+    exits: Phase  # that teaches a finished model to speak early
     sampling: dict[str, float]  # what the file recommends
     remarks: str  # on how the shipped run went, for the card
     questions: int  # of each kind in the evaluation
@@ -48,7 +49,7 @@ class Recipe:
 
     def sources(self) -> list[str]:
         """Every file source that a phase uses, in a fixed order."""
-        used = {s for phase in self.settings.phases for s in phase.shares}
+        used = {s for phase in (*self.settings.phases, self.exits) for s in phase.shares}
         return [s for s in READERS if s in used]
 
 
@@ -86,6 +87,10 @@ def _recipe(path: Path, table: dict[str, Any], data: Path | None) -> Recipe:
     phases = tuple(_make(Phase, p, path, "train.phases") for p in train.pop("phases"))
     tokens = int(train.pop("tokens"))
     _check_phases(path, phases)
+    exits = phases[-1]
+    if "exits" in table:
+        exits = _make(Phase, {**table["exits"], "until": 1.0}, path, "exits")
+        _check_phases(path, (exits,), "exits")
     shape = replace(
         _make(Shape, table["model"], path, "model"), vocab=int(table["vocabulary"]["size"])
     )
@@ -104,6 +109,7 @@ def _recipe(path: Path, table: dict[str, Any], data: Path | None) -> Recipe:
         settings=settings,
         packing=packing,
         tokens=tokens,
+        exits=exits,
         sampling=_sampling(path, table.get("sampling", {})),
         remarks=" ".join(str(table.get("remarks", "")).split()),
         questions=int(table["evaluate"]["questions"]),
@@ -121,10 +127,15 @@ def _sampling(path: Path, table: dict[str, Any]) -> dict[str, float]:
     return table
 
 
-def _check_phases(path: Path, phases: tuple[Phase, ...]) -> None:
+def _check_phases(path: Path, phases: tuple[Phase, ...], where: str = "train.phases") -> None:
     if not phases or abs(phases[-1].until - 1.0) > 1e-9:
         raise RecipeError(path, "the last phase does not end at 1.0", "Set until = 1.0")
     for phase in phases:
+        if phase.follow < 1 or (phase.follow > 1 and where != "exits"):
+            raise RecipeError(
+                path, f"[{where}] has follow = {phase.follow}",
+                "At least 1 in [exits], and nowhere else",
+            )  # fmt: skip
         for name in phase.shares:
             if name not in READERS and name not in GENERATORS:
                 raise RecipeError(

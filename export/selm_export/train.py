@@ -31,6 +31,7 @@ class Phase:
     shares: dict[str, float]
     dropout: float = 0.0
     user_weight: float = 0.3
+    follow: int = 1  # exits learn from all micro-batches, the end from every so many
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,16 @@ class Trainer:
     """One run. ``source(phase, number)`` gives the micro-batches of a phase from its beginning,
     always the same ones."""
 
-    def __init__(self, settings: Settings, source: Source, checkpoint: Path, log: Path) -> None:
+    def __init__(
+        self, settings: Settings, source: Source, checkpoint: Path, log: Path,
+        start: Network | None = None,
+    ) -> None:  # fmt: skip
+        """``start`` is a network to go on with, instead of a new one; one with exits learns from
+        it, not from the text."""
         self.settings, self.source, self.checkpoint, self.log = settings, source, checkpoint, log
-        network = Network(settings.shape)
-        initialise(network, settings.seed)
+        network = start or Network(settings.shape)
+        if start is None:
+            initialise(network, settings.seed)
         self.state = FlatState(network, settings.workers)
         self.progress = Progress()
         if checkpoint.exists():
@@ -158,9 +165,8 @@ class Trainer:
         found = load(self.checkpoint)
         if is_shallower(found, self.settings.shape):
             found = deepen(found, self.settings.shape)
-        if found["names"] != [p[0] for p in self.state.parts] or found["shape"] != asdict(
-            self.settings.shape
-        ):
+        names = [part[0] for part in self.state.parts]
+        if found["names"] != names or Shape(**found["shape"]) != self.settings.shape:
             raise RecipeError(self.checkpoint, "is of another model", "Remove it to start over")
         for name in ("parameters", "first", "second", "average"):
             getattr(self.state, name).copy_(found[name])
@@ -221,7 +227,8 @@ class Trainer:
         scale = 1.0 / max(1e-6, sum(float(b.weights.sum()) for b in chosen))
         seed = settings.seed * 1_000_003 + progress.step * 64
         work: list[Work] = [
-            ("learn", b, scale, phase.dropout, seed + i) for i, b in enumerate(chosen)
+            ("learn", b, scale, phase.dropout, seed + i, 0 if i % phase.follow else phase.follow)
+            for i, b in enumerate(chosen)
         ]
         state.clear()
         loss = crew.do(work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -16,9 +16,8 @@ QWEN2_PATTERN = (
 )
 
 
-def train_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:
-    """A tokenizer of exactly ``size`` tokens, unless the texts hold too few pairs."""
-    tokenizer = Tokenizer(models.BPE())
+def _byte_level(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
@@ -26,6 +25,20 @@ def train_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def rebuild_vocabulary(tokens: Sequence[str], merges: Sequence[str]) -> Tokenizer:
+    """The tokenizer of a file that holds its tokens, by id, and its merges ("a b")."""
+    pairs = [(a, b) for a, b in (merge.split(" ") for merge in merges)]
+    tokenizer = _byte_level(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer
+
+
+def train_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:
+    """A tokenizer of exactly ``size`` tokens, unless the texts hold too few pairs."""
+    tokenizer = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         min_frequency=2,

@@ -34,6 +34,7 @@ class Hand:
         self.loss: Callable[..., torch.Tensor] = self.network.loss
         if fast:
             self.loss = torch.compile(self.network.loss)
+        self.teacher = state.teacher(shape)
 
     def do(self, work: Work) -> float:
         if work[0] == "matrix":
@@ -41,19 +42,22 @@ class Hand:
             with torch.no_grad():
                 step_matrix(self.state, index, factor, self.rates)
             return 0.0
-        _, batch, scale, dropout, seed = work
-        return self.learn(batch, scale, dropout, seed)
+        _, batch, scale, dropout, seed, end = work
+        return self.learn(batch, scale, dropout, seed, end)
 
-    def learn(self, batch: Batch, scale: float, dropout: float, seed: int) -> float:
+    def learn(self, batch: Batch, scale: float, dropout: float, seed: int, end: int) -> float:
         torch.manual_seed(seed)  # dropout must not depend on who does the work
-        loss = self.loss(
-            torch.from_numpy(batch.ids),
-            torch.from_numpy(batch.documents),
-            positions=torch.from_numpy(batch.positions),
-            targets=torch.from_numpy(batch.targets),
-            weights=torch.from_numpy(batch.weights) * scale,
-            dropout=dropout,
-        )
+        ids, documents = torch.from_numpy(batch.ids), torch.from_numpy(batch.documents)
+        given: dict[str, Any] = {
+            "positions": torch.from_numpy(batch.positions),
+            "weights": torch.from_numpy(batch.weights) * scale,
+            "dropout": dropout,
+        }
+        if self.teacher is None:
+            targets = torch.from_numpy(batch.targets)
+            loss = self.loss(ids, documents, targets=targets, **given)
+        else:
+            loss = self.network.taught(self.teacher, ids, documents, **given, end=end)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

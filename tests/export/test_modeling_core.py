@@ -46,6 +46,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "one KV head for all": {"attention_kinds": FAR, "num_key_value_heads": 1},
     "exits": {"attention_kinds": FAR, "exit_layers": [1, 2]},
+    "exits, biases": {
+        "attention_bias": True, "exit_layers": [2], "draft_vocabulary": [7, 3, 399],
+        "ranks": {"self_attn.k_proj": 8},
+    },
     "untied": {"tie_word_embeddings": False, "attention_kinds": FAR},
 }  # fmt: skip
 

@@ -46,6 +46,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exits and factors": {
         "exit_layers": [1, 2], "ranks": {"mlp.up_proj": 12, "self_attn.o_proj": 8},
     },
+    "biases, drafts of some tokens": {
+        "attention_bias": True, "exit_layers": [2], "draft_vocabulary": [7, 3, 399],
+        "ranks": {"self_attn.q_proj": 8}, "attention_kinds": MIXED,
+    },
     "untied": {"tie_word_embeddings": False},
     "delta experts": {
         **DELTAS, "attention_kinds": MIXED, "head_gate": True, "exit_layers": [1],
@@ -53,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "full experts": {
         **FULL, "attention_kinds": ["softmax", "window", "performer"], "expert_route": "full",
-        "qk_norm": True, "ranks": {"mlp.up_proj": 12},
+        "qk_norm": True, "attention_bias": True, "ranks": {"mlp.up_proj": 12},
     },
 }  # fmt: skip
 

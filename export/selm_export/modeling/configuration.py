@@ -19,9 +19,11 @@ class SelmConfig(PretrainedConfig):
     ``sinks`` tokens and the last ``window`` (its own included), ``performer`` also all others
     through ``features`` features of ``feature_map``. ``qk_norm`` normalises queries and keys per
     head; ``clamp`` bounds the length of what the feature map sees (scaled by head_dim ** -0.25).
-    ``head_gate`` multiplies each head's output by a sigmoid of the layer's input. After the layers
-    in ``exit_layers`` (counted from 1) the shared head may speak. ``ranks`` names projections
-    ("mlp.up_proj") that are products of two factors, and their rank.
+    ``head_gate`` multiplies each head's output by a sigmoid of the layer's input;
+    ``attention_bias`` adds one to queries, keys and values. After the layers in ``exit_layers``
+    (counted from 1) the shared head may speak; drafts are of the tokens in ``draft_vocabulary``
+    alone, if there are any. ``ranks`` names projections ("mlp.up_proj") that are products of two
+    factors, and their rank.
 
     ``expert_names`` share the first ``trunk_layers``; above, an expert of the kind ``delta`` adds
     products of rank ``expert_rank`` to the projections, one of the kind ``full`` has layers of its
@@ -54,7 +56,9 @@ class SelmConfig(PretrainedConfig):
         clamp: float = 1.2,
         qk_norm: bool = False,
         head_gate: bool = False,
+        attention_bias: bool = False,
         exit_layers: Sequence[int] = (),
+        draft_vocabulary: Sequence[int] = (),
         ranks: dict[str, int] | None = None,
         expert_names: Sequence[str] = (),
         expert_kind: str = "delta",
@@ -84,7 +88,9 @@ class SelmConfig(PretrainedConfig):
         self.clamp = clamp
         self.qk_norm = qk_norm
         self.head_gate = head_gate
+        self.attention_bias = attention_bias
         self.exit_layers = sorted(exit_layers)
+        self.draft_vocabulary = list(draft_vocabulary)
         self.ranks = dict(ranks or {})
         self.expert_names = list(expert_names)
         self.expert_kind = expert_kind
@@ -121,8 +127,20 @@ class SelmConfig(PretrainedConfig):
         if self.expert_names and any(n > self.trunk_layers for n in self.exit_layers):
             raise ValueError("exits lie within the trunk that the experts share")
 
+    def _check_exits(self) -> None:
+        for layer in self.exit_layers:
+            if not 0 < layer < self.num_hidden_layers:
+                raise ValueError(f"an exit after layer {layer} of {self.num_hidden_layers}")
+        drafted = self.draft_vocabulary
+        if len(set(drafted)) != len(drafted):
+            raise ValueError("a token is in the draft vocabulary twice")
+        for token in drafted:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"the draft vocabulary has a token {token} of {self.vocab_size}")
+
     def _check(self) -> None:
         self._check_experts()
+        self._check_exits()
         if len(self.attention_kinds) != self.num_hidden_layers:
             named, layers = len(self.attention_kinds), self.num_hidden_layers
             raise ValueError(f"attention_kinds names {named} layers of {layers}")
@@ -143,6 +161,3 @@ class SelmConfig(PretrainedConfig):
             raise ValueError(f"elu1 has as many features as a head: {self.head_dim}")
         if self.feature_map == "hedgehog" and self.features % 2:
             raise ValueError("hedgehog has an even number of features")
-        for layer in self.exit_layers:
-            if not 0 < layer < self.num_hidden_layers:
-                raise ValueError(f"an exit after layer {layer} of {self.num_hidden_layers}")

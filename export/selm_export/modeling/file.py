@@ -34,6 +34,7 @@ WHOLE_NAMES = {  # without a kind at the end
     "self_attn.feature_map.projection": "performer.projection.weight",
     "self_attn.far_gain": "performer.far_gain",
 }
+OF_THIS_FILE = ("general.architecture", "general.file_type")
 FACTORS = ("lora_a", "lora_b")
 AGAIN = "Write it again with selm-export"
 
@@ -95,6 +96,8 @@ def _write_config(writer: gguf.GGUFWriter, config: SelmConfig) -> None:
     writer.add_float32("selm.performer.clamp", config.clamp)
     if config.exit_layers:
         writer.add_array("selm.exit.layers", config.exit_layers)
+    if config.draft_vocabulary:
+        writer.add_array("selm.draft.vocabulary", config.draft_vocabulary)
     if config.expert_names:
         writer.add_array("selm.expert.names", config.expert_names)
         writer.add_uint32("selm.expert.trunk_layers", config.trunk_layers)
@@ -122,12 +125,31 @@ def write_model(
     what is small or decides much as F32."""
     with whole_file(path, ARCHITECTURE) as writer:
         write_label(writer, label)
-        _write_config(writer, model.config)
         write_vocabulary(writer, tokenizer, model.config.vocab_size)
-        for name, tensor in _tensors(model):
-            value = tensor.float().cpu().numpy()
-            stored = _stored_as(name, value, kind)
-            writer.add_tensor(name, gguf.quants.quantize(value, stored), raw_dtype=stored)
+        _write_rest(writer, model, kind)
+
+
+def write_like(
+    path: Path, model: SelmForCausalLM, source: gguf.GGUFReader, kind: gguf.GGMLQuantizationType
+) -> None:
+    """As ``write_model``, with what another file says of itself, of its tokenizer and of how to
+    sample from it: the keys ``general.`` and ``tokenizer.``."""
+    with whole_file(path, ARCHITECTURE) as writer:
+        for key, field in source.fields.items():
+            if key.startswith(("general.", "tokenizer.")) and key not in OF_THIS_FILE:
+                inner = field.types[1] if len(field.types) > 1 else None
+                writer.add_key_value(key, field.contents(), field.types[0], inner)
+        _write_rest(writer, model, kind)
+
+
+def _write_rest(
+    writer: gguf.GGUFWriter, model: SelmForCausalLM, kind: gguf.GGMLQuantizationType
+) -> None:
+    _write_config(writer, model.config)
+    for name, tensor in _tensors(model):
+        value = tensor.float().cpu().numpy()
+        stored = _stored_as(name, value, kind)
+        writer.add_tensor(name, gguf.quants.quantize(value, stored), raw_dtype=stored)
 
 
 def _fields(reader: gguf.GGUFReader, path: Path) -> Callable[..., Any]:
@@ -190,7 +212,9 @@ def _read_config(
             features=get("performer.features"),
             feature_map=get("performer.feature_map"),
             clamp=get("performer.clamp"),
+            attention_bias="blk.0.attn_q.bias" in tensors,
             exit_layers=get("exit.layers", []),
+            draft_vocabulary=get("draft.vocabulary", []),
             ranks={part: rank for part, rank in ranks.items() if rank is not None},
             tie_word_embeddings="output.weight" not in tensors,
             **experts,

@@ -30,10 +30,12 @@ class RmsNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """A matrix [rows, columns] without bias, or the product of two factors; in the layers of delta
-    experts, with what each adds to it: a product of low rank."""
+    """A matrix [rows, columns], or the product of two factors; perhaps a bias; in the layers of
+    delta experts, with what each adds to it: a product of low rank."""
 
-    def __init__(self, config: SelmConfig, layer: int, name: str, size: tuple[int, int]) -> None:
+    def __init__(
+        self, config: SelmConfig, layer: int, name: str, size: tuple[int, int], bias: bool = False
+    ) -> None:
         super().__init__()
         rows, columns = size
         rank = config.ranks.get(name)
@@ -43,6 +45,7 @@ class Projection(nn.Module):
             self.lora_b = nn.Linear(rank, rows, bias=False)
         else:
             self.weight = nn.Parameter(torch.empty(rows, columns))
+        self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
         if self.has_deltas:
             experts, rank = len(config.expert_names), config.expert_rank
             self.delta_a = nn.Parameter(torch.empty(experts, rank, columns))
@@ -57,7 +60,11 @@ class Projection(nn.Module):
             nn.init.zeros_(self.delta_b)
 
     def forward(self, x: Tensor, expert: int | None) -> Tensor:
-        y: Tensor = self.lora_b(self.lora_a(x)) if self.factorized else F.linear(x, self.weight)
+        if self.factorized:
+            y: Tensor = self.lora_b(self.lora_a(x))
+            y = y if self.bias is None else y + self.bias
+        else:
+            y = F.linear(x, self.weight, self.bias)
         if self.has_deltas and expert is not None:
             y = y + F.linear(F.linear(x, self.delta_a[expert]), self.delta_b[expert])
         return y
@@ -104,9 +111,10 @@ class Attention(nn.Module):
             config.head_dim,
         )
         width = config.hidden_size
-        self.q_proj = Projection(config, layer, "self_attn.q_proj", (heads * size, width))
-        self.k_proj = Projection(config, layer, "self_attn.k_proj", (kv_heads * size, width))
-        self.v_proj = Projection(config, layer, "self_attn.v_proj", (kv_heads * size, width))
+        bias = config.attention_bias
+        self.q_proj = Projection(config, layer, "self_attn.q_proj", (heads * size, width), bias)
+        self.k_proj = Projection(config, layer, "self_attn.k_proj", (kv_heads * size, width), bias)
+        self.v_proj = Projection(config, layer, "self_attn.v_proj", (kv_heads * size, width), bias)
         self.o_proj = Projection(config, layer, "self_attn.o_proj", (width, heads * size))
         if config.qk_norm:
             self.q_norm = RmsNorm(size, config.rms_norm_eps)
