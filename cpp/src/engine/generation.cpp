@@ -119,13 +119,12 @@ Result<size_t> Generation::pick(size_t rows, std::span<const Token> guesses) {
 }
 
 // Keeps of an evaluated piece, a token and guesses at those after it, what was right.
-Status Generation::settle(Pace& pace, size_t kind, std::span<const Token> piece, double seconds) {
+Result<size_t> Generation::settle(std::span<const Token> piece) {
   SELM_ASSIGN(const size_t right, pick(piece.size(), piece.subspan(1)));
-  pace.record(kind, piece.size(), right, seconds);
   stats_.drafted += static_cast<uint32_t>(piece.size() - 1);
   stats_.accepted += static_cast<uint32_t>(right);
   session_.truncate(held_ + 1 + right);
-  return {};
+  return right;
 }
 
 Status Generation::decode_by_lookup(size_t most, bool* done) {
@@ -137,20 +136,33 @@ Status Generation::decode_by_lookup(size_t most, bool* done) {
   std::copy_n(found.follows.begin(), n - 1, piece + 1);
   const Stopwatch watch;
   SELM_TRY(session_.eval(std::span(piece, n), Logits::all, logits_.data()));
+  const double seconds = watch.seconds();
   *done = true;
-  return settle(session_.lookup_pace(), kind, std::span(piece, n), watch.seconds());
+  SELM_ASSIGN(const size_t right, settle(std::span(piece, n)));
+  session_.lookup_pace().record(kind, n, right, seconds);
+  return {};
 }
 
 Status Generation::decode_by_exit(size_t most, bool* done) {
-  const size_t n = session_.exit_pace().choose(0, most);
-  if (n == 1) return {};
+  if (most < 2 || !session_.exit_choice().draft()) return {};
   Token piece[kMaxVerified] = {history_.back()};
   const Stopwatch watch;
-  for (size_t i = 0; i < n; ++i)
-    SELM_TRY(session_.draft(piece[i], i, 0, i + 1 < n ? piece + i + 1 : nullptr));
+  size_t n = 0;
+  for (double likely = 1.0; n < most; ++n) {
+    Token next = text::kNoToken;
+    double probability = 0;
+    SELM_TRY(session_.draft(piece[n], n, 0, n + 1 < most ? &next : nullptr, &probability));
+    likely *= probability;
+    if (likely < kLeastLikely) break;
+    piece[n + 1] = next;
+  }
+  n = std::min(n + 1, most);
   SELM_TRY(session_.verify(std::span(piece, n), 0, logits_.data()));
+  const double seconds = watch.seconds();
   *done = true;
-  return settle(session_.exit_pace(), 0, std::span(piece, n), watch.seconds());
+  SELM_ASSIGN(const size_t right, settle(std::span(piece, n)));
+  session_.exit_choice().record(true, right + 1, seconds);
+  return {};
 }
 
 // One token, or several where guesses were right.
@@ -168,7 +180,7 @@ Status Generation::decode() {
   SELM_TRY(session_.eval(std::span(history_).last(1), Logits::last, logits_.data()));
   if (options_.draft != Draft::off) {
     session_.lookup_pace().record(0, 1, 0, watch.seconds());
-    session_.exit_pace().record(0, 1, 0, watch.seconds());
+    session_.exit_choice().record(false, 1, watch.seconds());
   }
   return pick(1, {}).status();
 }

@@ -70,7 +70,7 @@ class Generation {
   Status decode_by_lookup(size_t most, bool* done);
   Status decode_by_exit(size_t most, bool* done);
   Result<size_t> pick(size_t rows, std::span<const Token> guesses);
-  Status settle(Pace& pace, size_t kind, std::span<const Token> piece, double seconds);
+  Result<size_t> settle(std::span<const Token> piece);
 
   Session& session_;
   std::vector<Token> history_;  // prompt and reply, as far as it was picked

@@ -78,13 +78,8 @@ uint64_t widest_output(const model::Model& model) {
 
 // An expert that has skipped more tokens than this catches up before there are more.
 constexpr uint32_t kBacklog = 4096;
-// What verifying one more token adds to the cost of one, about; drafting it, layers below the exit.
+// What verifying one more token adds to the cost of one, about.
 constexpr double kVerifyShare = 0.15;
-double exit_share(const model::Model& model) {
-  const model::Hparams& h = model.hparams();
-  return h.selm.exits.empty() ? 0.0
-                              : static_cast<double>(h.selm.exits[0]) / static_cast<double>(h.layers.size());
-}
 
 uint32_t backlog(const SessionOptions& options) { return std::min(options.context, kBacklog); }
 
@@ -197,8 +192,7 @@ Session::Session(const model::Model& model, const SessionOptions& options)
       kernels_(model.kernels()),
       options_(options),
       rope_(model.hparams().rope, model.rope_factors()),
-      lookup_pace_(kVerifyShare),
-      exit_pace_(kVerifyShare + exit_share(model)) {}
+      lookup_pace_(kVerifyShare) {}
 
 Status Session::allocate() {
   const Layout layout(model_, options_);
@@ -340,7 +334,7 @@ Status Session::run_tokens(std::span<const Token> tokens, size_t position, size_
   return run_above(position, tokens.size(), wanted);
 }
 
-Status Session::draft(Token token, size_t row, size_t exit, Token* next) {
+Status Session::draft(Token token, size_t row, size_t exit, Token* next, double* probability) {
   const Token alone[] = {token};
   const size_t width = model_.hparams().n_embd;
   SELM_TRY(admit(alone, row));
@@ -359,6 +353,10 @@ Status Session::draft(Token token, size_t row, size_t exit, Token* next) {
   head(shortlist, 0, 1, draft_logits_);
   const size_t best =
       static_cast<size_t>(std::max_element(draft_logits_, draft_logits_ + shortlist.rows) - draft_logits_);
+  double total = 0;
+  for (size_t i = 0; i < shortlist.rows; ++i)
+    total += std::exp(static_cast<double>(draft_logits_[i] - draft_logits_[best]));
+  *probability = 1.0 / total;
   *next = model_.draft_tokens().empty() ? static_cast<Token>(best) : model_.draft_tokens()[best];
   return {};
 }

@@ -57,14 +57,15 @@ class Session {
 
   // Self-speculation. draft: the token that follows tokens() and the `row` drafts before it goes through
   // the layers below the exit (by its place in hparams().selm.exits), whose head names the likeliest next
-  // one, if `next` is not null. verify: those drafts, all of them, go through the other layers together
-  // and are appended; logits [n, n_vocab]. After an error the session is as before the first draft.
+  // one and how likely it is, if `next` is not null. verify: those drafts, all of them, go through the other
+  // layers together and are appended; logits [n, n_vocab]. After an error the session is as before the first
+  // draft.
   size_t most_drafts() const { return std::min<size_t>(kMaxVerified, options_.batch); }
-  Status draft(Token token, size_t row, size_t exit, Token* next);
+  Status draft(Token token, size_t row, size_t exit, Token* next, double* probability);
   Status verify(std::span<const Token> drafts, size_t exit, float* logits);
   // What guesses cost and gave in this session so far: lookup's, those of exits.
   Pace& lookup_pace() { return lookup_pace_; }
-  Pace& exit_pace() { return exit_pace_; }
+  Choice& exit_choice() { return exit_choice_; }
 
   // Forgets everything after the first n tokens, and says how many are left: fewer, where layers whose
   // state does not grow cannot go back as far. They can by attention::kBlock tokens, to the last two
@@ -237,7 +238,8 @@ class Session {
   std::vector<ActiveAdapter> adapters_;
   float *own_low_ = nullptr, *own_delta_ = nullptr;  // without adapters
   AlignedBuffer adapter_rows_;                       // low_ and delta_ for as many adapters
-  Pace lookup_pace_, exit_pace_;
+  Pace lookup_pace_;
+  Choice exit_choice_;
   std::atomic<bool> cancelled_{false};
   std::chrono::steady_clock::time_point deadline_{};
   bool has_deadline_ = false;

@@ -61,6 +61,34 @@ void Pace::record(size_t kind, size_t n, size_t right, double seconds) {
   for (size_t i = 0; i < tested; ++i) rate_[kind] += kNewest * ((i < right ? 1.0 : 0.0) - rate_[kind]);
 }
 
+bool Choice::draft() {
+  if (plain_.count < 2) return false;
+  if (trial_ > 0) {
+    --trial_;
+    return true;
+  }
+  if (drafted_.seconds < plain_.seconds) {
+    pause_ = kFirstPause;
+    if (++since_plain_ < kRefresh) return true;
+    since_plain_ = 0;
+    return false;
+  }
+  if (++waited_ < pause_) return false;
+  waited_ = 0;
+  pause_ = std::min(pause_ * 2, kLongestPause);
+  trial_ = kTrial - 1;
+  return true;
+}
+
+void Choice::record(bool drafted, size_t tokens, double seconds) {
+  Mean& mean = drafted ? drafted_ : plain_;
+  const double each = seconds / static_cast<double>(tokens);
+  // The first few count alike, then each as the newest of a few.
+  const double share = mean.count < 4 ? 1.0 / static_cast<double>(mean.count + 1) : kNewest;
+  mean.seconds += share * (each - mean.seconds);
+  ++mean.count;
+}
+
 Lookup look_up(std::span<const Token> history, size_t most) {
   const size_t n = history.size();
   Lookup best;

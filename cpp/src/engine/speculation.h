@@ -43,6 +43,27 @@ class Pace {
   static constexpr size_t kFirstPause = 32, kLongestPause = 1024;
 };
 
+// Whether to draft through an exit, by the time that a token took with drafts and without. Each is tried
+// again now and then, drafts that do not pay after more and more tokens.
+class Choice {
+ public:
+  bool draft();
+  // That many tokens came of one evaluation, with drafts or without.
+  void record(bool drafted, size_t tokens, double seconds);
+
+ private:
+  static constexpr size_t kFirstPause = 32, kLongestPause = 1024, kTrial = 4, kRefresh = 64;
+  struct Mean {
+    double seconds = 0;  // a token
+    size_t count = 0;
+  };
+  Mean plain_, drafted_;
+  size_t waited_ = 0, pause_ = kFirstPause, trial_ = kTrial, since_plain_ = 0;
+};
+
+// A draft ends before its tokens are together less likely than this.
+inline constexpr double kLeastLikely = 0.35;
+
 // What followed the last time that history ended as it does now; at most `most` tokens.
 struct Lookup {
   std::span<const Token> follows;
