@@ -130,7 +130,7 @@ Result<size_t> Generation::settle(std::span<const Token> piece) {
 Status Generation::decode_by_lookup(size_t most, bool* done) {
   const Lookup found = look_up(history_, most - 1);
   const size_t kind = found.matched < 3 ? 0 : (found.matched < 5 ? 1 : 2);
-  const size_t n = session_.lookup_pace().choose(kind, 1 + found.follows.size());
+  const size_t n = session_.lookup_pace().choose(kind, 1 + found.count);
   if (n == 1) return {};
   Token piece[kMaxVerified] = {history_.back()};
   std::copy_n(found.follows.begin(), n - 1, piece + 1);

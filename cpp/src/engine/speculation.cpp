@@ -92,14 +92,19 @@ void Choice::record(bool drafted, size_t tokens, double seconds) {
 Lookup look_up(std::span<const Token> history, size_t most) {
   const size_t n = history.size();
   Lookup best;
+  size_t from = n;
   const size_t first = n > kLookBack ? n - kLookBack : 0;
   for (size_t end = n - std::min<size_t>(n, 1); end > first && best.matched < kLongestMatch; --end) {
     size_t matched = 0;  // tokens before `end` that are those at the end of the history
     while (matched < kLongestMatch && matched < end && history[end - 1 - matched] == history[n - 1 - matched])
       ++matched;
     if (matched < kShortestMatch || matched <= best.matched) continue;
-    best = {history.subspan(end, std::min(most, n - end)), matched};
+    best.matched = matched;
+    from = end;
   }
+  if (best.matched > 0) best.count = std::min(most, kMaxVerified);
+  for (size_t i = 0; i < best.count; ++i)
+    best.follows[i] = from + i < n ? history[from + i] : best.follows[i - (n - from)];
   return best;
 }
 

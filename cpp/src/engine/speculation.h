@@ -64,9 +64,11 @@ class Choice {
 // A draft ends before its tokens are together less likely than this.
 inline constexpr double kLeastLikely = 0.35;
 
-// What followed the last time that history ended as it does now; at most `most` tokens.
+// What followed the last time that history ended as it does now: `most` tokens, at most kMaxVerified. Where
+// that comes to the end of the history it goes on with itself, as a text that repeats itself does.
 struct Lookup {
-  std::span<const Token> follows;
+  std::array<Token, kMaxVerified> follows = {};
+  size_t count = 0;
   size_t matched = 0;  // how many tokens at the end were the same
 };
 Lookup look_up(std::span<const Token> history, size_t most);
