@@ -135,7 +135,7 @@ def evaluate(
               " the work folder.")  # fmt: skip
 @click.option("--layers", metavar="N[,N]", default="1,2", show_default=True,
               help="Exits are after these layers, counted from 1.")  # fmt: skip
-@click.option("--shortlist", type=click.IntRange(min=1), default=2048, show_default=True,
+@click.option("--shortlist", type=click.IntRange(min=1), default=1024, show_default=True,
               help="Tokens that drafts choose from.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(min=1), default=1_000_000, show_default=True,
               help="To train on.")  # fmt: skip
