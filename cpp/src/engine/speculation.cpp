@@ -7,7 +7,7 @@ namespace selm::engine {
 namespace {
 
 constexpr double kNewest = 0.15;      // share of the newest measurement in a mean
-constexpr double kWorthwhile = 1.03;  // times plain decoding
+constexpr double kWorthwhile = 1.05;  // times plain decoding
 constexpr size_t kLongestMatch = 8, kShortestMatch = 2;
 constexpr size_t kLookBack = 16384;  // tokens
 
@@ -67,7 +67,7 @@ bool Choice::draft() {
     --trial_;
     return true;
   }
-  if (drafted_.seconds < plain_.seconds) {
+  if (drafted_.seconds * kWorthwhile < plain_.seconds) {
     pause_ = kFirstPause;
     if (++since_plain_ < kRefresh) return true;
     since_plain_ = 0;
