@@ -87,7 +87,7 @@ def test_guessing_ahead_changes_no_reply(ensemble: Path) -> None:
             text, _, ahead = spoken(model, draft=draft, max_tokens=120)
             assert (text, ahead.experts) == (plain, stats.experts)
             assert ahead.drafted >= ahead.accepted >= 0
-            assert draft == "lookup" or ahead.drafted > 0
+            assert draft != "auto" or ahead.drafted > 0  # the later ones may have learnt not to
 
 
 def test_what_the_model_has_not_is_said(
