@@ -127,9 +127,13 @@ TEST("keys of other types, ids out of range") {
       .set_array("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
   types.set_array("tokenizer.ggml.token_type", std::vector<float>{1, 1});
   CHECK_ERROR(load(types), Code::format, "token_type is not an array");
+  GgufBuilder letters;
+  letters.set("tokenizer.ggml.model", "gpt2")
+      .set_array("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
+  CHECK(load(letters).ok());  // there is nothing to merge
   GgufBuilder merges;
   merges.set("tokenizer.ggml.model", "gpt2")
-      .set_array("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
+      .set_array("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b", "ab"});
   CHECK_ERROR(load(merges), Code::format, "merges is missing");
   CHECK_ERROR(load(merges.set("tokenizer.ggml.merges", "a b")), Code::format,
               "merges is not an array of strings");
