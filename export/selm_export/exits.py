@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from selm_export import dataset, drafts, scoring
 from selm_export.errors import RecipeError
-from selm_export.gguf_file import tensor_name
+from selm_export.gguf_file import fill, tensor_name
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.file import read_model, write_like
 from selm_export.modeling.model import SelmForCausalLM
@@ -64,7 +62,8 @@ def read_source(path: Path) -> Source:
         raise RecipeError(path, f"its tokenizer is {model} / {pre}, not gpt2 / qwen2", ANOTHER)
     tokenizer = rebuild_vocabulary(tokens, _field(reader, path, "tokenizer.ggml.merges"))
     network = Network(_shape(reader, path, len(tokens)))
-    _fill(network, {tensor.name: tensor for tensor in reader.tensors}, path)
+    named = ((tensor_name(name), parameter) for name, parameter in network.named_parameters())
+    fill(path, {tensor.name: tensor for tensor in reader.tensors}, named, ANOTHER)
     return Source(path, reader, network.eval(), tokenizer)
 
 
@@ -90,23 +89,6 @@ def _shape(reader: gguf.GGUFReader, path: Path, vocabulary: int) -> Shape:
         rope_base=get("rope.freq_base"),
         norm_epsilon=get("attention.layer_norm_rms_epsilon"),
     )
-
-
-@torch.no_grad()
-def _fill(network: Network, tensors: dict[str, gguf.ReaderTensor], path: Path) -> None:
-    """Every tensor must be there and fit, and no other be there."""
-    for name, parameter in network.named_parameters():
-        tensor = tensors.pop(tensor_name(name), None)
-        if tensor is None:
-            raise RecipeError(path, f"the tensor {tensor_name(name)} is missing", ANOTHER)
-        shape = [int(n) for n in reversed(tensor.shape)]
-        if shape != [*parameter.shape]:
-            shapes = f"{shape}, not {[*parameter.shape]}"
-            raise RecipeError(path, f"the tensor {tensor.name} has the shape {shapes}", ANOTHER)
-        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        parameter.copy_(torch.from_numpy(np.array(value, np.float32)))
-    if tensors:
-        raise RecipeError(path, f"the tensor {next(iter(tensors))} has no place in it", ANOTHER)
 
 
 def with_exits(network: Network, exits: tuple[int, ...]) -> Network:

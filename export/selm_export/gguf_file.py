@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,12 @@ from types import MappingProxyType
 
 import gguf
 import numpy as np
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from selm_export.chat import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END
+from selm_export.errors import RecipeError
 from selm_export.network import Network, Shape
 
 LAYER_NAMES = {
@@ -144,3 +147,24 @@ def write_gguf(
                 writer.add_tensor(tensor_name(name), gguf.quants.quantize(value, q8), raw_dtype=q8)
             else:
                 writer.add_tensor(tensor_name(name), value)
+
+
+@torch.no_grad()
+def fill(
+    path: Path, tensors: dict[str, gguf.ReaderTensor], parameters: Iterable[tuple[str, Tensor]],
+    advice: str,
+) -> None:  # fmt: skip
+    """Copies a file's tensors into parameters, by the names they have there: every one must be
+    there and fit, and no other be there."""
+    for name, own in parameters:
+        tensor = tensors.pop(name, None)
+        if tensor is None:
+            raise RecipeError(path, f"the tensor {name} is missing", advice)
+        shape = [int(n) for n in reversed(tensor.shape)]
+        if shape != [*own.shape]:
+            shapes = f"{shape}, not {[*own.shape]}"
+            raise RecipeError(path, f"the tensor {name} has the shape {shapes}", advice)
+        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        own.copy_(torch.from_numpy(np.array(value, np.float32)))
+    if tensors:
+        raise RecipeError(path, f"the tensor {next(iter(tensors))} has no place in it", advice)

@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 import torch
 from selm_export.gguf_file import Label
+from selm_export.modeling import file
 from selm_export.modeling.file import write_model
 from support.core import ISAS, Session, array, require_isa
 from support.oracles import relative_error
@@ -150,3 +151,49 @@ def test_a_long_backlog_is_caught_up_in_time(tmp_path: Path) -> None:
         session.core.eval(ids, logits="last")
     fickle.core.set_expert("math")
     assert np.array_equal(fickle.eval([5]), loyal.eval([5]))
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ensemble()
+    tensors = dict(file._tensors(model))
+    delta, score = "expert.1.blk.3.ffn_up.weight.lora_b", "expert.2.score.1.weight"
+    for name, changed, match in (
+        (delta, tensors[delta][:-1], rf"{delta} has shape \[4, 95.*ask for \[4, 96"),
+        (score, tensors[score][:, :64], rf"{score} has shape \[64, 128.*ask for \[256, 128"),
+        (score, None, f"{score} is missing"),
+        ("expert.0.blk.1.attn_q.weight.lora_a", tensors[delta], "lora_a is not one"),
+    ):
+        own = {**tensors, name: changed} if changed is not None else dict(tensors)
+        if changed is None:
+            del own[name]
+        monkeypatch.setattr(file, "_tensors", lambda _, own=own: own.items())
+        write_model(tmp_path / "m.gguf", model, some_tokenizer(), Label("Test"))
+        with pytest.raises(_core.CoreError, match=match):
+            _core.Model(str(tmp_path / "m.gguf"))
+
+
+def test_adapters_do_not_touch_what_experts_skipped(tmp_path: Path) -> None:
+    """An expert that catches up later still sees those tokens without the adapter."""
+    model = ensemble()
+    write_model(tmp_path / "m.gguf", model, some_tokenizer(), Label("Test"))
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "selm")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    rng = np.random.default_rng(1)
+    for name, shape in (("lora_a", (2, 64)), ("lora_b", (96, 2))):
+        values = rng.standard_normal(shape).astype(np.float32)
+        writer.add_tensor(f"blk.3.ffn_up.weight.{name}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said = []
+    for first in ("math", "general"):  # the one that speaks later has seen the tokens, or not
+        session = Session(tmp_path / "m.gguf", context=400)
+        session.core.set_expert(first)
+        session.core.eval(IDS[:50], logits="last")
+        adapter = _core.Adapter(session.model, str(tmp_path / "a.gguf"))
+        session.core.set_adapters([(adapter, 1.0)])
+        session.core.set_expert("math")
+        said.append(session.eval(IDS[50:60]))
+    assert np.array_equal(*said)

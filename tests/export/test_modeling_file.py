@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,22 +14,14 @@ pytest.importorskip("torch", reason="needs the [export] extra: torch is not inst
 import gguf
 import numpy as np
 import torch
-from selm_export import generate_numbers
 from selm_export.errors import RecipeError
 from selm_export.gguf_file import Label
 from selm_export.modeling import file
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.file import read_model, write_model
-from selm_export.modeling.model import SelmForCausalLM
-from selm_export.vocabulary import train_vocabulary
+from support.selm_models import SHAPE, some_model, some_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-VOCABULARY = 400
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "window": 5, "features": 32,
-    "initializer_range": 0.2,
-}  # fmt: skip
 MIXED = ["performer", "softmax", "window"]
 NAMES = ["general", "medical", "math"]
 DELTAS: dict[str, Any] = {"expert_names": NAMES, "expert_rank": 4, "trunk_layers": 1}
@@ -62,24 +53,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tokenizer() -> Any:
-    texts = [
-        m.content
-        for i in range(200)
-        for m in generate_numbers.conversation(random.Random(i)).messages
-    ]
-    return train_vocabulary(texts, VOCABULARY)
-
-
-def some_model(**changes: Any) -> SelmForCausalLM:
-    torch.manual_seed(2)
-    model = SelmForCausalLM(SelmConfig(**{**SHAPE, **changes})).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1 or "delta" in name:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return some_tokenizer()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

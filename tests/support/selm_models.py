@@ -34,7 +34,7 @@ def some_model(**changes: Any) -> SelmForCausalLM:
     torch.manual_seed(2)
     model = SelmForCausalLM(SelmConfig(**{**SHAPE, **changes})).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1 or "delta" in name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return model

@@ -129,6 +129,7 @@ Result<size_t> Generation::settle(std::span<const Token> piece) {
 
 Status Generation::decode_by_lookup(size_t most, bool* done) {
   const Lookup found = look_up(history_, most - 1);
+  if (found.count == 0) return {};  // and nothing is learnt
   const size_t kind = found.matched < 3 ? 0 : (found.matched < 5 ? 1 : 2);
   const size_t n = session_.lookup_pace().choose(kind, 1 + found.count);
   if (n == 1) return {};

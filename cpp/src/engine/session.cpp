@@ -416,6 +416,7 @@ Status Session::set_adapters(std::vector<ActiveAdapter> adapters) {
       return error(Code::invalid_argument, "the adapter was opened for another model");
     }
   }
+  SELM_TRY(catch_up_all());
   const uint64_t low = most_of_products(model_, [&](const model::Layer& layer, model::Projection which) {
     const model::Weight& weight = layer.weight(which);
     uint64_t ranks = uint64_t{weight.factors.a.rows} + weight.delta.a.rows;

@@ -78,7 +78,8 @@ class Session {
   int speaker(size_t position) const { return speakers_.empty() ? -1 : speakers_[position]; }
 
   // What is added to the weights from now on; tokens that are held keep what was made of them. Adapters of
-  // this session's model, which outlive it or are taken away before. Error: out_of_memory.
+  // this session's model, which outlive it or are taken away before. Experts that skipped tokens see them
+  // first, with the adapters of then. Errors: out_of_memory, cancelled, deadline.
   struct ActiveAdapter {
     const model::Adapter* adapter;
     float scale;
@@ -137,6 +138,7 @@ class Session {
   Status make_room(size_t end);
   void remember_trunk(size_t position, size_t n);
   Status catch_up(size_t expert, size_t end, size_t kept);
+  Status catch_up_all();
   void score(size_t position, size_t n);
   size_t score_width() const;
   size_t score_act_bytes() const;
@@ -153,6 +155,7 @@ class Session {
   struct QueryTile {
     size_t first, n, head, n_heads;
   };
+  struct TileRows;
   void attend_chunk(const model::Layer& layer, const LayerState& state, const QueryTile& tile,
                     size_t position, size_t from, unsigned worker, float* partials);
   bool attend_sinks(const model::Layer& layer, const LayerState& state, const QueryTile& tile,

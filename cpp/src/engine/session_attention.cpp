@@ -27,26 +27,35 @@ struct Grouping {
 
 }  // namespace
 
+// The rows of a tile, token by token, and what each sees.
+struct Session::TileRows {
+  template <class See>
+  TileRows(const float* q, size_t d_k, size_t n_head, const QueryTile& tile, const See& see) {
+    for (size_t i = tile.first; i < tile.first + tile.n; ++i) {
+      for (size_t head = tile.head; head < tile.head + tile.n_heads; ++head, ++count) {
+        queries[count] = q + (i * n_head + head) * d_k;
+        visible[count] = see(i);
+      }
+    }
+  }
+  const float* queries[kernels::kMaxQueries];
+  kernels::Visible visible[kernels::kMaxQueries];
+  size_t count = 0;
+};
+
 // Query heads of a tile over the chunk that begins at `from`; one partial for each row.
 void Session::attend_chunk(const model::Layer& layer, const LayerState& state, const QueryTile& tile,
                            size_t position, size_t from, unsigned worker, float* partials) {
   const model::Hparams& h = model_.hparams();
-  const size_t n_head = layer.shape.n_head;
-  const float* queries[kernels::kMaxQueries];
-  kernels::Visible visible[kernels::kMaxQueries];
-  size_t rows = 0;
-  for (size_t i = tile.first; i < tile.first + tile.n; ++i) {
+  const TileRows rows(q_, h.d_k, layer.shape.n_head, tile, [&](size_t i) {
     const size_t begin = std::max(from, lowest(h, layer, position + i));
     const size_t end = std::max(begin, std::min(from + kChunk, position + i + 1));
-    for (size_t head = tile.head; head < tile.head + tile.n_heads; ++head, ++rows) {
-      queries[rows] = q_ + (i * n_head + head) * h.d_k;
-      visible[rows] = {static_cast<uint32_t>(begin - from), static_cast<uint32_t>(end - from)};
-    }
-  }
+    return kernels::Visible{static_cast<uint32_t>(begin - from), static_cast<uint32_t>(end - from)};
+  });
   const size_t seen = position + tile.first + tile.n;  // by the tile's last token
-  const size_t kv_head = tile.head / (n_head / layer.shape.n_head_kv);
+  const size_t kv_head = tile.head / (layer.shape.n_head / layer.shape.n_head_kv);
   const kernels::AttentionChunk chunk = state.cache.chunk(kv_head, from, std::min(kChunk, seen - from));
-  kernels_.attend(chunk, queries, visible, rows, scratch_of(worker), partials);
+  kernels_.attend(chunk, rows.queries, rows.visible, rows.count, scratch_of(worker), partials);
 }
 
 // The first tokens, for queries whose window has left them behind; false where there are none.
@@ -56,19 +65,13 @@ bool Session::attend_sinks(const model::Layer& layer, const LayerState& state, c
   const size_t sinks = state.cache.shape().sinks;
   const size_t most = std::min(sinks, lowest(h, layer, position + tile.first + tile.n - 1));
   if (most == 0) return false;
-  const size_t n_head = layer.shape.n_head;
-  const float* queries[kernels::kMaxQueries];
-  kernels::Visible visible[kernels::kMaxQueries];
-  size_t rows = 0;
-  for (size_t i = tile.first; i < tile.first + tile.n; ++i) {
+  const TileRows rows(q_, h.d_k, layer.shape.n_head, tile, [&](size_t i) {
     const size_t end = std::min(sinks, lowest(h, layer, position + i));
-    for (size_t head = tile.head; head < tile.head + tile.n_heads; ++head, ++rows) {
-      queries[rows] = q_ + (i * n_head + head) * h.d_k;
-      visible[rows] = {0, static_cast<uint32_t>(end)};
-    }
-  }
-  const kernels::AttentionChunk chunk = state.cache.sinks(tile.head / (n_head / layer.shape.n_head_kv), most);
-  kernels_.attend(chunk, queries, visible, rows, scratch_of(worker), partials);
+    return kernels::Visible{0, static_cast<uint32_t>(end)};
+  });
+  const kernels::AttentionChunk chunk =
+      state.cache.sinks(tile.head / (layer.shape.n_head / layer.shape.n_head_kv), most);
+  kernels_.attend(chunk, rows.queries, rows.visible, rows.count, scratch_of(worker), partials);
   return true;
 }
 

@@ -72,6 +72,17 @@ Status Session::catch_up(size_t expert, size_t end, size_t kept) {
   return {};
 }
 
+Status Session::catch_up_all() {
+  for (size_t e = 0; e < seen_.size(); ++e) {
+    const Status status = catch_up(e, tokens_.size(), SIZE_MAX);
+    if (!status.ok()) {
+      rewind(tokens_.size());
+      return status;
+    }
+  }
+  return {};
+}
+
 // scores_ of rows [0, n): of the trunk's stream from `position` on, or of what each expert made of it.
 void Session::score(size_t position, size_t n) {
   const size_t width = model_.hparams().n_embd;

@@ -243,20 +243,8 @@ Status Snapshot::write(Session& session, Stream& stream, uint64_t size) {
               speakers.first(speakers.empty() ? 0 : session.tokens_.size()), stream);
 }
 
-// Experts see what they skipped, which changes no result.
-Status Snapshot::catch_up(Session& session) {
-  for (size_t e = 0; e < session.seen_.size(); ++e) {
-    const Status status = session.catch_up(e, session.tokens_.size(), SIZE_MAX);
-    if (!status.ok()) {
-      session.rewind(session.tokens_.size());
-      return status;
-    }
-  }
-  return {};
-}
-
 Status Snapshot::save(Session& session, std::byte* data, size_t capacity, size_t* size) {
-  SELM_TRY(catch_up(session));
+  SELM_TRY(session.catch_up_all());  // which changes no result
   SELM_ASSIGN(const auto settled, Settled::make(session));
   Stream counted = Stream::counting();
   SELM_TRY(write(session, counted, 0));
@@ -270,7 +258,7 @@ Status Snapshot::save(Session& session, std::byte* data, size_t capacity, size_t
 }
 
 Status Snapshot::save_file(Session& session, const std::string& path) {
-  SELM_TRY(catch_up(session));
+  SELM_TRY(session.catch_up_all());  // which changes no result
   SELM_ASSIGN(NewFile file, NewFile::create(path));
   SELM_ASSIGN(const auto settled, Settled::make(session));
   Stream counted = Stream::counting();

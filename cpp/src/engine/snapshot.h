@@ -56,7 +56,6 @@ class Snapshot {
   static uint64_t fingerprint(Session& session);
   static Status write(Session& session, Stream& stream, uint64_t size);
   static Status check_header(Session& session, std::span<const std::byte> bytes);
-  static Status catch_up(Session& session);
   static Status walk(Session& session, std::vector<Session::LayerState>& states, std::span<Token> tokens,
                      std::span<int8_t> speakers, Stream& stream);
   static Status walk_layer(Session& session, Session::LayerState& state, size_t index, size_t n,

@@ -9,12 +9,18 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from selm_export.errors import RecipeError
-from selm_export.gguf_file import LAYER_NAMES, Label, whole_file, write_label, write_vocabulary
+from selm_export.gguf_file import (
+    LAYER_NAMES,
+    Label,
+    fill,
+    whole_file,
+    write_label,
+    write_vocabulary,
+)
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.model import SelmForCausalLM
 
@@ -238,17 +244,6 @@ def read_model(path: Path) -> SelmForCausalLM:
         )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     model = SelmForCausalLM(_read_config(reader, path, tensors))
-    for name, own in _tensors(model):
-        tensor = tensors.pop(name, None)
-        if tensor is None:
-            raise RecipeError(path, f"the tensor {name} is missing", AGAIN)
-        shape = [int(n) for n in reversed(tensor.shape)]
-        if shape != [*own.shape]:
-            shapes = f"{shape}, not {[*own.shape]}"
-            raise RecipeError(path, f"the tensor {name} has the shape {shapes}", AGAIN)
-        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        own.copy_(torch.from_numpy(np.array(value, np.float32)))
-    if tensors:  # for instance a delta within the trunk
-        raise RecipeError(path, f"the tensor {next(iter(tensors))} has no place in it", AGAIN)
+    fill(path, tensors, _tensors(model), AGAIN)  # one without a place: a delta within the trunk
     model.train(False)
     return model
