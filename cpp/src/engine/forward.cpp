@@ -18,14 +18,16 @@ size_t rows_per_piece(size_t total_rows, size_t n_tokens, unsigned threads) {
   return std::max(step, (rows + step - 1) / step * step);
 }
 
-constexpr size_t kAlone = size_t{1} << 15;  // multiplications
+// Less than this is done before another thread could have begun.
+constexpr size_t kAlone = size_t{1} << 15;        // multiplications of a product
+constexpr size_t kAloneNumbers = size_t{1} << 13;  // numbers of all tokens' rows
 
 }  // namespace
 
 template <class Work>
-void Session::for_each_token(size_t n, const Work& work) {
-  if (n == 1) {
-    work(size_t{0});
+void Session::for_each_token(size_t n, size_t numbers, const Work& work) {
+  if (n == 1 || n * numbers <= kAloneNumbers) {
+    for (size_t i = 0; i < n; ++i) work(i);
     return;
   }
   pool_->run(n, [&](size_t i, unsigned) { work(i); });
@@ -41,7 +43,7 @@ void Session::multiply(size_t n, bool batched, std::span<const Part> parts, cons
     wanted[static_cast<size_t>(method_of(p).format)] = true;
     total_rows += p.matrix->rows;
   }
-  for_each_token(n, [&](size_t i) {
+  for_each_token(n, width, [&](size_t i) {
     const float* row = prepare(i);
     for (uint32_t f = 0; f < kernels::kActFormats; ++f) {
       const auto format = static_cast<kernels::ActFormat>(f);
@@ -50,7 +52,6 @@ void Session::multiply(size_t n, bool batched, std::span<const Part> parts, cons
     }
   });
 
-  // A product as small as a delta's is done before another thread could have begun.
   const size_t step =
       n == 1 && total_rows * width < kAlone ? total_rows : rows_per_piece(total_rows, n, options_.threads);
   size_t pieces = 0;
@@ -109,7 +110,7 @@ void Session::project(const model::Layer& layer, size_t n, bool batched, std::sp
     const model::Matrix& m = *second.part.matrix;
     multiply(n, batched, std::span(&second.part, 1), [&](size_t i) { return second.low + i * m.columns; });
     if (second.sum == nullptr) continue;
-    for_each_token(n, [&](size_t i) {
+    for_each_token(n, m.rows, [&](size_t i) {
       float* row = delta_ + i * m.rows;
       for (size_t r = 0; r < m.rows && second.scale != 1.0f; ++r) row[r] *= second.scale;
       kernels_.add(second.sum + i * m.rows, row, m.rows);
@@ -134,7 +135,7 @@ void Session::attention_inputs(const model::Layer& layer, LayerState& state, siz
     if (!norm.empty()) kernels_.rms_norm(head, norm.data(), head, h.d_k, h.rms_eps);
     kernels_.rope(head, cos_sin, h.rope.n_rot, h.rope.neox);
   };
-  for_each_token(n, [&](size_t i) {
+  for_each_token(n, n_head * h.d_k, [&](size_t i) {
     float* q = q_ + i * n_head * h.d_k;
     float* k = k_ + i * n_kv * h.d_k;
     float* v = v_ + i * n_kv * h.d_v;
@@ -153,7 +154,7 @@ void Session::attention_inputs(const model::Layer& layer, LayerState& state, siz
 
 void Session::add_residual(size_t n, const model::Vector& bias) {
   const size_t width = model_.hparams().n_embd;
-  for_each_token(n, [&](size_t i) {
+  for_each_token(n, width, [&](size_t i) {
     if (!bias.empty()) kernels_.add(projected_ + i * width, bias.data(), width);
     kernels_.add(x_ + i * width, projected_ + i * width, width);
   });
@@ -208,7 +209,7 @@ Status Session::run_layers(std::span<const model::Layer> layers, LayerState* sta
 
 void Session::normalise(const model::Vector& norm, size_t first, size_t n) {
   const size_t width = model_.hparams().n_embd;
-  for_each_token(n, [&](size_t i) {
+  for_each_token(n, width, [&](size_t i) {
     float* row = x_ + (first + i) * width;
     kernels_.rms_norm(row, norm.data(), row, width, model_.hparams().rms_eps);
   });

@@ -188,7 +188,7 @@ class Session {
   void project(const model::Layer& layer, size_t n, bool batched, std::span<const Product> products,
                const Prepare& prepare);
   template <class Work>
-  void for_each_token(size_t n, const Work& work);
+  void for_each_token(size_t n, size_t numbers, const Work& work);  // numbers: of a token's row
 
   const model::Model& model_;
   const kernels::Table& kernels_;

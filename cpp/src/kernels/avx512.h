@@ -64,11 +64,10 @@ namespace {
 // Asks for the bytes that lie kAhead beyond p: rows follow each other in memory, and the processor's
 // own prefetching starts anew at every page. No fault where nothing is mapped.
 constexpr size_t kAhead = 4096;
-template <size_t kSize>
+template <size_t kSize, auto kHint = _MM_HINT_T0>
 [[maybe_unused]] inline void prefetch(const std::byte* p, size_t ahead = kAhead) {
 #pragma GCC unroll 16
-  for (size_t i = 0; i < kSize; i += 64)
-    _mm_prefetch(reinterpret_cast<const char*>(p) + ahead + i, _MM_HINT_T0);
+  for (size_t i = 0; i < kSize; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p) + ahead + i, kHint);
 }
 [[maybe_unused]] inline int32_t load_i32(const void* p) {
   int32_t x;

@@ -46,42 +46,42 @@ struct Q4_0 {
   static constexpr size_t kBytes = 18;
   static constexpr int kBits = 4, kZero = 3;
   static constexpr bool kMin = false;
-  static Codes load4(const std::byte* p) { return nibbles(p + 2, kBytes); }
+  static Codes load4(const std::byte* p, size_t stride = kBytes) { return nibbles(p + 2, stride); }
 };
 struct Q4_1 {
   static constexpr size_t kBytes = 20;
   static constexpr int kBits = 4, kZero = -1;
   static constexpr bool kMin = true;
-  static Codes load4(const std::byte* p) { return nibbles(p + 4, kBytes); }
+  static Codes load4(const std::byte* p, size_t stride = kBytes) { return nibbles(p + 4, stride); }
 };
 struct Q5_0 {
   static constexpr size_t kBytes = 22;
   static constexpr int kBits = 5, kZero = 4;
   static constexpr bool kMin = false;
-  static Codes load4(const std::byte* p) { return five_bits(p + 2, p + 6, kBytes); }
+  static Codes load4(const std::byte* p, size_t stride = kBytes) { return five_bits(p + 2, p + 6, stride); }
 };
 struct Q5_1 {
   static constexpr size_t kBytes = 24;
   static constexpr int kBits = 5, kZero = -1;
   static constexpr bool kMin = true;
-  static Codes load4(const std::byte* p) { return five_bits(p + 4, p + 8, kBytes); }
+  static Codes load4(const std::byte* p, size_t stride = kBytes) { return five_bits(p + 4, p + 8, stride); }
 };
 struct Q8_0 {
   static constexpr size_t kBytes = 34;
   static constexpr int kBits = 8, kZero = 7;
   static constexpr bool kMin = false;
-  static Codes load4(const std::byte* p) {
+  static Codes load4(const std::byte* p, size_t stride = kBytes) {
     const __m512i flip = _mm512_set1_epi8(-128);
-    return {_mm512_xor_si512(load_4x16(p + 2, kBytes), flip),
-            _mm512_xor_si512(load_4x16(p + 18, kBytes), flip)};
+    return {_mm512_xor_si512(load_4x16(p + 2, stride), flip),
+            _mm512_xor_si512(load_4x16(p + 18, stride), flip)};
   }
 };
 struct Iq4Nl {
   static constexpr size_t kBytes = 18;
   static constexpr int kBits = 8, kZero = 7;
   static constexpr bool kMin = false;
-  static Codes load4(const std::byte* p) {
-    const Codes x = nibbles(p + 2, kBytes);
+  static Codes load4(const std::byte* p, size_t stride = kBytes) {
+    const Codes x = nibbles(p + 2, stride);
     const __m512i values = _mm512_broadcast_i32x4(  // quant::kIq4Values + 128
         _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15));
     return {_mm512_shuffle_epi8(values, x.low), _mm512_shuffle_epi8(values, x.high)};
