@@ -130,8 +130,7 @@ Result<size_t> Generation::settle(std::span<const Token> piece) {
 Status Generation::decode_by_lookup(size_t most, bool* done) {
   const Lookup found = look_up(history_, most - 1);
   if (found.count == 0) return {};  // and nothing is learnt
-  const size_t kind = found.matched < 3 ? 0 : (found.matched < 5 ? 1 : 2);
-  const size_t n = session_.lookup_pace().choose(kind, 1 + found.count);
+  const size_t n = session_.lookup_pace().choose(found.kind(), 1 + found.count);
   if (n == 1) return {};
   Token piece[kMaxVerified] = {history_.back()};
   std::copy_n(found.follows.begin(), n - 1, piece + 1);
@@ -140,7 +139,7 @@ Status Generation::decode_by_lookup(size_t most, bool* done) {
   const double seconds = watch.seconds();
   *done = true;
   SELM_ASSIGN(const size_t right, settle(std::span(piece, n)));
-  session_.lookup_pace().record(kind, n, right, seconds);
+  session_.lookup_pace().record(found.kind(), n, right, seconds);
   return {};
 }
 

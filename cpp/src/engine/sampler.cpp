@@ -16,6 +16,22 @@ double uniform(uint64_t seed, uint64_t draw) {
   return static_cast<double>(z >> 11) * 0x1.0p-53;
 }
 
+// The likeliest token, the first of those alike; kNoToken if no logit is finite. In lanes, as the compiler
+// may not reorder comparisons that could meet what is not a number.
+Token likeliest(std::span<const float> logits) {
+  constexpr size_t kLanes = 16;
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, -HUGE_VALF);
+  const size_t whole = logits.size() / kLanes * kLanes;
+  for (size_t i = 0; i < whole; i += kLanes) {
+    for (size_t l = 0; l < kLanes; ++l) lanes[l] = logits[i + l] > lanes[l] ? logits[i + l] : lanes[l];
+  }
+  for (size_t i = whole; i < logits.size(); ++i) lanes[0] = std::fmax(lanes[0], logits[i]);
+  const float best = *std::max_element(lanes, lanes + kLanes);
+  if (!std::isfinite(best)) return text::kNoToken;
+  return static_cast<Token>(std::find(logits.begin(), logits.end(), best) - logits.begin());
+}
+
 bool in_range(float value, float low, float high) { return value >= low && value <= high; }  // false for NaN
 
 }  // namespace
@@ -43,6 +59,10 @@ Status Sampling::check() const {
 }
 
 Result<Token> Sampler::pick(std::span<const float> logits, std::span<const Token> history, uint64_t draw) {
+  const bool greedy = sampling_.temperature == 0.0f || sampling_.top_k == 1;
+  if (greedy && sampling_.bias.empty() && !penalises()) {
+    if (const Token token = likeliest(logits); token != text::kNoToken) return token;
+  }
   candidates_.clear();
   candidates_.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
@@ -63,7 +83,7 @@ Result<Token> Sampler::pick(std::span<const float> logits, std::span<const Token
     return banned ? error(Code::invalid_argument, "bias and penalties leave no token that may be chosen")
                   : error(Code::internal, "the model gave no finite logit; its weights may be damaged");
   }
-  if (sampling_.temperature == 0.0f || sampling_.top_k == 1) return best->token;
+  if (greedy) return best->token;
 
   if (sampling_.top_k > 0) keep_top_k();
   if (sampling_.typical_p < 1.0f) keep_typical();
@@ -78,9 +98,14 @@ Result<Token> Sampler::pick(std::span<const float> logits, std::span<const Token
   return candidates_.front().token;  // rounding left a crumb
 }
 
-void Sampler::penalise(std::span<const Token> history) {
+bool Sampler::penalises() const {
   const Sampling& s = sampling_;
-  if (s.repeat_penalty == 1.0f && s.frequency_penalty == 0.0f && s.presence_penalty == 0.0f) return;
+  return s.repeat_penalty != 1.0f || s.frequency_penalty != 0.0f || s.presence_penalty != 0.0f;
+}
+
+void Sampler::penalise(std::span<const Token> history) {
+  if (!penalises()) return;
+  const Sampling& s = sampling_;
   const size_t n = std::min<size_t>(s.penalty_last_n, history.size());
   std::map<Token, uint32_t> seen;
   for (const Token token : history.last(n)) ++seen[token];

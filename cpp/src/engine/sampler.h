@@ -47,6 +47,7 @@ class Sampler {
   static bool likelier(const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
   }
+  bool penalises() const;
   void penalise(std::span<const Token> history);
   void keep_top_k();
   void softmax(double temperature);

@@ -6,32 +6,34 @@
 namespace selm::engine {
 namespace {
 
-constexpr double kNewest = 0.15;      // share of the newest measurement in a mean
+constexpr double kNewest = 0.15;      // share of the newest time in a mean
+constexpr double kNewestGuess = 0.1;  // of the newest guess
+constexpr double kKept = 0.95;        // of what earlier pieces' times weigh, with each new one
+constexpr double kHoldUp = 2;         // times what was expected; what took longer counts as that
 constexpr double kWorthwhile = 1.05;  // times plain decoding
-constexpr size_t kLongestMatch = 8, kShortestMatch = 2;
+constexpr size_t kLongestMatch = 8;
 constexpr size_t kLookBack = 16384;  // tokens
 
 }  // namespace
 
+// Of several tokens: a line through what was measured. (A mean for each number of tokens would keep a number
+// that met a hold-up once from being tried again.)
 double Pace::cost(size_t n) const {
-  if (seconds_[n] > 0) return seconds_[n];
-  // From the nearest one that was measured, as if each token cost the same share.
-  for (size_t away = 1; away <= kMaxVerified; ++away) {
-    for (const size_t m : {n - std::min(n, away), n + away}) {
-      if (m < 1 || m > kMaxVerified || seconds_[m] <= 0) continue;
-      return seconds_[m] * (1 + share_ * static_cast<double>(n - 1)) /
-             (1 + share_ * static_cast<double>(m - 1));
-    }
-  }
-  return 1 + share_ * static_cast<double>(n - 1);
+  const double plain = plain_seconds_ > 0 ? plain_seconds_ : several_.weight > 0 ? several_.seconds : 1;
+  if (n == 1) return plain;
+  const double tokens = static_cast<double>(n);
+  if (several_.weight == 0) return plain * (1 + share_ * (tokens - 1));
+  const double slope =
+      several_.spread > 1 ? std::max(several_.together / several_.spread, 0.0) : share_ * plain;
+  return std::max(several_.seconds + slope * (tokens - several_.n), plain);
 }
 
 double Pace::gain(size_t kind, size_t n) const {
-  double tokens = 0;
-  double chance = 1;
-  for (size_t i = 0; i < n; ++i) {
+  double tokens = 1;
+  double chance = rate_[kind].first;
+  for (size_t i = 1; i < n; ++i) {
     tokens += chance;
-    chance *= rate_[kind];
+    chance *= rate_[kind].next;
   }
   return tokens / cost(n);
 }
@@ -56,9 +58,24 @@ size_t Pace::choose(size_t kind, size_t most) {
 }
 
 void Pace::record(size_t kind, size_t n, size_t right, double seconds) {
-  seconds_[n] = seconds_[n] > 0 ? seconds_[n] + kNewest * (seconds - seconds_[n]) : seconds;
+  // Other work on the machine holds a token up now and then; that says nothing about the next one.
+  if (n == 1 ? plain_seconds_ > 0 : several_.weight > 0) seconds = std::min(seconds, kHoldUp * cost(n));
+  if (n == 1) {
+    plain_seconds_ = plain_seconds_ > 0 ? plain_seconds_ + kNewest * (seconds - plain_seconds_) : seconds;
+  } else {
+    several_.weight = kKept * several_.weight + 1;
+    const double share = 1 / several_.weight;
+    const double from_n = static_cast<double>(n) - several_.n, from_seconds = seconds - several_.seconds;
+    several_.n += share * from_n;
+    several_.seconds += share * from_seconds;
+    several_.spread += share * (from_n * (static_cast<double>(n) - several_.n) - several_.spread);
+    several_.together += share * (from_n * (seconds - several_.seconds) - several_.together);
+  }
   const size_t tested = std::min(right + 1, n - 1);
-  for (size_t i = 0; i < tested; ++i) rate_[kind] += kNewest * ((i < right ? 1.0 : 0.0) - rate_[kind]);
+  for (size_t i = 0; i < tested; ++i) {
+    double& rate = i == 0 ? rate_[kind].first : rate_[kind].next;
+    rate += kNewestGuess * ((i < right ? 1.0 : 0.0) - rate);
+  }
 }
 
 bool Choice::draft() {
@@ -98,7 +115,7 @@ Lookup look_up(std::span<const Token> history, size_t most) {
     size_t matched = 0;  // tokens before `end` that are those at the end of the history
     while (matched < kLongestMatch && matched < end && history[end - 1 - matched] == history[n - 1 - matched])
       ++matched;
-    if (matched < kShortestMatch || matched <= best.matched) continue;
+    if (matched <= best.matched) continue;
     best.matched = matched;
     from = end;
   }

@@ -23,8 +23,8 @@ inline constexpr size_t kMaxVerified = 16;  // kernels::kBatchColumns - 1
 // best, guessing is tried again after more and more tokens.
 class Pace {
  public:
-  // kind: guesses of which sort (below kKinds), each with a rate of its own. At most `most`.
-  static constexpr size_t kKinds = 3;
+  // kind: guesses of which sort (below kKinds), each with rates of its own. At most `most`.
+  static constexpr size_t kKinds = 4;
   // share: of one token's cost that each further one is thought to add, until it was measured.
   explicit Pace(double share) : share_(share) {}
   size_t choose(size_t kind, size_t most);
@@ -36,10 +36,17 @@ class Pace {
   double gain(size_t kind, size_t n) const;
 
   double share_;
-  std::array<double, kMaxVerified + 1> seconds_ = {};  // 0: not measured
-  std::array<double, kKinds> rate_ = {0.7, 0.7, 0.8};
+  double plain_seconds_ = 0;  // of one token; 0: not measured
+  struct Times {              // of several: means, the newest counting most, of n and of seconds
+    double weight = 0, n = 0, seconds = 0;
+    double spread = 0, together = 0;  // of (n - mean)^2 and of (n - mean)(seconds - mean)
+  } several_;
+  struct Rate {
+    double first, next;  // how often the first guess is right, and one after a right one
+  };
+  std::array<Rate, kKinds> rate_ = {{{0.3, 0.7}, {0.6, 0.8}, {0.7, 0.8}, {0.8, 0.8}}};
   std::array<size_t, kKinds> plain_ = {};  // tokens since guessing was given up
-  std::array<size_t, kKinds> pause_ = {kFirstPause, kFirstPause, kFirstPause};
+  std::array<size_t, kKinds> pause_ = {kFirstPause, kFirstPause, kFirstPause, kFirstPause};
   static constexpr size_t kFirstPause = 32, kLongestPause = 1024;
 };
 
@@ -70,6 +77,8 @@ struct Lookup {
   std::array<Token, kMaxVerified> follows = {};
   size_t count = 0;
   size_t matched = 0;  // how many tokens at the end were the same
+
+  size_t kind() const { return matched < 2 ? 0 : matched < 3 ? 1 : matched < 5 ? 2 : 3; }
 };
 Lookup look_up(std::span<const Token> history, size_t most);
 
