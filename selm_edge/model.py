@@ -492,9 +492,10 @@ class Model:
         that ends the reply and is not part of it; deadline: seconds from now; sampling (else what
         the model's file recommends) and/or single options of it; session: one of your own, else
         the model takes care of that.
-        draft: how tokens may be guessed ahead, which changes the speed and nothing else; expert:
-        the name of the one that speaks, None for whom the model chooses token by token. SelmError
-        where the model or its backend has no such expert or exits.
+        draft: how tokens may be guessed ahead, which changes the speed and nothing else, except
+        "calibrated", where what an exit is sure of stays unverified; expert: the name of the one
+        that speaks, None for whom the model chooses token by token. SelmError where the model or
+        its backend has no such expert or exits, or no calibration of these.
         ValueError names a number out of its range.
         """
         if draft not in DRAFTS:

@@ -521,14 +521,16 @@ inline selm_draft draft_named(const std::string& name) {
   if (name == "off") return SELM_DRAFT_OFF;
   if (name == "exit") return SELM_DRAFT_EXIT;
   if (name == "lookup") return SELM_DRAFT_LOOKUP;
-  fail(SELM_ERROR_INVALID_ARGUMENT, "draft is auto, off, exit or lookup");
+  if (name == "calibrated") return SELM_DRAFT_CALIBRATED;
+  fail(SELM_ERROR_INVALID_ARGUMENT, "draft is auto, off, exit, lookup or calibrated");
 }
 
 class Generation {
  public:
   Generation(const Session& session, const Tokens& prompt, selm_sampling sampling,
              const std::map<selm_token, float>& logit_bias, const std::vector<std::string>& stop,
-             uint32_t max_tokens, bool ignore_end, bool special, bool reuse_prefix, const std::string& draft)
+             uint32_t max_tokens, bool ignore_end, bool special, bool reuse_prefix, const std::string& draft,
+             float exit_threshold)
       : state_(std::make_shared<GenerationState>()) {
     std::vector<selm_logit_bias> bias;
     for (const auto& [token, amount] : logit_bias) bias.push_back({token, amount});
@@ -544,6 +546,7 @@ class Generation {
     options.special = special;
     options.reuse_prefix = reuse_prefix;
     options.draft = draft_named(draft);
+    options.exit_threshold = exit_threshold;
 
     state_->session = session.state();
     const py::gil_scoped_release release;

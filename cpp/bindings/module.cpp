@@ -149,16 +149,18 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("decode_steps", &selm_generation_stats::decode_steps)
       .def_readonly("drafted_tokens", &selm_generation_stats::drafted_tokens)
       .def_readonly("accepted_tokens", &selm_generation_stats::accepted_tokens)
+      .def_readonly("early_tokens", &selm_generation_stats::early_tokens)
+      .def_readonly("early_wrong", &selm_generation_stats::early_wrong)
       .def_property_readonly("finish",
                              [](const selm_generation_stats& s) { return static_cast<int>(s.finish); });
 
   py::class_<Generation>(m, "Generation")
       .def(py::init<const Session&, const Tokens&, selm_sampling, const std::map<selm_token, float>&,
-                    const std::vector<std::string>&, uint32_t, bool, bool, bool, const std::string&>(),
+                    const std::vector<std::string>&, uint32_t, bool, bool, bool, const std::string&, float>(),
            "session"_a, "prompt"_a, "sampling"_a, py::kw_only(),
            "logit_bias"_a = std::map<selm_token, float>(), "stop"_a = std::vector<std::string>(),
            "max_tokens"_a = 0, "ignore_end"_a = false, "special"_a = false, "reuse_prefix"_a = true,
-           "draft"_a = "auto")
+           "draft"_a = "auto", "exit_threshold"_a = 0.0f)
       .def("next", &Generation::next, "(piece of text, its token or -1, finish or 0 while there is more)")
       .def_property_readonly("stats", &Generation::stats)
       .def("cancel", &Generation::cancel)

@@ -173,5 +173,52 @@ def exits(
         click.echo(json.dumps(measured))
 
 
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", "files", required=True, multiple=True, type=click.Path(path_type=Path),
+              help="Prompts like those of use: a talk file, or .jsonl whose lines hold messages;"
+              " plain or .xz. May be given several times.")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path), help="Default: MODEL itself, replaced"
+              " once the new file is whole.")  # fmt: skip
+@click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
+              show_default=True,
+              help="Share of tokens that may differ from the whole model's.")  # fmt: skip
+@click.option("--epsilon", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
+              show_default=True, help="How likely that bound may fail.")  # fmt: skip
+@click.option("--prompts", type=click.IntRange(min=1), default=1000, show_default=True,
+              help="At most so many, chosen by chance.")  # fmt: skip
+@click.option("--max-tokens", "most", type=click.IntRange(min=2), default=64, show_default=True,
+              help="Of each reply.")  # fmt: skip
+@click.option("--context", type=click.IntRange(min=16), default=1024, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object.")
+def calibrate(
+    model: Path, *, files: tuple[Path, ...], output: Path | None, delta: float, epsilon: float,
+    prompts: int, most: int, context: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Lets MODEL's exit speak unverified where it is sure, with a bound on what that costs.
+
+    The bound holds for greedy replies to prompts like those of the data, and for these weights
+    alone: do it again after quantising. Used with draft "calibrated", and only then.
+    """
+    from selm_export import calibrate as calibration
+    from selm_export import evaluate as measuring
+
+    say = (lambda text: click.echo(text, err=True)) if as_json else click.echo
+    found = calibration.run(
+        model, [c for path in files for c in measuring.read_data(path)],
+        calibration.Bound(delta, epsilon), output=output or model, context=context, most=most,
+        prompts=prompts, say=say,
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(
+        f"written: {output or model}\n"
+        f"from a probability of {found['threshold']} on the exit speaks:"
+        f" {found['early']:.0%} of tokens, {found['loss']:.2%} not the whole model's (at most"
+        f" {delta:.1%} with probability {1 - epsilon:.0%}), {found['speed_up']:.2f} times as fast"
+    )
+
+
 if __name__ == "__main__":
     main()

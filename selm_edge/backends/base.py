@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 FinishReason = Literal["stop", "length", "context", "cancelled", "deadline"]
 LogitRows = Literal["all", "last", "none"]
-Draft = Literal["auto", "off", "exit", "lookup"]
+Draft = Literal["auto", "off", "exit", "lookup", "calibrated"]
 """How tokens may be guessed ahead and then verified: by `lookup` of where the last ones stood
 before, through trained exits (`exit`), by both (`auto`), or not at all. Only the speed depends on
 it."""
@@ -121,6 +121,8 @@ class GenerationStats:
     """Tokens that were guessed ahead."""
     accepted: int = 0
     """Of those, the ones that were right."""
+    early: int = 0
+    """Tokens that an exit said and the whole model did not verify (draft "calibrated")."""
     experts: dict[str, int] = field(default_factory=dict)
     """Tokens by the expert that spoke them; empty where the model has no experts."""
     mean_layers: float | None = None

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from selm_edge.backends.base import (
@@ -42,7 +43,10 @@ _HINTS = {
     "format": "The file is damaged or is no GGUF model: fetch or export it again.",
     "out_of_memory": "Choose a smaller context, or a smaller model.",
 }
-_NO_EXITS = "Choose draft lookup or off instead; auto uses exits where there are some."
+_NO_EXITS = {
+    "exit": "Choose draft lookup or off instead; auto uses exits where there are some.",
+    "calibrated": "Choose draft auto instead, or run `selm-export calibrate` on the file.",
+}
 _NO_EXPERT = "Choose one that it has, or auto."
 _SAVE_HINTS = {
     "io": "Choose another place, or make room in it; a file of that name is as it was.",
@@ -181,20 +185,29 @@ class NativeTokenizer:
         return self._control
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a session has to know of its model."""
+
+    experts: Sequence[str] = ()
+    """Their names, in the model's order."""
+    layers: int = 0
+    exit: int = 0
+    """The layer after which the first exit speaks; 0: there is none."""
+
+
 class NativeStream:
-    """One reply of the core; `experts` are the names of the model's, in its order."""
+    """One reply of the core."""
 
     def __init__(
         self,
         generation: _core.Generation,
         session: _core.Session,
-        experts: Sequence[str],
-        layers: int,
+        shape: Shape,
     ) -> None:
         self._generation = generation
         self._session = session
-        self._experts = experts
-        self._layers = layers
+        self._shape = shape
         self._spoke: dict[str, int] = {}
         self._done = False
         self.speaker: str | None = None
@@ -202,6 +215,7 @@ class NativeStream:
     @property
     def stats(self) -> GenerationStats:
         now = self._generation.stats
+        skipped = self._shape.layers - self._shape.exit
         return GenerationStats(
             prompt_tokens=now.prompt_tokens,
             cached_tokens=now.cached_tokens,
@@ -214,7 +228,8 @@ class NativeStream:
             drafted=now.drafted_tokens,
             accepted=now.accepted_tokens,
             experts=dict(self._spoke),
-            mean_layers=float(self._layers),
+            early=now.early_tokens,
+            mean_layers=self._shape.layers - now.early_tokens * skipped / (now.decode_steps + 1),
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -229,7 +244,7 @@ class NativeStream:
             except _core.CoreError as error:
                 self._done = True
                 raise _call_error(error) from None
-            if token >= 0 and self._experts:
+            if token >= 0 and self._shape.experts:
                 self._note_speaker()
             self._done = finish != 0
             if piece:  # a token may hold half a character, or a stop string's beginning
@@ -246,8 +261,9 @@ class NativeStream:
         except _core.CoreError:  # closed meanwhile: the reply goes on, nobody is asked any more
             self.speaker = None
             return
-        if 0 <= index < len(self._experts):
-            self.speaker = name = self._experts[index]
+        self.speaker = None
+        if 0 <= index < len(self._shape.experts):
+            self.speaker = name = self._shape.experts[index]
             self._spoke[name] = self._spoke.get(name, 0) + 1
 
     def cancel(self) -> None:
@@ -260,12 +276,9 @@ class NativeStream:
 
 
 class NativeSession:
-    def __init__(
-        self, session: _core.Session, experts: Sequence[str] = (), layers: int = 0
-    ) -> None:
+    def __init__(self, session: _core.Session, shape: Shape) -> None:
         self._session = session
-        self._experts = experts
-        self._layers = layers
+        self._shape = shape
         self._expert: str | None = None  # the only one that speaks
 
     @property
@@ -323,7 +336,7 @@ class NativeSession:
 
         try:
             self._session.set_deadline(0)  # the last reply's is not this one's
-            fork = NativeSession(self._session.fork(), self._experts, self._layers)
+            fork = NativeSession(self._session.fork(), self._shape)
             fork._expert = self._expert
             return fork
         except _core.CoreError as error:
@@ -365,10 +378,10 @@ class NativeSession:
         except _core.CoreError as error:
             if error.args[0] == "context_full":
                 raise ContextError(len(prompt), session.context - 1) from None
-            if draft == "exit" and "trained exits" in error.args[1]:
-                raise SelmError(f"{error.args[1]}\n{_NO_EXITS}") from None
+            if draft in ("exit", "calibrated") and "exits" in error.args[1]:
+                raise SelmError(f"{error.args[1]}\n{_NO_EXITS[draft]}") from None
             raise _call_error(error) from None
-        return NativeStream(generation, session, self._experts, self._layers)
+        return NativeStream(generation, session, self._shape)
 
     def _choose(self, expert: str | None) -> None:
         """From now on that expert speaks, or whoever the model decides.
@@ -376,8 +389,9 @@ class NativeSession:
         What another one read is read again: who spoke last counts where experts are sticky, and a
         reply must not depend on what the session was used for before.
         """
-        if expert is not None and expert not in self._experts:
-            there = f"it has {', '.join(self._experts)}" if self._experts else "it has no experts"
+        experts = self._shape.experts
+        if expert is not None and expert not in experts:
+            there = f"it has {', '.join(experts)}" if experts else "it has no experts"
             raise SelmError(f"the model has no expert {expert!r}: {there}\n{_NO_EXPERT}")
         if expert != self._expert:
             self._session.set_expert(expert)
@@ -427,7 +441,10 @@ class NativeEngine:
         except _core.CoreError as error:
             raise file_error(path, error) from None
         names = self.metadata.get("selm.expert.names")
-        self._experts = [str(name) for name in names] if isinstance(names, list) else []
+        experts = [str(name) for name in names] if isinstance(names, list) else []
+        exits = self.metadata.get("selm.exit.layers")
+        first = exits[0] if isinstance(exits, list) and exits else 0
+        self._shape = Shape(experts, self.info.n_layer, first if isinstance(first, int) else 0)
         trained = self.info.n_ctx_train
         self.context = min(context, trained) if trained else context
         self._threads = threads or 0
@@ -440,7 +457,7 @@ class NativeEngine:
         return self._threads or self._core_threads or allowed_cores()
 
     def session(self) -> NativeSession:
-        return NativeSession(self._session(self.context), self._experts, self.info.n_layer)
+        return NativeSession(self._session(self.context), self._shape)
 
     def _session(self, context: int) -> _core.Session:
         from selm_edge import _core

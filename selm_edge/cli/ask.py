@@ -43,7 +43,8 @@ def reply_options(function: Function) -> Function:
             click.option("--expert", metavar="auto|NAME", default="auto",
                          help="Which expert of the model speaks; auto: decided token by token."),
             click.option("--draft", type=click.Choice(DRAFTS), default="auto",
-                         help="How tokens are guessed ahead; only the speed depends on it."),
+                         help="How tokens are guessed ahead. Only the speed depends on it, but for"
+                              " calibrated, which keeps what an exit is sure of unverified."),
         )
     ):  # fmt: skip
         function = option(function)
@@ -306,6 +307,7 @@ def _result(reply: Reply, entry: Entry, model: Model, load_seconds: float) -> di
         "mean_layers": layers and round(layers, 3),
         "drafted_tokens": stats.drafted,
         "accepted_drafts": stats.accepted,
+        "early_tokens": stats.early,
         "seed": reply.sampling.seed,
         "trimmed_tokens": reply.prompt.trimmed_tokens,
         "notices": [notice.message for notice in reply.notices],

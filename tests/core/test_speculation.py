@@ -91,7 +91,7 @@ def test_drafts_by_exits_need_exits(model: _core.Model) -> None:
     session = _core.Session(model, context=64)
     with pytest.raises(_core.CoreError, match="no trained exits"):
         _core.Generation(session, [5, 6], sampled(), draft="exit")
-    with pytest.raises(_core.CoreError, match="draft is auto, off, exit or lookup"):
+    with pytest.raises(_core.CoreError, match="draft is auto, off, exit, lookup or calibrated"):
         _core.Generation(session, [5, 6], sampled(), draft="maybe")
 
 

@@ -255,8 +255,11 @@ SELM_API selm_status selm_sample(const selm_sampling* sampling, const float* log
 typedef enum selm_draft {
   SELM_DRAFT_AUTO = 0, /* by lookup, and by exits where the model has them */
   SELM_DRAFT_OFF = 1,
-  SELM_DRAFT_EXIT = 2,  /* through the lower layers; an error where no exits are trained */
-  SELM_DRAFT_LOOKUP = 3 /* from where the last tokens stood before */
+  SELM_DRAFT_EXIT = 2,   /* through the lower layers; an error where no exits are trained */
+  SELM_DRAFT_LOOKUP = 3, /* from where the last tokens stood before */
+  /* Not verified where an exit is sure enough: the reply may differ from the whole model's, by no more than
+   * the file's calibration says. An error where exits are not calibrated for these very weights. */
+  SELM_DRAFT_CALIBRATED = 4
 } selm_draft;
 typedef struct selm_generation_options {
   size_t struct_size;
@@ -267,9 +270,12 @@ typedef struct selm_generation_options {
   bool special;      /* render control tokens in the text */
   bool reuse_prefix; /* keep what the session already holds of the prompt */
   selm_draft draft;
+  /* To calibrate: with SELM_DRAFT_CALIBRATED, this probability instead of the file's threshold, and
+   * early_wrong is counted. */
+  float exit_threshold;
 } selm_generation_options;
 #define SELM_GENERATION_OPTIONS_INIT \
-  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true, SELM_DRAFT_AUTO }
+  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true, SELM_DRAFT_AUTO, 0.0f }
 
 typedef enum selm_finish {
   SELM_FINISH_NONE = 0, /* still going */
@@ -289,6 +295,7 @@ typedef struct selm_generation_stats {
   selm_finish finish;
   uint32_t decode_steps; /* tokens picked, the end token too, in decode_seconds: speed = steps / seconds */
   uint32_t drafted_tokens, accepted_tokens; /* guessed ahead; of those, right */
+  uint32_t early_tokens, early_wrong;       /* kept unverified; of those, not the whole model's choice */
 } selm_generation_stats;
 
 /* Starts a reply to the prompt; the first selm_generation_next reads it. The session is lent until

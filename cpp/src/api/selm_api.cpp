@@ -149,9 +149,11 @@ Result<engine::Sampling> sampling_options(const selm_sampling* given) {
 Result<engine::GenerationOptions> generation_options(const selm_generation_options* given) {
   selm_generation_options o = SELM_GENERATION_OPTIONS_INIT;
   SELM_TRY(read_options(given, &o));
-  if (o.draft > SELM_DRAFT_LOOKUP) return selm::error(Code::invalid_argument, "unknown draft %d", o.draft);
+  if (o.draft > SELM_DRAFT_CALIBRATED)
+    return selm::error(Code::invalid_argument, "unknown draft %d", o.draft);
   engine::GenerationOptions out{
-      o.max_tokens, {}, o.ignore_end, o.special, o.reuse_prefix, static_cast<engine::Draft>(o.draft)};
+      o.max_tokens,    {}, o.ignore_end, o.special, o.reuse_prefix, static_cast<engine::Draft>(o.draft),
+      o.exit_threshold};
   for (size_t i = 0; o.stop != nullptr && i < o.n_stop; ++i) {
     if (o.stop[i] == nullptr) return selm::error(Code::invalid_argument, "a stop string is NULL");
     out.stop.emplace_back(o.stop[i]);
@@ -568,11 +570,11 @@ selm_status selm_generation_next(selm_generation* generation, const char** text,
 selm_status selm_generation_get_stats(const selm_generation* generation, selm_generation_stats* stats) {
   if (generation == nullptr || stats == nullptr) return invalid("an argument is NULL");
   const engine::GenerationStats& s = generation->generation->stats();
-  return write_struct(
-      selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens, s.tokens,
-                            s.prompt_seconds, s.decode_seconds, s.first_token_seconds,
-                            static_cast<selm_finish>(s.finish), s.decode_steps, s.drafted, s.accepted},
-      stats);
+  return write_struct(selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens,
+                                            s.tokens, s.prompt_seconds, s.decode_seconds,
+                                            s.first_token_seconds, static_cast<selm_finish>(s.finish),
+                                            s.decode_steps, s.drafted, s.accepted, s.early, s.early_wrong},
+                      stats);
 }
 
 void selm_generation_free(selm_generation* generation) { delete generation; }

@@ -19,7 +19,7 @@ size_t rows_per_piece(size_t total_rows, size_t n_tokens, unsigned threads) {
 }
 
 // Less than this is done before another thread could have begun.
-constexpr size_t kAlone = size_t{1} << 15;        // multiplications of a product
+constexpr size_t kAlone = size_t{1} << 15;         // multiplications of a product
 constexpr size_t kAloneNumbers = size_t{1} << 13;  // numbers of all tokens' rows
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 namespace selm::engine {
@@ -71,11 +72,21 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::sp
                    session.model().n_vocab());
     }
   }
-  if (options.draft == Draft::exit && session.model().hparams().selm.exits.empty()) {
+  const bool calibrated = options.draft == Draft::calibrated;
+  if ((options.draft == Draft::exit || calibrated) && session.model().hparams().selm.exits.empty()) {
     return error(Code::invalid_argument, "the model has no trained exits to draft through");
+  }
+  if (!(options.exit_threshold >= 0.0f) || (options.exit_threshold > 0.0f && !calibrated)) {
+    return error(Code::invalid_argument,
+                 "an exit's threshold is more than 0, and for calibrated drafts alone");
+  }
+  double threshold = static_cast<double>(options.exit_threshold);
+  if (calibrated && threshold == 0.0) {
+    SELM_ASSIGN(threshold, session.calibrated_threshold(0));
   }
   std::unique_ptr<Generation> generation(
       new Generation(session, prompt, std::move(sampling), std::move(options)));
+  generation->threshold_ = threshold;
   // What the session holds already of this prompt stays; the last token is always evaluated anew,
   // because its logits are needed.
   const std::vector<Token>& held = session.tokens();
@@ -111,6 +122,7 @@ Result<size_t> Generation::pick(size_t rows, std::span<const Token> guesses) {
     const std::span<const float> logits(logits_.data() + i * n_vocab, n_vocab);
     SELM_ASSIGN(const Token token, sampler_.pick(logits, history_, drawn + i));
     if (started_) ++stats_.decode_steps;
+    picked_ = token;
     ended_ = !options_.ignore_end && session_.model().tokenizer().is_end(token);
     if (!ended_) history_.push_back(token);
     if (ended_ || i == guesses.size() || guesses[i] != token) return i;
@@ -153,11 +165,12 @@ Status Generation::decode_by_exit(size_t most, bool* done) {
     double probability = 0;
     SELM_TRY(session_.draft(piece[n], n, 0, n + 1 < most ? &next : nullptr, &probability));
     likely *= probability;
-    if (likely < kLeastLikely) break;
+    // The end, guessed right, saves nothing: there is no token after it.
+    if (likely < kLeastLikely || session_.model().tokenizer().is_end(next)) break;
     piece[n + 1] = next;
   }
   n = std::min(n + 1, most);
-  SELM_TRY(session_.verify(std::span(piece, n), 0, logits_.data()));
+  SELM_TRY(session_.verify(std::span(piece, n), 0, Logits::all, logits_.data()));
   const double seconds = watch.seconds();
   *done = true;
   SELM_ASSIGN(const size_t right, settle(std::span(piece, n)));
@@ -165,9 +178,52 @@ Status Generation::decode_by_exit(size_t most, bool* done) {
   return {};
 }
 
+// One token: of the exit where it is sure enough, and else of the whole model, whose other layers then see
+// all tokens that they have not seen, together. So what is held is always the whole model's.
+Status Generation::decode_early(size_t most) {
+  Token next = text::kNoToken;
+  double probability = 0;
+  Token* const wanted = early_ + 1 < most ? &next : nullptr;
+  const Status status = session_.draft(history_.back(), early_, 0, wanted, &probability);
+  early_ = status.ok() ? early_ + 1 : 0;
+  SELM_TRY(status);
+  if (probability < threshold_) {
+    SELM_TRY(settle_early(Logits::last));
+    return pick(1, {}).status();
+  }
+  const std::span<const float> said = session_.draft_logits();
+  const std::vector<Token>& tokens = session_.model().draft_tokens();
+  if (!tokens.empty()) std::fill_n(logits_.begin(), session_.model().n_vocab(), -HUGE_VALF);
+  for (size_t i = 0; i < said.size(); ++i)
+    logits_[tokens.empty() ? i : static_cast<size_t>(tokens[i])] = said[i];
+  ++stats_.early;
+  return pick(1, {}).status();
+}
+
+// The tokens that went no further than to the exit go through the other layers; the first row of logits_ is
+// then of the last one, if that is wanted: it is not where the exit spoke after it, too.
+Status Generation::settle_early(Logits which) {
+  const size_t n = std::exchange(early_, 0);
+  const std::span<const Token> piece = std::span(history_).subspan(held_, n);
+  const bool look = options_.exit_threshold > 0.0f;
+  SELM_TRY(session_.verify(piece, 0, look ? Logits::all : which, logits_.data()));
+  held_ += n;
+  if (!look) return {};
+  const size_t n_vocab = session_.model().n_vocab();
+  for (size_t i = 0; i < (which == Logits::last ? n - 1 : n); ++i) {
+    const std::span<const float> logits(logits_.data() + i * n_vocab, n_vocab);
+    const Token said = i + 1 < n ? piece[i + 1] : picked_;
+    if (*std::max_element(logits.begin(), logits.end()) > logits[static_cast<size_t>(said)])
+      ++stats_.early_wrong;
+  }
+  std::copy_n(logits_.begin() + static_cast<std::ptrdiff_t>((n - 1) * n_vocab), n_vocab, logits_.begin());
+  return {};
+}
+
 // One token, or several where guesses were right.
 Status Generation::decode() {
   size_t most = std::min(session_.most_drafts(), session_.context() - held_);
+  if (options_.draft == Draft::calibrated) return decode_early(most);
   if (options_.max_tokens != 0) most = std::min<size_t>(most, options_.max_tokens - stats_.tokens);
   const bool exits = !session_.model().hparams().selm.exits.empty();
   bool done = false;
@@ -193,7 +249,7 @@ Result<Generation::Step> Generation::next() {
     if (session_.tokens().size() != held_) {
       return error(Code::invalid_argument, "the session was used while it was lent to this generation");
     }
-    if (held_ >= session_.context()) return end(Finish::context);
+    if (held_ + early_ >= session_.context()) return end(Finish::context);
     const Stopwatch watch;
     const Status status = started_ ? decode() : read_prompt();
     (started_ ? stats_.decode_seconds : stats_.prompt_seconds) += watch.seconds();
@@ -225,8 +281,10 @@ Result<Generation::Step> Generation::next() {
   return Step{text_, token, Finish::none};
 }
 
-// What was picked ahead and not given is forgotten.
+// What was picked ahead and not given is forgotten; what went only to the exit is read with the next prompt,
+// if not now.
 void Generation::finish(Finish finish) {
+  if (early_ > 0) (void)settle_early(Logits::none);
   stats_.finish = finish;
   history_.resize(given_);
   if (session_.tokens().size() > given_) session_.truncate(given_);

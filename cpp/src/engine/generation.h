@@ -22,11 +22,16 @@ struct GenerationOptions {
   bool special = false;  // render control tokens
   bool reuse_prefix = true;
   Draft draft = Draft::automatic;
+  // For calibrating: with Draft::calibrated this threshold instead of the file's; what the whole model would
+  // have said in place of each early token is then looked at.
+  float exit_threshold = 0.0f;
 };
 
 struct GenerationStats {
   uint32_t prompt_tokens = 0, cached_tokens = 0, tokens = 0, decode_steps = 0;
   uint32_t drafted = 0, accepted = 0;  // tokens guessed ahead, and those that were right
+  uint32_t early = 0;                  // kept unverified, with Draft::calibrated
+  uint32_t early_wrong = 0;  // of those, what the whole model found less likely; with exit_threshold alone
   double prompt_seconds = 0, decode_seconds = 0, first_token_seconds = 0;
   Finish finish = Finish::none;
 };
@@ -48,7 +53,8 @@ class StopFilter {
 class Generation {
  public:
   // The session is lent until the generation ends. `sampling` has passed its check.
-  // Errors: invalid_argument (also: drafts by exits that the model has not), context_full.
+  // Errors: invalid_argument (also: drafts by exits that the model has not, or that are not calibrated),
+  // context_full.
   static Result<std::unique_ptr<Generation>> create(Session& session, std::span<const Token> prompt,
                                                     Sampling sampling, GenerationOptions options);
 
@@ -69,6 +75,8 @@ class Generation {
   Status decode();
   Status decode_by_lookup(size_t most, bool* done);
   Status decode_by_exit(size_t most, bool* done);
+  Status decode_early(size_t most);
+  Status settle_early(Logits which);
   Result<size_t> pick(size_t rows, std::span<const Token> guesses);
   Result<size_t> settle(std::span<const Token> piece);
 
@@ -83,6 +91,11 @@ class Generation {
   std::vector<float> logits_;  // [kMaxVerified or 1, n_vocab]
   std::string text_;
   size_t held_ = 0;  // what the session holds between steps
+  // With Draft::calibrated: where a draft is sure enough, and how many tokens of the history after held_ went
+  // no further than to the exit.
+  double threshold_ = 0;
+  size_t early_ = 0;
+  Token picked_ = text::kNoToken;  // last
   bool started_ = false;
   GenerationStats stats_;
 };

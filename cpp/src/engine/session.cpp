@@ -361,24 +361,34 @@ Status Session::draft(Token token, size_t row, size_t exit, Token* next, double*
   return {};
 }
 
-Status Session::verify(std::span<const Token> drafts, size_t exit, float* logits) {
+Status Session::verify(std::span<const Token> drafts, size_t exit, Logits which, float* logits) {
   const size_t below = model_.hparams().selm.exits[exit];
   const size_t position = tokens_.size();
   const size_t n = drafts.size();
+  const size_t wanted = which == Logits::all ? 0 : (which == Logits::last ? n - 1 : n);
   const auto run = [&]() -> Status {
     SELM_TRY(make_room(position + n));
     std::memcpy(x_, drafts_, n * model_.hparams().n_embd * sizeof(float));
     SELM_TRY(run_layers(model_.trunk().subspan(below), states_.data() + below, position, n, false));
-    return run_above(position, n, 0);
+    return run_above(position, n, wanted);
   };
   const Status status = run();
   if (!status.ok()) {
     rewind(tokens_.size());
     return status;
   }
-  head(model_.output(), 0, n, logits);
+  if (wanted < n) head(model_.output(), wanted, n - wanted, logits);
   tokens_.insert(tokens_.end(), drafts.begin(), drafts.end());
   return {};
+}
+
+Result<double> Session::calibrated_threshold(size_t exit) {
+  if (!adapters_.empty())
+    return error(Code::invalid_argument, "the exits are calibrated for the model without adapters");
+  if (!calibration_) {
+    SELM_ASSIGN(calibration_, model::read_calibration(model_));
+  }
+  return static_cast<double>(calibration_->thresholds[exit]);
 }
 
 Status Session::embed(std::span<const Token> tokens, float* embedding) {

@@ -17,6 +17,7 @@
 #include "base/thread_pool.h"
 #include "engine/speculation.h"
 #include "model/adapter.h"
+#include "model/calibration.h"
 #include "model/model.h"
 #include "model/rope.h"
 
@@ -58,14 +59,20 @@ class Session {
   // Self-speculation. draft: the token that follows tokens() and the `row` drafts before it goes through
   // the layers below the exit (by its place in hparams().selm.exits), whose head names the likeliest next
   // one and how likely it is, if `next` is not null. verify: those drafts, all of them, go through the other
-  // layers together and are appended; logits [n, n_vocab]. After an error the session is as before the first
-  // draft.
+  // layers together and are appended; logits as eval gives them. After an error the session is as before the
+  // first draft.
   size_t most_drafts() const { return std::min<size_t>(kMaxVerified, options_.batch); }
   Status draft(Token token, size_t row, size_t exit, Token* next, double* probability);
-  Status verify(std::span<const Token> drafts, size_t exit, float* logits);
+  Status verify(std::span<const Token> drafts, size_t exit, Logits which, float* logits);
+  // What the head said of the last draft, of model().draft_tokens() or, where these are empty, of all tokens.
+  std::span<const float> draft_logits() const { return {draft_logits_, model_.draft_head().rows}; }
   // What guesses cost and gave in this session so far: lookup's, those of exits.
   Pace& lookup_pace() { return lookup_pace_; }
   Choice& exit_choice() { return exit_choice_; }
+  // From which probability on a draft may stay unverified, by the file's calibration, which is checked
+  // against the weights once. Errors: invalid_argument, also while there are adapters, which it does not
+  // know.
+  Result<double> calibrated_threshold(size_t exit);
 
   // Forgets everything after the first n tokens, and says how many are left: fewer, where layers whose
   // state does not grow cannot go back as far. They can by attention::kBlock tokens, to the last two
@@ -199,8 +206,9 @@ class Session {
   AlignedBuffer kv_;       // of layers that keep every position
   AlignedBuffer bounded_;  // of the others: rings and sums
   AlignedBuffer scratch_;
-  std::optional<uint64_t> fingerprint_;  // of the model, once a snapshot asked for it
-  Mark marks_[2];                        // the newer one first
+  std::optional<uint64_t> fingerprint_;            // of the model, once a snapshot asked for it
+  std::optional<model::Calibration> calibration_;  // once it was asked for
+  Mark marks_[2];                                  // the newer one first
   // Of experts: states_ holds those of the trunk's layers, then those of each expert's.
   size_t asked_ = kAnyExpert;
   std::vector<size_t> seen_;      // tokens that each expert's states hold

@@ -14,7 +14,9 @@ namespace selm::engine {
 
 using text::Token;
 
-enum class Draft { automatic, off, exit, lookup };  // automatic: lookup, then exits where they are trained
+// automatic: lookup, then exits where they are trained. calibrated: what an exit is sure of is kept
+// unverified.
+enum class Draft { automatic, off, exit, lookup, calibrated };
 
 inline constexpr size_t kMaxVerified = 16;  // kernels::kBatchColumns - 1
 
