@@ -1,4 +1,4 @@
-"""Finds from where on an exit is sure enough to speak for the whole model, and proves what it costs.
+"""Finds from where on an exit is sure enough to speak for the whole model, and what that costs.
 
 Learn then Test (arXiv 2110.01052), as CALM (2207.07061) uses it for exits. The loss of a prompt is
 the share of its greedy reply's tokens that the exit said and the whole model would have chosen

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from selm_edge.cli.common import human_bytes, json_option, note, plain, show_json
 from selm_edge.errors import SelmError
+
+if TYPE_CHECKING:
+    from selm_edge.catalog import Entry
 
 _WORKER = Path(__file__).with_name("bench_worker.py")
 _BEST_BUILD = (
@@ -62,13 +65,27 @@ _BEST_BUILD = (
     "--threads", type=click.IntRange(1, 4096), help="Default: the cores this process may use."
 )
 @click.option(
+    "--replies",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Instead, answer its prompts (one a line, \\n for a new line within; or .jsonl with"
+    " messages) with tokens guessed ahead and without, --generate tokens at most; or by each"
+    " expert alone and by whoever should speak.",
+)
+@click.option(
     "--llama-python",
     metavar="PATH",
     envvar="SELM_LLAMA_PYTHON",
     help="The Python that has llama-cpp-python, if it is another one.",
 )
 @json_option
-def bench(model: str | None, against: str | None, llama_python: str | None, **options: Any) -> None:
+def bench(
+    model: str | None,
+    against: str | None,
+    replies: Path | None,
+    llama_python: str | None,
+    **options: Any,
+) -> None:
     """Measure tokens a second, memory and the share of the machine's bandwidth used.
 
     Each engine runs in a process of its own; their rounds alternate, after one that does not
@@ -85,6 +102,7 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
       selm bench
       selm bench --model qwen --against llama-cpp --json
       selm bench --model qwen --depth 8192 --prompt 512
+      selm bench --replies prompts.txt --generate 200
     """
     from selm_edge import _core
     from selm_edge import config as preferences
@@ -94,6 +112,9 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
     config = preferences.load()
     entry = Catalog().resolve(model or config.model)
     NativeEngine(str(entry.path), threads=None, context=16).close()  # says what is wrong with it
+    if replies is not None:
+        _bench_replies(entry, replies, options["threads"] or config.threads or 0, options)
+        return
     prompt, generate, depth = options["prompt"], options["generate"], options["depth"]
     path, shape = str(entry.path), [str(prompt), str(generate), str(depth)]
     cores = options["threads"] or config.threads or 0  # 0: the core looks what it may use
@@ -142,6 +163,21 @@ def bench(model: str | None, against: str | None, llama_python: str | None, **op
         show_json(result)
     else:
         _report(result)
+
+
+def _bench_replies(entry: Entry, file: Path, threads: int, options: dict[str, Any]) -> None:
+    from selm_edge.cli import bench_replies
+
+    prompts = bench_replies.read_prompts(file)
+    _read_once(entry.path)
+    compared = bench_replies.compare(
+        entry.path, prompts, threads, options["generate"], options["rounds"]
+    )
+    result = {"model": entry.name, "path": str(entry.path), **compared}
+    if options["as_json"]:
+        show_json(result)
+    else:
+        bench_replies.report(result)
 
 
 def _load_average() -> float | None:

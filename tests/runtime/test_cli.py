@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from support.chat_templates import CHATML
 from support.core import ISAS
 from support.fake_engine import FakeBackend, FakeEngine
+from support.gguf_files import EXPERTS, write_ensemble
 from support.processes import child_environment
 
 import selm_edge
@@ -495,6 +496,33 @@ def test_bench_at_a_depth_beside_busy_processes(cli: Any, stories: Path) -> None
                  "--threads", "1", "--depth", "64", "--hog", "1")  # fmt: skip
     done = cli(*arguments)
     assert "depth 64, beside 1 busy process" in done.stdout, done.stderr
+
+
+def test_bench_of_replies(cli: Any, stories: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Once upon a time\n\nLily ran.\\nTim ran.\\nLily ran\n")
+    arguments = ("bench", "-m", str(stories), "--replies", str(prompts), "--generate", "40",
+                 "--rounds", "2", "--threads", "1")  # fmt: skip
+    result = json.loads(cli(*arguments, "--json").stdout)
+    assert (result["prompts"], result["rounds"], result["threads"]) == (2, 2, 1)
+    assert list(result["ways"]) == ["plain", "lookup"]  # the model has no exits
+    for way in result["ways"].values():
+        assert way["same_replies"] == 4 and way["decode_tps"] > 0 and way["tokens"] > 100
+    assert result["ways"]["plain"]["ratio"] == result["ways"]["plain"]["median_ratio"] == 1.0
+    assert "4/4" in cli(*arguments).stdout
+
+    ensemble = write_ensemble(tmp_path / "ensemble.gguf", exits=True)
+    chosen = ("bench", "-m", str(ensemble), "--replies", str(prompts), "--generate", "9")
+    ways = json.loads(cli(*chosen, "--rounds", "1", "--json").stdout)["ways"]
+    assert list(ways) == [*(f"{name} alone" for name in EXPERTS), "whoever should"]
+    assert {way["tokens"] for way in ways.values()} == {2 * 8}
+
+    (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n{}')
+    wrong = cli("bench", "-m", str(stories), "--replies", str(tmp_path / "talk.jsonl"))
+    assert wrong.returncode == 1 and "line 2 has no list 'messages'" in wrong.stderr
+    prompts.write_text("\n \n")
+    none = cli("bench", "-m", str(stories), "--replies", str(prompts))
+    assert none.returncode == 1 and "holds no prompt" in none.stderr
 
 
 def test_bench_against_a_missing_peer_says_how_to_get_it(cli: Any, stories: Path) -> None:
