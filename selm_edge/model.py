@@ -18,6 +18,7 @@ from selm_edge.backends.base import (
     DRAFTS,
     MAX_SECONDS,
     MAX_TOKENS,
+    Adaptable,
     Draft,
     Engine,
     EngineSession,
@@ -365,6 +366,20 @@ class Model:
                 session.close()
                 raise
         return session
+
+    def set_adapters(self, adapters: Mapping[str | os.PathLike[str], float]) -> None:
+        """From the next reply on, LoRA files (llama.cpp's format) by the scale of each (1: as it
+        was trained) are added to the weights, in place of those before; none takes them away.
+        Nothing is opened anew, but a conversation is read again. Embeddings stay the model's own.
+
+        SelmError where one is for another model, with the tensor and both shapes.
+        """
+        engine = self._engine()
+        for path, scale in adapters.items():
+            check_range(f"the scale of {os.fspath(path)}", scale, float, -100, 100)
+        if not isinstance(engine, Adaptable):
+            raise SelmError(f"the {engine.name} backend takes no adapters\nChoose native.")
+        engine.set_adapters([(os.path.abspath(p), scale) for p, scale in adapters.items()])  # noqa: PTH100
 
     def embed(self, text: str) -> list[float]:
         """A vector of length 1 for the text: [n_embd]."""

@@ -210,6 +210,18 @@ class Snapshots(Protocol):
 
 
 @runtime_checkable
+class Adaptable(Protocol):
+    """A model whose weights can be added to without opening it anew: what an `Engine` may be."""
+
+    def set_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
+        """From the next token on, of every session: LoRA files and their scales, all there are.
+
+        SelmError names the file, and the tensor that does not fit; then all is as before.
+        """
+        ...
+
+
+@runtime_checkable
 class EngineTokenizer(Protocol):
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str: ...

@@ -47,6 +47,8 @@ _NO_EXITS = {
     "exit": "Choose draft lookup or off instead; auto uses exits where there are some.",
     "calibrated": "Choose draft auto instead, or run `selm-export calibrate` on the file.",
 }
+_ADAPTER_HINT = "Give a LoRA file that was made for this very model (general.type = adapter)."
+_MOST_ADAPTERS = 8
 _NO_EXPERT = "Choose one that it has, or auto."
 _SAVE_HINTS = {
     "io": "Choose another place, or make room in it; a file of that name is as it was.",
@@ -196,6 +198,13 @@ class Shape:
     """The layer after which the first exit speaks; 0: there is none."""
 
 
+class Adapters:
+    """What the sessions of a model add to its weights; another list each time that changes."""
+
+    def __init__(self) -> None:
+        self.now: list[tuple[_core.Adapter, float]] = []
+
+
 class NativeStream:
     """One reply of the core."""
 
@@ -276,9 +285,11 @@ class NativeStream:
 
 
 class NativeSession:
-    def __init__(self, session: _core.Session, shape: Shape) -> None:
+    def __init__(self, session: _core.Session, shape: Shape, adapters: Adapters) -> None:
         self._session = session
         self._shape = shape
+        self._adapters = adapters
+        self._adapted: list[tuple[_core.Adapter, float]] = []  # what this session adds
         self._expert: str | None = None  # the only one that speaks
 
     @property
@@ -298,6 +309,7 @@ class NativeSession:
 
         try:
             self._session.set_deadline(0)  # the last reply's is not this one's
+            self._adapt()
             floats = self._session.eval(list(ids), logits)
         except _core.CoreError as error:
             if error.args[0] == "context_full":
@@ -336,8 +348,8 @@ class NativeSession:
 
         try:
             self._session.set_deadline(0)  # the last reply's is not this one's
-            fork = NativeSession(self._session.fork(), self._shape)
-            fork._expert = self._expert
+            fork = NativeSession(self._session.fork(), self._shape, self._adapters)
+            fork._expert, fork._adapted = self._expert, self._adapted
             return fork
         except _core.CoreError as error:
             raise _call_error(error) from None
@@ -362,7 +374,10 @@ class NativeSession:
         session = self._session
         bias = cast("Any", dict(sampling.logit_bias))  # the stub's key type takes no plain int
         try:
+            session.set_deadline(0)
             self._choose(expert)
+            if self._adapt():  # what was read without them is read again
+                session.truncate(0)
             session.clear_cancel()
             session.set_deadline(0 if deadline is None else max(1, round(deadline * 1000)))
             generation = _core.Generation(
@@ -382,6 +397,15 @@ class NativeSession:
                 raise SelmError(f"{error.args[1]}\n{_NO_EXITS[draft]}") from None
             raise _call_error(error) from None
         return NativeStream(generation, session, self._shape)
+
+    def _adapt(self) -> bool:
+        """The model's adapters are this session's; whether that is new."""
+        wanted = self._adapters.now
+        if wanted is self._adapted or not (wanted or self._adapted):
+            return False
+        self._session.set_adapters(wanted)
+        self._adapted = wanted
+        return True
 
     def _choose(self, expert: str | None) -> None:
         """From now on that expert speaks, or whoever the model decides.
@@ -444,6 +468,7 @@ class NativeEngine:
         experts = [str(name) for name in names] if isinstance(names, list) else []
         exits = self.metadata.get("selm.exit.layers")
         first = exits[0] if isinstance(exits, list) and exits else 0
+        self._adapters = Adapters()
         self._shape = Shape(experts, self.info.n_layer, first if isinstance(first, int) else 0)
         trained = self.info.n_ctx_train
         self.context = min(context, trained) if trained else context
@@ -457,7 +482,20 @@ class NativeEngine:
         return self._threads or self._core_threads or allowed_cores()
 
     def session(self) -> NativeSession:
-        return NativeSession(self._session(self.context), self._shape)
+        return NativeSession(self._session(self.context), self._shape, self._adapters)
+
+    def set_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
+        from selm_edge import _core
+
+        opened = []
+        for path, scale in adapters:
+            try:
+                opened.append((_core.Adapter(self._model, os.fsencode(path)), scale))
+            except _core.CoreError as error:
+                raise SelmError(f"{path}: {error.args[1]}\n{_ADAPTER_HINT}") from None
+        if len(opened) > _MOST_ADAPTERS:
+            raise SelmError(f"{len(opened)} adapters at once; the most is {_MOST_ADAPTERS}")
+        self._adapters.now = opened
 
     def _session(self, context: int) -> _core.Session:
         from selm_edge import _core

@@ -75,6 +75,13 @@ def reply_options(function: Function) -> Function:
     help="A question that does not fit is an error, or loses its oldest part.",
 )
 @reply_options
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="FILE[=SCALE]",
+    help="Add a LoRA file to the model's weights; may be repeated.",
+)
 @click.option("--raw", is_flag=True, help="Go on from the text as it is: no chat template.")
 @click.option("--stream/--no-stream", default=True, help="Print words as they come (default).")
 @json_option
@@ -103,6 +110,8 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
         config, **{key: options[key] for key in ("model", "backend", "threads", "context")}
     )
     with model:
+        if options["adapters"]:
+            model.set_adapters(dict(map(_adapter, options["adapters"])))
         load_seconds = time.monotonic() - began
         if options["max_tokens"] is None:
             options["max_tokens"] = config.max_tokens
@@ -122,6 +131,15 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
             _print_text(reply.text)
         _explain(reply, model, options)
     return INTERRUPTED if interrupted else 0
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """FILE or FILE=SCALE; a file's own name may hold a "="."""
+    path, equals, scale = text.rpartition("=")
+    try:
+        return (path, float(scale)) if equals else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _piped() -> str | None:
