@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from selm_edge.errors import SnapshotError as SnapshotError
     from selm_edge.errors import UnsupportedModelError as UnsupportedModelError
     from selm_edge.model import Model as Model
-    from selm_edge.model import Prompt as Prompt
-    from selm_edge.model import Reply as Reply
-    from selm_edge.model import Session as Session
     from selm_edge.model import Tokenizer as Tokenizer
+    from selm_edge.reply import Prompt as Prompt
+    from selm_edge.reply import Reply as Reply
+    from selm_edge.session import Session as Session
     from selm_edge.templates import Notice as Notice
 
 __version__ = "0.1.0"
@@ -35,11 +35,11 @@ _HOME = {
     "Model": "model",
     "ModelError": "errors",
     "Notice": "templates",
-    "Prompt": "model",
-    "Reply": "model",
+    "Prompt": "reply",
+    "Reply": "reply",
     "Sampling": "backends.base",
     "SelmError": "errors",
-    "Session": "model",
+    "Session": "session",
     "SnapshotError": "errors",
     "Tokenizer": "model",
     "UnsupportedModelError": "errors",

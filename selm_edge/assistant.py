@@ -17,8 +17,9 @@ from selm_edge.errors import ContextError
 from selm_edge.trimming import cut_points, first_that_fits, reply_room
 
 if TYPE_CHECKING:
-    from selm_edge import model
-    from selm_edge.model import Model, Prompt
+    from selm_edge import reply
+    from selm_edge.model import Model
+    from selm_edge.reply import Prompt
     from selm_edge.templates import Notice
 
 Turn = Mapping[str, str]
@@ -134,7 +135,7 @@ class Reply:
     ``runs`` is the text by the expert that spoke it, None where the model has no experts.
     """
 
-    def __init__(self, made: model.Reply, plan: Plan) -> None:
+    def __init__(self, made: reply.Reply, plan: Plan) -> None:
         self.plan = plan
         self.text = ""
         self.runs: list[tuple[str | None, str]] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -23,15 +23,13 @@ from selm_edge.backends.base import (
     Engine,
     EngineSession,
     EngineTokenizer,
-    GenerationStats,
-    LogitRows,
     MetadataValue,
     Sampling,
-    Snapshots,
-    TokenStream,
     check_range,
 )
 from selm_edge.errors import ContextError, SelmError
+from selm_edge.reply import Prompt, Reply
+from selm_edge.session import Session
 from selm_edge.templates import ChatTemplate, Message, Notice, defused
 from selm_edge.trimming import cut_points, first_that_fits, reply_room
 
@@ -91,186 +89,6 @@ class Tokenizer:
     def detokenize(self, ids: Sequence[int], special: bool = False) -> str:
         """special: write control tokens out instead of leaving them away."""
         return self.engine.decode(ids, special=special)
-
-
-class Session:
-    """One sequence and its cache. For one thread at a time, but `cancel` is for any."""
-
-    def __init__(self, engine: EngineSession) -> None:
-        self.engine = engine
-
-    def eval(self, ids: Sequence[int], logits: LogitRows = "all") -> memoryview:
-        """Append tokens; their logits, float32 [len(ids), vocab] (``numpy.asarray`` takes it).
-
-        logits: "last" gives the last row only, [1, vocab]; "none" none. ContextError where they do
-        not fit; then nothing was evaluated.
-        """
-        return self.engine.eval(ids, logits)
-
-    @property
-    def position(self) -> int:
-        """Tokens held."""
-        return self.engine.position
-
-    @property
-    def state_bytes(self) -> int:
-        """Memory of the tokens held (KV cache and other state), in bytes."""
-        return self.engine.state_bytes
-
-    def truncate(self, length: int) -> int:
-        """Forget all but the first `length` tokens; how many are left.
-
-        Fewer than `length` where layers whose state does not grow with the text (`selm` models)
-        cannot go back so far: what is missing is to be evaluated again. They can go back by 32
-        tokens, to where a long `eval`, a reply or a restored snapshot began, and to 0.
-        """
-        return self.engine.truncate(length)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a file: the tokens, and what was computed of them.
-
-        The file is replaced whole, or after a SnapshotError (a full disk, no such folder) not at
-        all. Nobody but its owner may read it. The native backend can.
-        """
-        self._snapshots().save(os.fspath(path))
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a saved state, instead of what the session holds, exactly as it would have.
-
-        The model's file must be the one that it was saved with; context and threads may differ.
-        SnapshotError where it is damaged, of another model, or longer than this context; then the
-        session is as before.
-        """
-        self._snapshots().load(os.fspath(path))
-
-    def fork(self) -> Session:
-        """Another session in the same state, which then goes its own way."""
-        return Session(self._snapshots().fork())
-
-    def _snapshots(self) -> Snapshots:
-        if isinstance(self.engine, Snapshots):
-            return self.engine
-        raise SelmError("this backend keeps no snapshots of sessions; the native one does")
-
-    def cancel(self) -> None:
-        """Stop the running `eval` or reply within one layer; from any thread.
-
-        When none runs, the next `eval` is stopped; `generate` begins anew and is not.
-        """
-        self.engine.cancel()
-
-    def close(self) -> None:
-        self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class Prompt:
-    """What a model is about to read: its tokens, and what was done to make them."""
-
-    def __init__(
-        self,
-        ids: list[int],
-        *,
-        stop: Sequence[str] = (),
-        notices: Sequence[Notice] = (),
-        trimmed_turns: int = 0,
-        trimmed_tokens: int = 0,
-    ) -> None:
-        self.ids = ids
-        self.stop = tuple(stop)
-        self.notices = tuple(notices)
-        self.trimmed_turns = trimmed_turns
-        self.trimmed_tokens = trimmed_tokens
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-class Reply:
-    """A reply being made: iterate for its pieces. Leaving it early or closing it stops the work.
-
-    `text` is what has come so far, `stats` the figures, `notices` what the user should see,
-    `sampling` what it was sampled with (its seed included, so that it can be made again).
-    """
-
-    def __init__(
-        self,
-        stream: TokenStream,
-        prompt: Prompt,
-        sampling: Sampling,
-        release: Callable[[], None] | None = None,
-    ) -> None:
-        self._stream = stream
-        self._release = release  # called once, when the session is free again
-        self._closed = False
-        self._pieces: list[str] = []
-        self.prompt = prompt
-        self.notices = prompt.notices
-        self.sampling = sampling
-
-    @property
-    def stats(self) -> GenerationStats:
-        return self._stream.stats
-
-    @property
-    def speaker(self) -> str | None:
-        """The expert that spoke the last piece (its last token); None without experts."""
-        return self._stream.speaker
-
-    @property
-    def text(self) -> str:
-        if len(self._pieces) > 1:
-            self._pieces = ["".join(self._pieces)]
-        return self._pieces[0] if self._pieces else ""
-
-    def __str__(self) -> str:
-        return self.text
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        try:
-            piece = next(self._stream)
-        except BaseException:  # the end, an error, an interrupt: none goes on
-            self.close()
-            raise
-        self._pieces.append(piece)
-        return piece
-
-    def finish(self) -> Self:
-        """Wait for all of it."""
-        for _ in self:
-            pass
-        return self
-
-    def cancel(self) -> None:
-        """Stop the compute within one layer; from any thread. The text so far stays."""
-        self._stream.cancel()
-
-    def close(self) -> None:
-        """End it and give its session back; more than once is fine."""
-        if self._closed:
-            return
-        self._closed = True
-        self._stream.close()
-        if self._release is not None:
-            self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self.close()
 
 
 class Model:

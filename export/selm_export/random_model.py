@@ -5,8 +5,9 @@
 The file opens in llama.cpp as well. Which tensor gets which type follows llama.cpp's quantiser,
 with its fallbacks where a row is not a multiple of 256, so that sizes and speeds are those of a
 real file; the text it makes is noise. `--vocab FILE.gguf` takes the vocabulary of another file.
-The two `edge` shapes differ in their attention alone: one sees all tokens, the other (a `selm`
-file) the last 64, and the rest through features.
+Of the `edge` shapes, the first sees all tokens; `edge-performer` (a `selm` file) differs in its
+attention alone: it sees the last 64, and the rest through features; `edge-experts` in that three
+experts share the lower half of its layers and differ by deltas in the upper one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Shape:
     vocabulary: int = 151936
     context: int = 32768
     far: bool = False  # performer attention, in a file of the architecture selm
+    experts: int = 0  # as deltas above the trunk, early route; likewise
 
 
 EDGE = Shape(512, 1536, 8, 8, 4, 64, vocabulary=8192, context=1 << 17)
@@ -45,8 +47,12 @@ SHAPES = {  # Qwen2.5's configurations, and ours; all tie the head to the embedd
     "qwen2.5-1.5b": Shape(1536, 8960, 28, 12, 2, 128),
     "edge-softmax": EDGE,
     "edge-performer": replace(EDGE, far=True),
+    "edge-experts": replace(EDGE, experts=3),
 }
 WINDOW, FEATURES = 64, 128
+RANK, SCORE_WIDTHS = 16, (256, 128, 1)
+STICKINESS = 0.3  # random scores would change the speaker at every fourth token; so at one of 25
+PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 MIXES = {  # --type: of most matrices, of those that matter more, general.file_type
     "f16": (Type.F16, Type.F16, 1),
     "q4_0": (Type.Q4_0, Type.Q4_0, 2),
@@ -76,7 +82,8 @@ def tensor_type(name: str, shape: tuple[int, ...], mix: str, layers: int) -> Typ
         kind = better if gets_more_bits(int(name.split(".")[1]), layers) else most
     else:
         kind = most
-    return kind if shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0 else FALLBACK[kind]
+    fits = shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0
+    return kind if fits else FALLBACK.get(kind, Type.F16)
 
 
 def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -107,7 +114,29 @@ def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
                 f"{p}performer.projection.weight": (shape.kv_heads, FEATURES, shape.head_size),
                 f"{p}performer.far_gain": (shape.heads,),
             }
+    for expert in range(shape.experts):
+        tensors |= expert_shapes(shape, f"expert.{expert}.", tensors)
     return tensors
+
+
+def expert_shapes(
+    shape: Shape, prefix: str, whole: dict[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Its deltas of the layers above the trunk, and what scores it."""
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in range(shape.layers // 2, shape.layers):
+        for projection in PROJECTIONS:
+            name = f"blk.{layer}.{projection}.weight"
+            rows, columns = whole[name]
+            found[f"{prefix}{name}.lora_a"] = (RANK, columns)
+            found[f"{prefix}{name}.lora_b"] = (rows, RANK)
+    found |= {f"{prefix}score.norm.{part}": (shape.hidden,) for part in ("weight", "bias")}
+    width = shape.hidden
+    for number, rows in enumerate(SCORE_WIDTHS):
+        found[f"{prefix}score.{number}.weight"] = (rows, width)
+        found[f"{prefix}score.{number}.bias"] = (rows,)
+        width = rows
+    return found
 
 
 def random_tensor(
@@ -168,6 +197,13 @@ def copy_vocabulary(writer: gguf.GGUFWriter, source: Path) -> int:
 
 
 def add_hyperparameters(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    if shape.experts:
+        writer.add_array("selm.expert.names", [f"expert-{i + 1}" for i in range(shape.experts)])
+        writer.add_uint32("selm.expert.trunk_layers", shape.layers // 2)
+        writer.add_string("selm.expert.kind", "delta")
+        writer.add_string("selm.expert.route", "early")
+        writer.add_float32("selm.expert.stickiness", STICKINESS)
+        writer.add_array("selm.attention.kinds", ["softmax"] * shape.layers)
     if shape.far:
         writer.add_array("selm.attention.kinds", ["performer"] * shape.layers)
         writer.add_uint32("selm.attention.window", WINDOW)
@@ -189,7 +225,7 @@ def write_model(
 ) -> None:
     """Writes `output`, one tensor in memory at a time."""
     shape, rng = SHAPES[name], np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(output, "selm" if shape.far else "qwen2")
+    writer = gguf.GGUFWriter(output, "selm" if shape.far or shape.experts else "qwen2")
     writer.add_name(f"random {name}")
     writer.add_file_type(MIXES[mix][2])
     writer.add_quantization_version(2)

@@ -24,7 +24,8 @@ from selm_edge.cli.common import (
 
 if TYPE_CHECKING:
     from selm_edge.catalog import Entry
-    from selm_edge.model import Model, Prompt, Reply
+    from selm_edge.model import Model
+    from selm_edge.reply import Prompt, Reply
 
 _MAX_PIPE = 64 << 20  # bytes; more than any context holds
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")

@@ -73,6 +73,31 @@ def test_sizes_are_those_of_real_files(name: str, mix: str) -> None:
     assert abs(total / 1e6 / SIZES[name, mix] - 1) < 0.01
 
 
+def tensor_bytes(name: str, mix: str) -> int:
+    shape = SHAPES[name]
+    return sum(
+        int(np.prod(gguf.quant_shape_to_byte_shape(size, kind)))
+        for tensor, size in random_model.tensor_shapes(shape).items()
+        for kind in (random_model.tensor_type(tensor, size, mix, shape.layers),)
+    )
+
+
+def test_three_experts_cost_a_ninth_of_the_file() -> None:
+    grown = tensor_bytes("edge-experts", "q8_0") / tensor_bytes("edge-softmax", "q8_0")
+    assert 1.05 < grown <= 1.12
+
+
+def test_experts_speak(tmp_path: Path) -> None:
+    tiny = Shape(64, 96, 4, 2, 1, 32, vocabulary=600, context=256, experts=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "tiny", tiny)
+        random_model.write_model(tmp_path / "m.gguf", "tiny", "q8_0")
+    with Model.load(tmp_path / "m.gguf", threads=1) as model:
+        assert model.experts == ("expert-1", "expert-2", "expert-3")
+        reply = model.generate(list(range(5, 40)), max_tokens=60, temperature=0.0).finish()
+        assert sum(reply.stats.experts.values()) == reply.stats.tokens > 0
+
+
 def test_the_synthetic_vocabulary_is_whole() -> None:
     tokens, types, merges = random_model.synthetic_vocabulary(151936)
     assert len(tokens) == len(types) == len(set(tokens)) == 151936

@@ -15,7 +15,8 @@ from support.fake_engine import BOS, FakeBackend, FakeEngine
 from selm_edge import backends
 from selm_edge.backends.base import Sampling
 from selm_edge.errors import ContextError, SelmError
-from selm_edge.model import Model, Reply
+from selm_edge.model import Model
+from selm_edge.reply import Reply
 from selm_edge.templates import chatml
 
 CHAT = {"tokenizer.chat_template": CHATML.source}

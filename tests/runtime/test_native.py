@@ -28,7 +28,8 @@ from selm_edge.errors import (
     SnapshotError,
     UnsupportedModelError,
 )
-from selm_edge.model import Model, Session, Tokenizer
+from selm_edge.model import Model, Tokenizer
+from selm_edge.session import Session
 
 
 def test_a_story_goes_on(stories: Path) -> None:
