@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,6 +20,7 @@
 #include "base/cpu.h"
 #include "base/file_map.h"
 #include "base/memory.h"
+#include "base/sha256.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "check.h"
@@ -425,6 +428,24 @@ TEST("two pools in two threads") {
   work(&b);
   other.join();
   CHECK(a == 20000 && b == 20000);
+}
+
+TEST("SHA-256 gives the digests of FIPS 180-4, however the bytes come in") {
+  const auto digest = [](const std::string& text, size_t step) {
+    selm::Sha256 hash;
+    const auto bytes = std::as_bytes(std::span(text));
+    for (size_t i = 0; i < bytes.size(); i += step)
+      hash.update(bytes.subspan(i, std::min(step, bytes.size() - i)));
+    return hash.finish();
+  };
+  const std::string two = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";  // 56 bytes: two blocks
+  for (const size_t step : {1, 3, 55, 64, 65, 1000000}) {
+    CHECK(digest("", step) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    CHECK(digest("abc", step) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    CHECK(digest(two, step) == "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+    CHECK(digest(std::string(1000000, 'a'), step) ==
+          "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  }
 }
 
 SELM_TEST_MAIN
