@@ -158,23 +158,25 @@ Status Generation::decode_by_lookup(size_t most, bool* done) {
 Status Generation::decode_by_exit(size_t most, bool* done) {
   if (most < 2 || !session_.exit_choice().draft()) return {};
   Token piece[kMaxVerified] = {history_.back()};
+  double probabilities[kMaxVerified];
   const Stopwatch watch;
+  double chance = 1.0;
   size_t n = 0;
-  for (double likely = 1.0; n < most; ++n) {
+  while (n < most) {
     Token next = text::kNoToken;
-    double probability = 0;
+    double& probability = probabilities[n];
     SELM_TRY(session_.draft(piece[n], n, 0, n + 1 < most ? &next : nullptr, &probability));
-    likely *= probability;
+    if (++n == most) break;
     // The end, guessed right, saves nothing: there is no token after it.
-    if (likely < kLeastLikely || session_.model().tokenizer().is_end(next)) break;
-    piece[n + 1] = next;
+    if (session_.model().tokenizer().is_end(next) || !session_.exit_choice().worth(probability, &chance))
+      break;
+    piece[n] = next;
   }
-  n = std::min(n + 1, most);
   SELM_TRY(session_.verify(std::span(piece, n), 0, Logits::all, logits_.data()));
   const double seconds = watch.seconds();
   *done = true;
   SELM_ASSIGN(const size_t right, settle(std::span(piece, n)));
-  session_.exit_choice().record(true, right + 1, seconds);
+  session_.exit_choice().record(std::span(probabilities, n - 1), right, seconds);
   return {};
 }
 
@@ -236,7 +238,7 @@ Status Generation::decode() {
   SELM_TRY(session_.eval(std::span(history_).last(1), Logits::last, logits_.data()));
   if (options_.draft != Draft::off) {
     session_.lookup_pace().record(0, 1, 0, watch.seconds());
-    session_.exit_choice().record(false, 1, watch.seconds());
+    session_.exit_choice().record_plain(watch.seconds());
   }
   return pick(1, {}).status();
 }

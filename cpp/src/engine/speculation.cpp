@@ -9,23 +9,37 @@ namespace {
 constexpr double kNewest = 0.15;      // share of the newest time in a mean
 constexpr double kNewestGuess = 0.1;  // of the newest guess
 constexpr double kKept = 0.95;        // of what earlier pieces' times weigh, with each new one
-constexpr double kHoldUp = 2;         // times what was expected; what took longer counts as that
+constexpr double kGuessShare =
+    0.4;                       // of a token's time that a guess through an exit takes, until it was measured
+constexpr double kHoldUp = 2;  // times what was expected; what took longer counts as that
 constexpr double kWorthwhile = 1.05;  // times plain decoding
 constexpr size_t kLongestMatch = 8;
 constexpr size_t kLookBack = 16384;  // tokens
 
 }  // namespace
 
-// Of several tokens: a line through what was measured. (A mean for each number of tokens would keep a number
-// that met a hold-up once from being tried again.)
+void Line::add(double n, double seconds) {
+  weight_ = kKept * weight_ + 1;
+  const double share = 1 / weight_;
+  const double from_n = n - n_, from_seconds = seconds - seconds_;
+  n_ += share * from_n;
+  seconds_ += share * from_seconds;
+  spread_ += share * (from_n * (n - n_) - spread_);
+  together_ += share * (from_n * (seconds - seconds_) - together_);
+}
+
+double Line::slope(double unseen) const {
+  return spread_ > 0.2 ? std::max(together_ / spread_, 0.0) : unseen;
+}
+
+double Line::at(double n, double slope) const { return seconds_ + this->slope(slope) * (n - n_); }
+
 double Pace::cost(size_t n) const {
-  const double plain = plain_seconds_ > 0 ? plain_seconds_ : several_.weight > 0 ? several_.seconds : 1;
-  if (n == 1) return plain;
   const double tokens = static_cast<double>(n);
-  if (several_.weight == 0) return plain * (1 + share_ * (tokens - 1));
-  const double slope =
-      several_.spread > 1 ? std::max(several_.together / several_.spread, 0.0) : share_ * plain;
-  return std::max(several_.seconds + slope * (tokens - several_.n), plain);
+  const double plain = plain_seconds_ > 0 ? plain_seconds_ : several_.empty() ? 1 : several_.at(1, 0);
+  if (n == 1) return plain;
+  if (several_.empty()) return plain * (1 + share_ * (tokens - 1));
+  return std::max(several_.at(tokens, share_ * plain), plain);
 }
 
 double Pace::gain(size_t kind, size_t n) const {
@@ -59,17 +73,11 @@ size_t Pace::choose(size_t kind, size_t most) {
 
 void Pace::record(size_t kind, size_t n, size_t right, double seconds) {
   // Other work on the machine holds a token up now and then; that says nothing about the next one.
-  if (n == 1 ? plain_seconds_ > 0 : several_.weight > 0) seconds = std::min(seconds, kHoldUp * cost(n));
-  if (n == 1) {
-    plain_seconds_ = plain_seconds_ > 0 ? plain_seconds_ + kNewest * (seconds - plain_seconds_) : seconds;
+  if (n == 1 ? plain_seconds_ > 0 : !several_.empty()) seconds = std::min(seconds, kHoldUp * cost(n));
+  if (n > 1) {
+    several_.add(static_cast<double>(n), seconds);
   } else {
-    several_.weight = kKept * several_.weight + 1;
-    const double share = 1 / several_.weight;
-    const double from_n = static_cast<double>(n) - several_.n, from_seconds = seconds - several_.seconds;
-    several_.n += share * from_n;
-    several_.seconds += share * from_seconds;
-    several_.spread += share * (from_n * (static_cast<double>(n) - several_.n) - several_.spread);
-    several_.together += share * (from_n * (seconds - several_.seconds) - several_.together);
+    plain_seconds_ = plain_seconds_ > 0 ? plain_seconds_ + kNewest * (seconds - plain_seconds_) : seconds;
   }
   const size_t tested = std::min(right + 1, n - 1);
   for (size_t i = 0; i < tested; ++i) {
@@ -97,13 +105,39 @@ bool Choice::draft() {
   return true;
 }
 
-void Choice::record(bool drafted, size_t tokens, double seconds) {
-  Mean& mean = drafted ? drafted_ : plain_;
-  const double each = seconds / static_cast<double>(tokens);
+void Choice::Mean::add(double each) {
   // The first few count alike, then each as the newest of a few.
-  const double share = mean.count < 4 ? 1.0 / static_cast<double>(mean.count + 1) : kNewest;
-  mean.seconds += share * (each - mean.seconds);
-  ++mean.count;
+  const double share = count < 4 ? 1.0 / static_cast<double>(count + 1) : kNewest;
+  if (count >= 4) each = std::min(each, kHoldUp * seconds);
+  seconds += share * (each - seconds);
+  ++count;
+}
+
+size_t Choice::band(double probability) {
+  size_t found = 0;
+  while (found < kBands.size() && probability >= kBands[found]) ++found;
+  return found;
+}
+
+bool Choice::worth(double probability, double* chance) const {
+  const double with = *chance * rate_[band(probability)];
+  // A right guess saves a token's time; it costs a draft and a further token to verify.
+  if (with * plain_.seconds < rounds_.slope(kGuessShare * plain_.seconds)) return false;
+  *chance = with;
+  return true;
+}
+
+void Choice::record_plain(double seconds) { plain_.add(seconds); }
+
+void Choice::record(std::span<const double> probabilities, size_t right, double seconds) {
+  drafted_.add(seconds / static_cast<double>(right + 1));
+  const double n = static_cast<double>(probabilities.size() + 1);
+  if (!rounds_.empty()) seconds = std::min(seconds, kHoldUp * rounds_.at(n, kGuessShare * plain_.seconds));
+  rounds_.add(n, seconds);
+  for (size_t i = 0; i < std::min(right + 1, probabilities.size()); ++i) {
+    double& rate = rate_[band(probabilities[i])];
+    rate += kNewestGuess * ((i < right ? 1.0 : 0.0) - rate);
+  }
 }
 
 Lookup look_up(std::span<const Token> history, size_t most) {
