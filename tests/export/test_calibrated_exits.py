@@ -163,6 +163,27 @@ def test_the_context_fills_to_the_end_and_a_cancel_leaves_a_session(made: tuple[
     assert np.array_equal(session.eval([5], "all"), fresh.eval([5], "all"))
 
 
+def test_a_reply_that_is_left_leaves_no_trace(made: tuple[Path, Any]) -> None:
+    """Layers below the exit have seen more than those above: the session goes back."""
+    model = _core.Model(str(made[0]))
+    rng = np.random.default_rng(4)
+    for early in (1, 3, 9, 15):
+        session, fresh = _core.Session(model, context=200), _core.Session(model, context=200)
+        prompt = rng.integers(5, 300, 60).tolist()
+        generation = _core.Generation(session, prompt, greedy(), draft="calibrated",
+                                      exit_threshold=1e-6, ignore_end=True)  # fmt: skip
+        for _ in range(1 + early):
+            generation.next()
+        assert generation.stats.early_tokens == early
+        generation.close()
+        assert session.tokens() == prompt
+        fresh.eval(prompt[:-1], "none")
+        fresh.eval(prompt[-1:], "none")
+        more = rng.integers(5, 300, 40).tolist()
+        for piece in (more[:1], more[1:12], more[12:]):
+            assert np.array_equal(session.eval(piece, "all"), fresh.eval(piece, "all"))
+
+
 # ---- the calibration in the file ----------------------------------------------------------------
 
 

@@ -299,7 +299,8 @@ typedef struct selm_generation_stats {
 } selm_generation_stats;
 
 /* Starts a reply to the prompt; the first selm_generation_next reads it. The session is lent until
- * the generation is freed. Fails with SELM_ERROR_CONTEXT_FULL when the prompt leaves no room. */
+ * the generation is freed, which comes before the session is. Fails with SELM_ERROR_CONTEXT_FULL when the
+ * prompt leaves no room. */
 SELM_API selm_status selm_generation_create(selm_session* session, const selm_token* prompt, size_t n_prompt,
                                             const selm_sampling* sampling,
                                             const selm_generation_options* options,

@@ -58,6 +58,12 @@ class Generation {
   static Result<std::unique_ptr<Generation>> create(Session& session, std::span<const Token> prompt,
                                                     Sampling sampling, GenerationOptions options);
 
+  ~Generation() {
+    if (early_ > 0) session_.forget_drafts();
+  }
+  Generation(const Generation&) = delete;
+  Generation& operator=(const Generation&) = delete;
+
   struct Step {
     std::string_view text;  // until the next step
     Token token;            // kNoToken at the end

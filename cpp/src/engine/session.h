@@ -64,6 +64,7 @@ class Session {
   size_t most_drafts() const { return std::min<size_t>(kMaxVerified, options_.batch); }
   Status draft(Token token, size_t row, size_t exit, Token* next, double* probability);
   Status verify(std::span<const Token> drafts, size_t exit, Logits which, float* logits);
+  void forget_drafts() { rewind(tokens_.size()); }  // instead of verifying them
   // What the head said of the last draft, of model().draft_tokens() or, where these are empty, of all tokens.
   std::span<const float> draft_logits() const { return {draft_logits_, model_.draft_head().rows}; }
   // What guesses cost and gave in this session so far: lookup's, those of exits.
