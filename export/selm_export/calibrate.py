@@ -27,10 +27,11 @@ import gguf
 
 from selm_export.chat import Conversation
 from selm_export.errors import RecipeError
-from selm_export.gguf_file import whole_file
+from selm_export.gguf_file import copy_keys, whole_file
 
 Say = Callable[[str], None]
 THRESHOLDS = tuple(percent / 100 for percent in (*range(95, 5, -5), 5, 2))
+LAYERS = "selm.exit.layers"
 NEVER = 2.0  # no probability reaches it
 AGAIN = "Give the .gguf file of a selm model, as selm-export exits writes it"
 
@@ -151,7 +152,7 @@ def run(
         reader = gguf.GGUFReader(path)
     except (OSError, ValueError, IndexError) as problem:
         raise RecipeError(path, f"not a GGUF file that can be read ({problem})", AGAIN) from None
-    exits = reader.get_field("selm.exit.layers")
+    exits = reader.get_field(LAYERS)
     if exits is None:
         raise RecipeError(path, "it has no trained exits", AGAIN)
     chosen = [c for c in conversations if len(c.messages) > 1]
@@ -184,12 +185,7 @@ def _write(
 ) -> None:
     kind = gguf.GGUFValueType
     with whole_file(output, "selm") as writer:
-        for key, field in reader.fields.items():
-            calibration = key.startswith("selm.exit.") and key != "selm.exit.layers"
-            if key.startswith("GGUF.") or key == "general.architecture" or calibration:
-                continue
-            inner = field.types[1] if len(field.types) > 1 else None
-            writer.add_key_value(key, field.contents(), field.types[0], inner)
+        copy_keys(writer, reader, lambda key: not key.startswith("selm.exit.") or key == LAYERS)
         writer.add_key_value("selm.exit.thresholds", thresholds, kind.ARRAY, kind.FLOAT32)
         writer.add_float32("selm.exit.delta", bound.delta)
         writer.add_float32("selm.exit.epsilon", bound.epsilon)

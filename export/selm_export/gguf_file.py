@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +147,16 @@ def write_gguf(
                 writer.add_tensor(tensor_name(name), gguf.quants.quantize(value, q8), raw_dtype=q8)
             else:
                 writer.add_tensor(tensor_name(name), value)
+
+
+def copy_keys(
+    writer: gguf.GGUFWriter, source: gguf.GGUFReader, wanted: Callable[[str], bool]
+) -> None:
+    """What another file says under these keys; its architecture is the writer's own affair."""
+    for key, field in source.fields.items():
+        if wanted(key) and key != "general.architecture" and not key.startswith("GGUF."):
+            inner = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], inner)
 
 
 @torch.no_grad()

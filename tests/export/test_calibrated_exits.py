@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from selm_export import calibrate
 from selm_export.calibrate import Bound, Trial, fewest_prompts, p_value, weights_sha256
 from selm_export.cli import main
-from selm_export.gguf_file import Label
+from selm_export.gguf_file import Label, copy_keys, whole_file
 from selm_export.modeling.file import write_model
 from support.selm_models import some_model, some_tokenizer
 
@@ -231,17 +231,12 @@ def test_hash_and_keys_are_those_of_the_format(made: tuple[Path, Any], tmp_path:
 def rewritten(path: Path, output: Path, key: str, value: Any) -> Path:
     """The same file with a key of the calibration changed, or without it."""
     reader = gguf.GGUFReader(path)
-    with calibrate.whole_file(output, "selm") as writer:
-        for name, field in reader.fields.items():
-            if name.startswith("GGUF.") or name == "general.architecture":
-                continue
-            inner = field.types[1] if len(field.types) > 1 else None
-            content = field.contents()
-            if name == f"selm.exit.{key}":
-                if value is None:
-                    continue
-                content = value
-            writer.add_key_value(name, content, field.types[0], inner)
+    with whole_file(output, "selm") as writer:
+        changed = f"selm.exit.{key}"
+        copy_keys(writer, reader, lambda name: name != changed)
+        if value is not None:
+            types = reader.get_field(changed).types
+            writer.add_key_value(changed, value, types[0], types[1] if len(types) > 1 else None)
         for tensor in reader.tensors:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     return output

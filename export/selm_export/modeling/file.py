@@ -16,6 +16,7 @@ from selm_export.errors import RecipeError
 from selm_export.gguf_file import (
     LAYER_NAMES,
     Label,
+    copy_keys,
     fill,
     whole_file,
     write_label,
@@ -141,10 +142,8 @@ def write_like(
     """As ``write_model``, with what another file says of itself, of its tokenizer and of how to
     sample from it: the keys ``general.`` and ``tokenizer.``."""
     with whole_file(path, ARCHITECTURE) as writer:
-        for key, field in source.fields.items():
-            if key.startswith(("general.", "tokenizer.")) and key not in OF_THIS_FILE:
-                inner = field.types[1] if len(field.types) > 1 else None
-                writer.add_key_value(key, field.contents(), field.types[0], inner)
+        kept = ("general.", "tokenizer.")
+        copy_keys(writer, source, lambda key: key.startswith(kept) and key not in OF_THIS_FILE)
         _write_rest(writer, model, kind)
 
 
