@@ -21,6 +21,7 @@ from selm_export.calibrate import Bound, Trial, fewest_prompts, p_value, weights
 from selm_export.cli import main
 from selm_export.gguf_file import Label, copy_keys, whole_file
 from selm_export.modeling.file import write_model
+from support.core import ISAS, require_isa
 from support.selm_models import some_model, some_tokenizer
 
 from selm_edge import Model, SelmError, _core
@@ -106,6 +107,24 @@ def test_the_exit_says_what_torch_says(made: tuple[Path, Any]) -> None:
             assert (stats.early_tokens, stats.early_wrong) == (expected_early, expected_wrong)
             early, wrong = early + expected_early, wrong + expected_wrong
     assert clear > 200 and early > 20 and wrong > 5
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_exit_s_probability_is_torch_s(made: tuple[Path, Any], isa: str) -> None:
+    """To 1e-4 of it: a threshold so much above or below decides who speaks."""
+    path, model = made
+    core = _core.Model(str(path), isa=require_isa(isa))
+    session = _core.Session(core, context=200, kv_type="f32", threads=1)
+    for trial in range(6):
+        prompt = np.random.default_rng(50 + trial).integers(5, 300, 5 + 6 * trial).tolist()
+        first, _ = reply(session, prompt, max_tokens=1, exit_threshold=2.0)
+        with torch.no_grad():
+            out = model(torch.tensor([prompt + first]), output_exits=True)
+        said = out.exit_logits[0, 0, -1].numpy()[SHORTLIST]
+        likely = 1.0 / np.exp(said - said.max()).sum()
+        for threshold, early in ((likely * (1 - 1e-4), 1), (likely * (1 + 1e-4), 0)):
+            tokens, stats = reply(session, prompt, max_tokens=2, exit_threshold=threshold)
+            assert tokens[0] == first[0] and stats.early_tokens == early
 
 
 def test_what_is_held_is_the_whole_model_s(made: tuple[Path, Any]) -> None:

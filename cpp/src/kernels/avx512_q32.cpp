@@ -85,7 +85,7 @@ void one_column(const std::byte* weights, size_t n_rows, size_t n, const Act32& 
 // ---- More columns: vectors run across 16 rows, a block of which serves all columns --------------
 
 constexpr size_t kRows = 16;
-constexpr size_t kTileColumns = 16;
+constexpr size_t kTileColumns = 32;
 
 // sum + the products of codes with the same 4 activations in all dwords. (As one instruction: GCC 12 would
 // load them by one of its own.)
