@@ -19,6 +19,7 @@ struct TinyShape {
   uint32_t d_head = 16;
   std::vector<std::string> attention;            // selm: a kind for each layer
   uint32_t window = 5, sinks = 3, features = 8;  // selm
+  std::vector<uint32_t> exits;                   // selm
   uint32_t matrix_type = 0;  // of the matrices inside the layers: F32 0, F16 1, Q4_0 2, Q8_0 8, Q4_K 12
 };
 
@@ -97,6 +98,13 @@ inline GgufBuilder tiny_model(const TinyShape& s = {}) {
     file.set(key("attention.window"), s.window).set(key("attention.sinks"), s.sinks);
     file.set(key("performer.features"), s.features);
   }
+  if (!s.exits.empty()) {
+    file.set_array(key("exit.layers"), s.exits);
+    file.set_array(key("exit.thresholds"), std::vector<float>(s.exits.size(), 0.01f));
+    file.set(key("exit.delta"), 0.05f).set(key("exit.epsilon"), 0.05f);
+    file.set(key("exit.calibration_count"), 100u).set(key("exit.model_sha256"), std::string(64, '0'));
+    file.set_array(key("draft.vocabulary"), std::vector<int32_t>{104, 101, 108, 111});
+  }
   add_vocabulary(file);
 
   std::mt19937 random(7);
@@ -117,6 +125,7 @@ inline GgufBuilder tiny_model(const TinyShape& s = {}) {
   };
   matrix("token_embd.weight", s.n_embd, kTinyVocab);
   vector("output_norm.weight", s.n_embd);
+  for (const uint32_t exit : s.exits) vector("exit." + std::to_string(exit) + ".norm.weight", s.n_embd);
   for (uint32_t i = 0; i < s.n_layer; ++i) {
     const std::string block = "blk." + std::to_string(i) + ".";
     vector(block + "attn_norm.weight", s.n_embd);
