@@ -116,6 +116,16 @@ def picture_of(app: App[Any]) -> list[list[Segment]]:
     return [list(strip) for strip in app.screen._compositor.render_strips()]
 
 
+async def until_shown(app: ChatApp, pilot: Pilot[None], text: str) -> None:
+    """The transcript's end is in view and drawn: a busy machine draws it long after it is there."""
+
+    def shown() -> bool:
+        return any(text in "".join(s.text for s in row) for row in picture_of(app))
+
+    app.transcript.scroll_end(animate=False)
+    await until(pilot, shown)
+
+
 def keys(*names: str) -> Steps:
     async def steps(app: ChatApp, pilot: Pilot[None]) -> None:
         for name in names:
@@ -268,7 +278,7 @@ def coloured(theme: str) -> Steps:
             await settle(pilot)
         await until(pilot, lambda: app.idle and len(app.transcript.turns) == 2)
         app.clear_notifications()
-        app.transcript.scroll_end(animate=False)
+        await until_shown(app, pilot, "Never mix acids")
 
     return steps
 
@@ -286,7 +296,7 @@ def test_an_ensemble_without_colours(picture: Any) -> None:
         app.prompt.load_text("How do I descale a kettle?")
         await pilot.press("enter")
         await until(pilot, lambda: app.idle and len(app.transcript.turns) == 2)
-        app.transcript.scroll_end(animate=False)
+        await until_shown(app, pilot, "Never mix acids")
 
     picture((80, 24), ask, **ENSEMBLE)
 
