@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,6 @@ class Way:
     draft: str
     expert: str | None
     session: _core.Session
-    rates: list[float] = field(default_factory=list)
     replies: list[tuple[int, ...]] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -53,20 +51,19 @@ class Way:
         for name in ("decode_steps", "decode_seconds", "drafted_tokens", "accepted_tokens",
                      "early_tokens"):  # fmt: skip
             self.figures[name] = self.figures.get(name, 0) + getattr(stats, name)
-        if stats.decode_seconds > 0:
-            self.rates.append(stats.decode_steps / stats.decode_seconds)
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second; 0 where each reply ended with its first token."""
+        seconds = self.figures["decode_seconds"]
+        return self.figures["decode_steps"] / seconds if seconds > 0 else 0.0
 
     def result(self, first: Way) -> dict[str, Any]:
         found = self.figures
-        rate = found["decode_steps"] / max(found["decode_seconds"], 1e-9)
-        # Of each reply beside the same one made the first way: a hold-up spoils one of them.
-        ratios = [own / other for own, other in zip(self.rates, first.rates, strict=True)]
         drafted = found["drafted_tokens"]
         return {
-            "decode_tps": round(rate, 2),
-            "ratio": round(rate / (first.figures["decode_steps"]
-                                   / max(first.figures["decode_seconds"], 1e-9)), 3),
-            "median_ratio": round(statistics.median(ratios), 3) if ratios else None,
+            "decode_tps": round(self.rate, 2),
+            "ratio": round(self.rate / first.rate, 3) if first.rate else None,
             "tokens": int(found["decode_steps"]),
             "drafted": int(drafted),
             "accepted": round(found["accepted_tokens"] / drafted, 3) if drafted else None,
@@ -132,7 +129,7 @@ def compare(path: Path, prompts: list[str], threads: int, most: int, rounds: int
         ignore_end = bool(model.experts)
     for way in ways:
         way.reply(asked[0], most, ignore_end)
-        way.rates, way.replies, way.figures = [], [], {}
+        way.replies, way.figures = [], {}
     for _ in range(rounds):
         for prompt in asked:
             for way in ways:
@@ -156,9 +153,8 @@ def report(result: dict[str, Any]) -> None:
     for name, row in result["ways"].items():
         right = "-" if row["accepted"] is None else f"{row['accepted']:.0%} of {row['drafted']}"
         early = f"{row['early']:.0%}" if row["early"] else "-"
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}x"
         click.echo(
-            plain(
-                f"{name:18}{row['decode_tps']:>8.1f} t/s{row['ratio']:>7.2f}x{right:>15}{early:>12}"
-            )
+            plain(f"{name:18}{row['decode_tps']:>8.1f} t/s{ratio:>8}{right:>15}{early:>12}")
             + f"{row['same_replies']:>5}/{count}"
         )

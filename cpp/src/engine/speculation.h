@@ -1,7 +1,7 @@
-// Tokens guessed ahead and verified together. What a reply says never depends on it: a guess counts
-// only if it is what would have been picked, and pieces of up to 16 tokens give the bits of single
-// ones. Guesses come through an early exit (self-speculation: arXiv 2404.16710) or from where the
-// last tokens stood before (prompt lookup).
+// Tokens guessed ahead and verified together. What a reply says never depends on it (but for
+// Draft::calibrated, which leaves verifying out): a guess counts only if it is what would have been
+// picked, and pieces of up to 16 tokens give the bits of single ones. Guesses come through an early exit
+// (self-speculation: arXiv 2404.16710) or from where the last tokens stood before (prompt lookup).
 #pragma once
 
 #include <array>
