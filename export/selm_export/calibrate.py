@@ -25,7 +25,7 @@ from typing import Any
 
 import gguf
 
-from selm_export.chat import Conversation
+from selm_export.data.chat import Conversation
 from selm_export.errors import RecipeError
 from selm_export.gguf_file import copy_keys, whole_file
 

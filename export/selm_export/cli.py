@@ -77,9 +77,9 @@ def run(
     """
     from dataclasses import replace
 
+    from selm_export.ledger import Ledger, run_stages
     from selm_export.pipeline import Pipeline
     from selm_export.recipe import read_recipe
-    from selm_export.stages import Ledger, run_stages
 
     deadline = moment(finish_by)
     found = read_recipe(recipe, data)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selm_export.data.packing import Document
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.network import Network, Shape
-from selm_export.packing import Document
 
 LONGEST_DRAFT = 8
 LEAST = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)

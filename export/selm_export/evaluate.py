@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from selm_export.chat import CHAT_TEMPLATE, Conversation, Message
-from selm_export.corpus import parse_talk, read_lines, read_text
+from selm_export.data.chat import CHAT_TEMPLATE, Conversation, Message
+from selm_export.data.corpus import parse_talk, read_lines, read_text
 from selm_export.errors import RecipeError
 
 

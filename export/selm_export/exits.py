@@ -18,18 +18,19 @@ from typing import Any
 import gguf
 from tokenizers import Tokenizer
 
-from selm_export import dataset, drafts, scoring
+from selm_export import drafts, scoring
+from selm_export.data import dataset
+from selm_export.data.packing import Batch
+from selm_export.data.vocabulary import end_of_turn, rebuild_vocabulary
 from selm_export.errors import RecipeError
 from selm_export.gguf_file import fill, tensor_name
+from selm_export.ledger import file_hash, hash_of, write_json
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.file import read_model, write_like
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.network import Network, Shape
-from selm_export.packing import Batch
 from selm_export.recipe import Recipe
-from selm_export.stages import file_hash, hash_of, write_json
 from selm_export.train import Budget, Phase, Progress, Settings, Trainer, load_network
-from selm_export.vocabulary import end_of_turn, rebuild_vocabulary
 
 Say = Callable[[str], None]
 COUNTED = 1000  # micro-batches whose replies decide the shortlist

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from selm_export.chat import SPECIAL_TOKENS
+from selm_export.data.chat import SPECIAL_TOKENS
 from selm_export.gguf_file import Label
 from selm_export.modeling.configuration import ATTENTION_KINDS, FEATURE_MAPS, SelmConfig
 from selm_export.modeling.file import write_model

@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selm_export.corpus import READERS
+from selm_export.data.corpus import READERS
+from selm_export.data.packing import Packing
 from selm_export.errors import RecipeError
 from selm_export.network import Shape
 from selm_export.optimise import Rates
-from selm_export.packing import Packing
 from selm_export.train import Phase, Settings
 
 if sys.version_info >= (3, 11):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from selm_export.chat import Conversation
+from selm_export.data.chat import Conversation
+from selm_export.data.vocabulary import encode, end_of_turn
 from selm_export.network import Network
-from selm_export.vocabulary import encode, end_of_turn
 
 
 @dataclass

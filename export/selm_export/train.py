@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
+from selm_export.data.packing import Batch
 from selm_export.deepen import deepen, is_shallower
 from selm_export.errors import RecipeError
 from selm_export.network import Network, Shape, initialise
 from selm_export.optimise import FlatState, Rates, clip, step_rest
-from selm_export.packing import Batch
 from selm_export.workers import Crew, Work
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from selm_export.data.packing import Batch
 from selm_export.network import Network, Shape
 from selm_export.optimise import FlatState, Rates, step_matrix
-from selm_export.packing import Batch
 
 Work = tuple[Any, ...]
 

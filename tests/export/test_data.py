@@ -14,11 +14,11 @@ import pytest
 
 pytest.importorskip("numpy", reason="needs the [export] extra: numpy is not installed")
 
-from selm_export import corpus
-from selm_export.chat import Conversation, Message, chat, render
+from selm_export.data import corpus
+from selm_export.data.chat import Conversation, Message, chat, render
+from selm_export.data.packing import Document, Packing, batches, mixed, rows, shuffled
+from selm_export.data.split import clusters, hold_out
 from selm_export.errors import RecipeError
-from selm_export.packing import Document, Packing, batches, mixed, rows, shuffled
-from selm_export.split import clusters, hold_out
 
 TALK = """N: The key is in the blue tin.
 N: The train goes at 14:20.

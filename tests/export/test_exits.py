@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from click.testing import CliRunner
 from selm_export import drafts, exits
-from selm_export.chat import CHAT_TEMPLATE
 from selm_export.cli import main
+from selm_export.data.chat import CHAT_TEMPLATE
+from selm_export.data.packing import Document
+from selm_export.data.vocabulary import end_of_turn
 from selm_export.drafts import Cycle, Guess, Rule, best_rule, cost_of, play
 from selm_export.errors import RecipeError
 from selm_export.gguf_file import Label, write_gguf
 from selm_export.modeling.file import read_model
 from selm_export.network import Network, Shape, divergence, initialise
-from selm_export.packing import Document
 from selm_export.recipe import Recipe, read_recipe
 from selm_export.train import Budget, Phase, Trainer
-from selm_export.vocabulary import end_of_turn
 from support.selm_models import VOCABULARY, some_tokenizer
 
 SMALL = Shape(VOCABULARY, 32, 3, heads=2, kv_heads=1, feed_forward=32, context=128)

@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from selm_export import generate_copy, generate_notes, generate_numbers, questions
+from selm_export.data import generate_copy, generate_notes, generate_numbers, questions
 
 SIGNS = {"x": "*", "=": "=="}
 

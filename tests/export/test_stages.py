@@ -13,7 +13,7 @@ pytest.importorskip("click")
 from click.testing import CliRunner
 from selm_export.cli import main
 from selm_export.errors import RecipeError
-from selm_export.stages import Ledger, Stage, run_stages
+from selm_export.ledger import Ledger, Stage, run_stages
 
 
 class Kitchen:

@@ -19,10 +19,10 @@ pytest.importorskip("numpy")
 
 import numpy as np
 import torch
+from selm_export.data.packing import Batch
 from selm_export.errors import RecipeError
 from selm_export.network import Network, Shape, initialise
 from selm_export.optimise import orthogonalise
-from selm_export.packing import Batch
 from selm_export.train import Budget, Phase, Settings, Trainer, load, load_network, rate_factor
 
 SMALL = Shape(vocab=96, width=32, layers=2, heads=4, kv_heads=2, feed_forward=48, context=64)

@@ -7,10 +7,10 @@ import random
 from typing import Any
 
 import torch
-from selm_export import generate_numbers
+from selm_export.data import generate_numbers
+from selm_export.data.vocabulary import train_vocabulary
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.model import SelmForCausalLM
-from selm_export.vocabulary import train_vocabulary
 
 VOCABULARY = 400
 SHAPE: dict[str, Any] = {

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from selm_export.chat import Conversation
+from selm_export.data.chat import Conversation
 
 
 def _words(text: str) -> list[str]:

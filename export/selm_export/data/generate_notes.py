@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from selm_export.chat import Conversation, chat
+from selm_export.data.chat import Conversation, chat
 
 Maker = Callable[[random.Random], str]
 
@@ -112,7 +112,7 @@ ANY_WORD = 0.7  # share of the listed values that are any word instead
 @cache
 def all_words() -> list[str]:
     """Words that the talk files use at least three times."""
-    return (files("selm_export") / "words.txt").read_text(encoding="utf-8").split()
+    return (files("selm_export.data") / "words.txt").read_text(encoding="utf-8").split()
 
 
 def side_of(value: str) -> bool:

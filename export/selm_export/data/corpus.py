@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from selm_export.chat import Conversation, Message, chat
+from selm_export.data.chat import Conversation, Message, chat
 from selm_export.errors import RecipeError
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from selm_export import generate_notes, generate_numbers
+from selm_export.data import generate_notes, generate_numbers
 
 # The training's generators are seeded with text that begins with a number, so these are apart.
 HELD_OUT_SEED = "held-out"

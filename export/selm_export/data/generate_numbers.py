@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from decimal import Decimal
 
-from selm_export.chat import Conversation, chat
+from selm_export.data.chat import Conversation, chat
 
 Task = tuple[str, str, str]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from selm_export.chat import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, Conversation, render
+from selm_export.data.chat import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, Conversation, render
 
 # The expression that files with tokenizer.ggml.pre = qwen2 are read with.
 QWEN2_PATTERN = (

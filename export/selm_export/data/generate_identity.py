@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from selm_export.chat import Conversation, chat
+from selm_export.data.chat import Conversation, chat
 
 GREETINGS = ("", "", "Hello, ", "Hi, ", "hi ", "Hey, ", "hello! ", "Good morning. ", "Hi there! ")
 # Questions with the replies that fit them.

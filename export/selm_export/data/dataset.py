@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from selm_export import generate_copy, generate_identity, generate_notes, generate_numbers
-from selm_export.chat import Conversation, Message, render
-from selm_export.corpus import read_source
-from selm_export.packing import (
+from selm_export.data import generate_copy, generate_identity, generate_notes, generate_numbers
+from selm_export.data.chat import Conversation, Message, render
+from selm_export.data.corpus import read_source
+from selm_export.data.packing import (
     SYSTEM_PROMPTS,
     Batch,
     Document,
@@ -23,10 +23,10 @@ from selm_export.packing import (
     shuffled,
     varied,
 )
+from selm_export.data.split import hold_out
+from selm_export.data.vocabulary import encode, end_of_text, train_vocabulary
 from selm_export.recipe import Recipe
-from selm_export.split import hold_out
 from selm_export.train import Phase
-from selm_export.vocabulary import encode, end_of_text, train_vocabulary
 
 GENERATE: dict[str, Callable[[random.Random], Conversation]] = {
     "arithmetic": generate_numbers.conversation,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 
-from selm_export import generate_notes as notes
-from selm_export.chat import Conversation, chat
+from selm_export.data import generate_notes as notes
+from selm_export.data.chat import Conversation, chat
 
 READ_BACK = ("Read my notes back.", "What do my notes say?", "Show me my notes.", "List my notes.",
              "repeat the notes please", "Which notes do you have?")  # fmt: skip
