@@ -96,6 +96,14 @@ def document(tokenizer: Tokenizer, conversation: Conversation) -> Document:
     return Document(*encode(tokenizer, conversation))
 
 
+def sample(path: Path, tokenizer: Tokenizer, count: int, seed: int) -> list[Document]:
+    """Up to ``count`` conversations of a prepared file, drawn by the seed: what calibration and
+    measurements read."""
+    found = read_conversations(path)
+    random.Random(f"{seed}:sample").shuffle(found)
+    return [document(tokenizer, c) for c in found[:count]]
+
+
 class Sources:
     """All documents of a recipe, and the stream of micro-batches of each phase."""
 

@@ -1,0 +1,1 @@
+"""One module per stage of the pipeline: ``Settings``, the keys a recipe may give it, and ``run``."""
