@@ -11,8 +11,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf
 from tokenizers import Tokenizer
 
+from selm_export.data.vocabulary import rebuild_vocabulary
 from selm_export.errors import RecipeError
 from selm_export.modeling.model import SelmForCausalLM, register
 
@@ -33,6 +35,24 @@ def load(path: Path) -> Checkpoint:
     register()
     model = SelmForCausalLM.from_pretrained(path)
     return Checkpoint(path, model.eval(), Tokenizer.from_file(str(path / TOKENIZER)))
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Of a model's folder, of its tokenizer.json, or of a .gguf file."""
+    if path.is_dir():
+        path = path / TOKENIZER
+    if not path.is_file():
+        raise RecipeError(path, "does not exist", "Name a folder, a tokenizer.json or a .gguf")
+    if path.suffix == ".gguf":
+        reader = gguf.GGUFReader(path)
+        tokens, merges = (reader.get_field(f"tokenizer.ggml.{k}") for k in ("tokens", "merges"))
+        if tokens is None or merges is None:
+            raise RecipeError(path, "has no BPE vocabulary", "Name another file")
+        return rebuild_vocabulary(tokens.contents(), merges.contents())
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers has no narrower one
+        raise RecipeError(path, f"is no tokenizer ({error})", "Fetch the file again") from error
 
 
 def save(path: Path, model: SelmForCausalLM, tokenizer: Tokenizer) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
-from datetime import datetime
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from selm_export.errors import RecipeError
+from selm_export.stages import NAMES
 
-STAGES = ("data", "tokenizer", "train", "gguf", "evaluate", "card")
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 class Group(click.Group):
-    """Shows the user's errors as one line, without a traceback."""
+    """Shows the user's errors as one line, without a traceback; each stage is a command."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -24,74 +27,107 @@ class Group(click.Group):
         except RecipeError as error:
             raise click.ClickException(str(error)) from error
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *NAMES})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        found = super().get_command(ctx, name)
+        if found is None and name in NAMES:
+            from selm_export.stage_command import stage_command
+
+            return stage_command(name)
+        return found
+
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Trains, exports and measures models for SELM Edge."""
+    """Trains, compresses, exports and measures models for SELM Edge.
+
+    `run` goes through a recipe; every stage is also a command of its own.
+    """
 
 
-def moment(text: str | None) -> float | None:
-    """``12:45`` (the next time that it is so, local time) or ``2026-11-21T12:45`` as a time."""
-    if text is None:
-        return None
-    try:
-        if "T" in text:
-            return datetime.fromisoformat(text).timestamp()
-        hour, minute = (int(part) for part in text.split(":"))
-        today = datetime.now().replace(hour=hour, minute=minute, second=0, microsecond=0)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{text!r} is no time such as 18:30", param_hint="--finish-by"
-        ) from error
-    found = today.timestamp()
-    return found if found > time.time() else found + 86400
+def read_changes(changes: tuple[str, ...]) -> dict[str, Any]:
+    """``train.tokens=1000`` as a place and a value of TOML; what is none is text."""
+    found = {}
+    for change in changes:
+        place, sign, text = change.partition("=")
+        if not sign or not place:
+            raise click.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
+        try:
+            found[place] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[place] = text
+    return found
 
 
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Data folder, instead of the recipe's."
-)
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for caches, checkpoints and"
-              " logs. Default: runs/NAME.")  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), default=Path("selm_edge/models"),
-              show_default=True,
-              help="Folder that gets the finished model and its card.")  # fmt: skip
-@click.option("--from", "first", type=click.Choice(STAGES), help="Run this stage and all later ones"
-              " again.")  # fmt: skip
-@click.option("--until", "last", type=click.Choice(STAGES), help="Stop after this stage.")
-@click.option("--finish-by", metavar="TIME", help="End the training at this time (18:30), however"
-              " much it has seen; the learning rate falls towards it.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), help="Training processes.")
-@click.option("--continue", "keep", is_flag=True, help="Train on from the checkpoint though the"
-              " recipe or the data has changed.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Say what would run.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder of the run, one folder a step"
+              " in it. Default: runs/NAME.")  # fmt: skip
+@click.option("--from", "first", metavar="STEP", help="Run this step and all later ones again.")
+@click.option("--until", "last", metavar="STEP", help="Stop after this step.")
+@click.option("--set", "changes", multiple=True, metavar="STEP.KEY=VALUE", help="Another value"
+              " than the recipe's, such as base.train.tokens=1000; several times.")  # fmt: skip
+@click.option("--continue", "keep", is_flag=True, help="Go on from what an unfinished step left"
+              " though the recipe or the data has changed.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would run, and what time, memory and disk"
+              " it will need.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the plan or the report as JSON.")
 def run(
-    recipe: Path, *, data: Path | None, work: Path | None, output: Path, first: str | None,
-    last: str | None, finish_by: str | None, workers: int | None, keep: bool,
-    dry_run: bool,
+    recipe: Path, *, work: Path | None, first: str | None, last: str | None,
+    changes: tuple[str, ...], keep: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Runs a RECIPE (a .toml file) from data to a finished model.
+    """Runs a RECIPE (a .toml file) from data to a finished model and its report.
 
-    Finished stages are not repeated. Ctrl+C saves and stops; the same command goes on.
+    Finished steps are not repeated. Ctrl+C saves and stops; the same command goes on. Under
+    torchrun all processes train together.
     """
-    from dataclasses import replace
-
-    from selm_export.ledger import Ledger, run_stages
     from selm_export.pipeline import Pipeline
     from selm_export.recipe import read_recipe
 
-    deadline = moment(finish_by)
-    found = read_recipe(recipe, data)
-    if workers:
-        found = replace(found, settings=replace(found.settings, workers=workers))
-    folder = work or Path("runs") / found.name
-    folder.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(folder / "stages.json")
-    pipeline = Pipeline(found, folder, output, deadline, keep, click.echo)
-    stages = pipeline.stages(ledger)
-    if not run_stages(stages, ledger, click.echo, first=first, last=last, dry=dry_run):
+    found = read_recipe(recipe, read_changes(changes))
+    say = (lambda text: click.echo(text, err=True)) if as_json else click.echo
+    pipeline = Pipeline(found, work or Path("runs") / found.name, say, keep)
+    if dry_run:
+        _tell_plan(pipeline, first, last, as_json)
+        return
+    if not pipeline.run(first, last):
         raise SystemExit(130)
+    if as_json:
+        click.echo((pipeline.work / "report.json").read_text(encoding="utf-8"))
+
+
+def _tell_plan(pipeline: Any, first: str | None, last: str | None, as_json: bool) -> None:
+    from selm_export.estimate import costs
+    from selm_export.training.trainer import duration
+
+    plan = pipeline.plan(first, last)
+    found = {step.name: cost for step, cost in costs(pipeline.recipe, pipeline.work, plan)}
+    if as_json:
+        rows = [
+            {"name": step.name, "stage": step.stage, "runs": runs}
+            | (vars(found[step.name]) if runs else {})
+            for step, runs in plan
+        ]
+        click.echo(json.dumps(rows))
+        return
+    for step, runs in plan:
+        if not runs:
+            click.echo(f"{step.name:16} {step.stage:10} done before")
+            continue
+        cost = found[step.name]
+        click.echo(
+            f"{step.name:16} {step.stage:10} about {duration(cost.seconds):>8},"
+            f" {cost.memory / 1e6:7.0f} MB of memory, {cost.disk / 1e6:7.0f} MB of disk"
+        )
+    total = sum(cost.seconds for cost in found.values())
+    memory = max((cost.memory for cost in found.values()), default=0)
+    disk = sum(cost.disk for cost in found.values())
+    click.echo(
+        f"in all about {duration(total)}, {memory / 1e6:.0f} MB of memory,"
+        f" {disk / 1e6:.0f} MB of disk"
+    )
 
 
 @main.command()
@@ -121,56 +157,6 @@ def evaluate(
         return
     for key, value in summary.items():
         click.echo(f"{key:18} {value:.4f}" if isinstance(value, float) else f"{key:18} {value}")
-
-
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Data folder, instead of the recipe's."
-)
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for data, checkpoint and log."
-              " Default: runs/NAME-exits.")  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), help="Default: NAME-exits-q8_0.gguf in"
-              " the work folder.")  # fmt: skip
-@click.option("--layers", metavar="N[,N]", default="1,2", show_default=True,
-              help="Exits are after these layers, counted from 1.")  # fmt: skip
-@click.option("--shortlist", type=click.IntRange(min=1), default=1024, show_default=True,
-              help="Tokens that drafts choose from.")  # fmt: skip
-@click.option("--tokens", type=click.IntRange(min=1), default=1_000_000, show_default=True,
-              help="To train on.")  # fmt: skip
-@click.option("--finish-by", metavar="TIME", help="End the training at this time instead.")
-@click.option("--workers", type=click.IntRange(min=1), help="Training processes.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was measured as one JSON object.")
-def exits(
-    model: Path, recipe: Path, *, data: Path | None, work: Path | None, output: Path | None,
-    layers: str, shortlist: int, tokens: int, finish_by: str | None, workers: int | None,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Teaches MODEL, which RECIPE made, to speak early, so that it can draft for itself.
-
-    Ctrl+C saves and stops; the same command goes on. Writes a file of the architecture selm.
-    """
-    from selm_export import exits as retrofit
-    from selm_export.recipe import read_recipe
-
-    try:
-        after = tuple(sorted({int(part) for part in layers.split(",")}))
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{layers!r} is no list of layers such as 1,2", param_hint="--layers"
-        ) from error
-    say = (lambda text: click.echo(text, err=True)) if as_json else click.echo
-    found = read_recipe(recipe, data)
-    folder = work or Path("runs") / f"{found.name}-exits"
-    target = output or folder / f"{found.name}-exits-q8_0.gguf"
-    deadline = moment(finish_by)
-    wish = retrofit.Wish(after, shortlist, tokens, workers)
-    measured = retrofit.run(model, found, wish, folder, output=target, finish_by=deadline, say=say)
-    if measured is None:
-        raise SystemExit(130)
-    if as_json:
-        click.echo(json.dumps(measured))
 
 
 @main.command()

@@ -1,16 +1,16 @@
-"""Stages that run once: each knows a hash of what it is made from, so a rerun repeats nothing."""
+"""What is done: each step's result with a hash of what it was made from, so that a run that is
+started again repeats nothing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selm_export.errors import RecipeError
+
+HIDDEN = "."  # files of a step whose names begin so are its own affair: checkpoints, logs
 
 
 def file_hash(path: Path) -> str:
@@ -31,88 +31,55 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """``inputs`` gives everything that decides the result; ``run`` is true when it finished."""
-
-    name: str
-    inputs: Callable[[], Any]
-    outputs: Sequence[Path]
-    run: Callable[[], bool]
+def results(folder: Path) -> dict[str, str]:
+    """The hash of each file that a step has left, by its path within the folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(HIDDEN) for part in inside.parts):
+            found[inside.as_posix()] = file_hash(path)
+    return found
 
 
 class Ledger:
-    """What is done, in one JSON file of the work folder."""
+    """One JSON file of a run's folder; beside it ``report.json``, the same for readers."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "ledger.json"
         self.entries: dict[str, Any] = {}
-        if path.exists():
+        if self.path.exists():
             try:
-                self.entries = json.loads(path.read_text(encoding="utf-8"))
+                self.entries = json.loads(self.path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise RecipeError(
-                    path, f"is damaged ({error})", "Remove it to start over"
+                    self.path, f"is damaged ({error})", "Remove it to start over"
                 ) from error
 
-    def done(self, stage: Stage, inputs: str) -> bool:
+    def done(self, name: str, inputs: str) -> bool:
         """Finished with the same inputs, and its files still as it left them."""
-        entry = self.entries.get(stage.name)
+        entry = self.entries.get(name)
         if not entry or entry["inputs"] != inputs:
             return False
-        return all(
-            path.exists() and file_hash(path) == entry["outputs"].get(str(path))
-            for path in stage.outputs
-        )
+        return bool(results(self.folder / name) == entry["outputs"])
 
-    def record(self, stage: Stage, inputs: str, seconds: float) -> None:
-        self.entries[stage.name] = {
-            "inputs": inputs,
-            "outputs": {str(path): file_hash(path) for path in stage.outputs},
-            "seconds": round(seconds, 1),
-        }
+    def record(self, name: str, inputs: str, line: dict[str, Any]) -> None:
+        """``line`` is what the report says of the step: stage, seconds, peak_mb, figures."""
+        self.entries[name] = {
+            "inputs": inputs, "outputs": results(self.folder / name), "line": line,
+        }  # fmt: skip
         write_json(self.path, self.entries)
 
+    def forget(self, names: list[str]) -> None:
+        """Steps that no recipe has any more, or that are to run again."""
+        for name in names:
+            self.entries.pop(name, None)
+
+    def write_report(self, order: list[str]) -> None:
+        """The lines of the steps that are done, in the recipe's order."""
+        lines = [{"name": n, **self.entries[n]["line"]} for n in order if n in self.entries]
+        write_json(self.folder / "report.json", lines)
+
     def digest(self, name: str) -> Any:
-        """What a later stage depends on: the contents that an earlier one wrote."""
+        """What a later step depends on: the contents that this one wrote."""
         entry = self.entries.get(name)
-        return sorted(entry["outputs"].values()) if entry else None
-
-
-def run_stages(
-    stages: Sequence[Stage],
-    ledger: Ledger,
-    say: Callable[[str], None],
-    *,
-    first: str | None = None,
-    last: str | None = None,
-    dry: bool = False,
-) -> bool:
-    """Runs what is not done, in order. ``first`` forces that stage and all after it to run again;
-    ``last`` is the last one to run. False when a stage was stopped on the way."""
-    names = [s.name for s in stages]
-    for name in (first, last):
-        if name is not None and name not in names:
-            raise RecipeError(name, "is no stage", f"Stages: {', '.join(names)}")
-    forced = pending = False
-    for number, stage in enumerate(stages, start=1):
-        forced = forced or stage.name == first
-        # In a dry run what comes after a stage that has to run cannot be known, so it has to run.
-        inputs = "" if pending else hash_of(stage.inputs())
-        label = f"[{number}/{len(stages)}] {stage.name}"
-        if not forced and not pending and ledger.done(stage, inputs):
-            say(f"{label}: done before")
-        elif dry:
-            pending = True
-            say(f"{label}: would run")
-        else:
-            say(f"{label}: running")
-            began = time.time()
-            if not stage.run():
-                say(f"{label}: stopped; run the same command again to go on")
-                return False
-            ledger.record(stage, inputs, time.time() - began)
-            say(f"{label}: done in {time.time() - began:.0f} s")
-        if stage.name == last:
-            break
-    return True
+        return entry["outputs"] if entry else None

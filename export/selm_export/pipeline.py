@@ -1,191 +1,184 @@
-"""The recipe's six stages: data, tokenizer, train, gguf, evaluate, card."""
+"""A recipe's steps, each run once, in a folder of its own."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selm_export import card, evaluate, metrics, scoring
-from selm_export.data import dataset
-from selm_export.data.corpus import source_files
-from selm_export.data.vocabulary import load_vocabulary
-from selm_export.gguf_file import Label, write_gguf
-from selm_export.ledger import Ledger, Stage, file_hash, hash_of, write_json
-from selm_export.network import Network, parameter_count
-from selm_export.recipe import Recipe
-from selm_export.train import Budget, Progress, Trainer, load, load_network
+from accelerate import PartialState
+
+from selm_export.errors import RecipeError
+from selm_export.ledger import Ledger, hash_of
+from selm_export.recipe import Recipe, Step, stage_module
+from selm_export.stages.job import Job
+from selm_export.training.processes import processes
+from selm_export.training.trainer import duration
 
 Say = Callable[[str], None]
-REPORT_SECONDS = 300.0
+MADE_FROM = ".made-from"  # the hash of the inputs of what lies in a step's folder
 
 
 @dataclass(frozen=True)
 class Pipeline:
     recipe: Recipe
     work: Path
-    output: Path
-    finish_by: float | None
-    keep: bool  # the checkpoint, though it was made from something else
     say: Say
+    keep: bool = False  # what an unfinished step left, though its inputs have changed
 
-    def path(self, name: str) -> Path:
-        return self.work / name
+    def run(self, first: str | None = None, last: str | None = None) -> bool:
+        """Runs what is not done, in order. ``first`` forces that step and all after it to run
+        again; ``last`` is the last one to run. False when a step was stopped on the way."""
+        self._check(first, last)
+        self.work.mkdir(parents=True, exist_ok=True)
+        together = processes()
+        say = self.say if together.is_main_process else _silent
+        names = [step.name for step in self.recipe.steps]
+        forced = False
+        for number, step in enumerate(self.recipe.steps, start=1):
+            together.wait_for_everyone()
+            ledger = Ledger(self.work)  # which the first process writes and all read
+            forced = forced or step.name == first
+            label = f"[{number}/{len(names)}] {step.name}"
+            inputs = self._inputs(step, ledger)
+            if not forced and ledger.done(step.name, inputs):
+                say(f"{label}: done before")
+            else:
+                say(f"{label}: {step.stage}")
+                began = time.time()
+                if not self._step(step, inputs, ledger, together):
+                    say(f"{label}: stopped; run the same command again to go on")
+                    return False
+                say(f"{label}: done in {duration(time.time() - began)}")
+            if together.is_main_process:
+                ledger.write_report(names)
+            if step.name == last:
+                break
+        return True
 
-    @property
-    def model_file(self) -> str:
-        return f"{self.recipe.name}-q8_0.gguf"
+    def plan(self, first: str | None = None, last: str | None = None) -> list[tuple[Step, bool]]:
+        """Each step, and whether it would have to run: what comes after one that has to cannot be
+        known, so it has to."""
+        self._check(first, last)
+        ledger = Ledger(self.work)
+        found: list[tuple[Step, bool]] = []
+        pending: set[str] = set()
+        forced = False
+        for step in self.recipe.steps:
+            forced = forced or step.name == first
+            needed = {*step.inputs, *self._data_steps(step)}
+            due = forced or bool(needed & pending)
+            due = due or not ledger.done(step.name, self._inputs(step, ledger))
+            if due:
+                pending.add(step.name)
+            found.append((step, due))
+            if step.name == last:
+                break
+        return found
 
-    def stages(self, ledger: Ledger) -> list[Stage]:
-        """Each stage's inputs: its part of the recipe, and what the stages before it wrote."""
-        recipe, table = self.recipe, self.recipe.table
-        data = [self.path("train.jsonl"), self.path("held-out.jsonl")]
-        tokenizer, checkpoint = self.path("tokenizer.json"), self.path("checkpoint.pt")
-        model, measured = self.path(self.model_file), self.path("metrics.json")
-        published = [self.output / self.model_file, *self._published()]
-        return [
-            Stage("data", lambda: [self._data_hashes(), table["split"]], data, self.run_data),
-            Stage(
-                "tokenizer", lambda: [ledger.digest("data"), table["vocabulary"], recipe.seed],
-                [tokenizer], self.run_tokenizer,
-            ),
-            Stage(
-                "train", lambda: self._train_inputs(ledger), [checkpoint],
-                lambda: self.run_train(hash_of(self._train_inputs(ledger))),
-            ),
-            Stage(
-                "gguf", lambda: [ledger.digest("train"), ledger.digest("tokenizer"), recipe.title,
-                               recipe.sampling],
-                [model], self.run_gguf,
-            ),
-            Stage(
-                "evaluate",
-                lambda: [ledger.digest("gguf"), ledger.digest("data"), table["evaluate"]],
-                [measured], self.run_evaluate,
-            ),
-            Stage(
-                "card", lambda: [ledger.digest("gguf"), ledger.digest("evaluate")], published,
-                self.run_card,
-            ),
-        ]  # fmt: skip
+    def _check(self, *names: str | None) -> None:
+        known = [step.name for step in self.recipe.steps]
+        for name in names:
+            if name is not None and name not in known:
+                raise RecipeError(
+                    self.recipe.path, f"has no step {name!r}", f"Steps: {', '.join(known)}"
+                )
 
-    def _data_hashes(self) -> dict[str, str]:
-        return {
-            path.name: file_hash(path)
-            for source in self.recipe.sources()
-            for path in source_files(self.recipe.data, source)
-        }
+    def _data_steps(self, step: Step) -> list[str]:
+        """The data that a step reads: the last that was prepared before it."""
+        before = []
+        for each in self.recipe.steps:
+            if each is step:
+                break
+            if each.stage == "data":
+                before = [each.name]
+        return before
 
-    def _train_inputs(self, ledger: Ledger) -> list[Any]:
-        table = self.recipe.table
-        made = [ledger.digest("data"), ledger.digest("tokenizer")]
-        return [*made, table["model"], table["train"], self.recipe.seed]
+    def _inputs(self, step: Step, ledger: Ledger) -> str:
+        """Everything that decides a step's result: its keys, the seed, what earlier steps wrote,
+        and the files that it names itself."""
+        module = stage_module(step.stage)
+        own = module.sources(step.settings) if hasattr(module, "sources") else None
+        if step.stage == "report":  # it tells of every step
+            up_to = self.recipe.steps[: self.recipe.steps.index(step)]
+            made: Any = [ledger.entries.get(each.name, {}).get("line") for each in up_to]
+        else:
+            made = {n: ledger.digest(n) for n in (*step.inputs, *self._data_steps(step))}
+        return hash_of([step.stage, step.table, self.recipe.seed, made, own])
 
-    def _set_aside(self, inputs: str) -> None:
-        """A checkpoint of another recipe, or of a finished run, is no beginning for this one."""
-        checkpoint, note = self.path("checkpoint.pt"), self.path("checkpoint.inputs")
-        same = note.exists() and note.read_text(encoding="utf-8") == inputs
-        if checkpoint.exists() and not self.keep and not (same and load_share(checkpoint) < 1.0):
-            checkpoint.replace(self.path("checkpoint-before.pt"))
-            self.path("log.jsonl").replace(self.path("log-before.jsonl"))
-            self.say("  the checkpoint is of another run: kept as checkpoint-before.pt")
+    def _step(self, step: Step, inputs: str, ledger: Ledger, together: PartialState) -> bool:
+        module = stage_module(step.stage)
+        folder = self.work / step.name
+        if together.is_main_process:
+            self._make_room(folder, inputs)
+        together.wait_for_everyone()
+        data = self._data_steps(step)
+        job = Job(
+            step.name, tuple(self.work / name for name in step.inputs), folder,
+            self.work / data[0] if data else folder, self.recipe.seed,
+            self.say if together.is_main_process else _silent,
+        )  # fmt: skip
+        began, figures = time.time(), {}
+        _forget_peak()
+        try:
+            if together.is_main_process or getattr(module, "PARALLEL", False):
+                figures = module.run(job, step.settings)
+        except OSError as error:
+            raise RecipeError(
+                folder, f"the step {step.name} could not write or read ({error})",
+                "Make room or mend the path, then run the same command again: finished steps stay",
+            ) from error  # fmt: skip
+        together.wait_for_everyone()
+        if figures is None:  # asked to stop; what it has learned is in the folder
+            return False
+        if together.is_main_process:
+            line = {
+                "stage": step.stage, "from": list(step.inputs),
+                "seconds": round(time.time() - began, 1), "peak_mb": _peak_mb(), "figures": figures,
+            }  # fmt: skip
+            ledger.record(step.name, inputs, line)
+        return True
+
+    def _make_room(self, folder: Path, inputs: str) -> None:
+        """What another recipe or other data left in a step's folder is set aside, not lost."""
+        note = folder / MADE_FROM
+        if folder.exists() and not self.keep:
+            same = note.exists() and note.read_text(encoding="utf-8") == inputs
+            if not same and any(folder.iterdir()):
+                aside = folder.with_name(f".{folder.name}-before")
+                _remove(aside)
+                folder.replace(aside)
+                self.say(f"  what was in {folder} is of another run: kept as {aside.name}")
+        folder.mkdir(parents=True, exist_ok=True)
         note.write_text(inputs, encoding="utf-8")
 
-    def _published(self) -> list[Path]:
-        name = self.recipe.name
-        return [self.output / f"{name}{end}" for end in (".json", "-card.md", "-loss.png")]
 
-    def run_data(self) -> bool:
-        counts = dataset.prepare(self.recipe, self.path("train.jsonl"), self.path("held-out.jsonl"))
-        self.say("  conversations: " + ", ".join(f"{k} {v:,}" for k, v in counts.items()))
-        return True
-
-    def run_tokenizer(self) -> bool:
-        tokenizer = dataset.make_vocabulary(self.recipe, self.path("train.jsonl"))
-        tokenizer.save(str(self.path("tokenizer.json")))
-        return True
-
-    def run_train(self, inputs: str) -> bool:
-        recipe = self.recipe
-        self._set_aside(inputs)
-        tokenizer = load_vocabulary(self.path("tokenizer.json"))
-        sources = dataset.Sources(recipe, tokenizer, self.path("train.jsonl"))
-        held_out = dataset.read_conversations(self.path("held-out.jsonl"))
-        trainer = Trainer(
-            recipe.settings, sources.stream, self.path("checkpoint.pt"), self.path("log.jsonl")
-        )
-        per_step = recipe.settings.micro_batches * recipe.packing.rows * recipe.packing.tokens
-        began, from_share = time.time(), trainer.progress.share
-
-        def report(network: Network, progress: Progress) -> dict[str, float]:
-            bits = scoring.total(scoring.reply_bits(network, tokenizer, held_out)).bits_per_byte
-            gone = max(1e-9, progress.share - from_share)
-            left = (time.time() - began) / gone * (1 - progress.share)
-            self.say(
-                f"  {progress.tokens / 1e6:.2f}M tokens, {progress.share:.0%}, held-out bits per"
-                f" byte {bits:.3f}, about {left / 60:.0f} min left"
-            )
-            return {"bits_per_byte": round(bits, 4)}
-
-        budget = Budget(max(1, recipe.tokens // per_step), self.finish_by)
-        return trainer.run(budget, report, REPORT_SECONDS)
-
-    def run_gguf(self) -> bool:
-        network = load_network(self.path("checkpoint.pt"))
-        tokenizer = load_vocabulary(self.path("tokenizer.json"))
-        label = Label(self.recipe.title)
-        write_gguf(self.path(self.model_file), network, tokenizer, label, self.recipe.sampling)
-        return True
-
-    def run_evaluate(self) -> bool:
-        """By the inference core, on the finished file: what a device will run."""
-        recipe, context = self.recipe, self.recipe.settings.shape.context
-        core = evaluate.load_core(self.path(self.model_file), context)
-        held_out = dataset.read_conversations(self.path("held-out.jsonl"))
-        measured = metrics.measure(core, held_out, context, recipe.questions, self.say)
-        measured["parameters"] = parameter_count(Network(recipe.settings.shape))
-        measured["training"] = _progress(self.path("checkpoint.pt"))
-        write_json(self.path("metrics.json"), measured)
-        return True
-
-    def run_card(self) -> bool:
-        self.output.mkdir(parents=True, exist_ok=True)
-        model = self.output / self.model_file
-        shutil.copyfile(self.path(self.model_file), model)
-        measured = json.loads(self.path("metrics.json").read_text(encoding="utf-8"))
-        name = self.recipe.name
-        write_json(
-            self.output / f"{name}.json",
-            {
-                "name": name, "title": self.recipe.title, "file": model.name,
-                "size": model.stat().st_size, "sha256": file_hash(model),
-                "license": "Apache-2.0", "recipe": "export/selm_export/recipes/bundled.toml",
-                "metrics": measured,
-            },
-        )  # fmt: skip
-        card.draw_curve(self.path("log.jsonl"), self.output / f"{name}-loss.png")
-        text = card.write_card(self.recipe, measured, model.stat().st_size, _counts(self.work))
-        (self.output / f"{name}-card.md").write_text(text, encoding="utf-8")
-        return True
+def _silent(text: str) -> None:
+    """Of all processes one speaks."""
 
 
-def load_share(checkpoint: Path) -> float:
-    """How much of its run a checkpoint has done."""
-    return float(load(checkpoint)["progress"]["share"])
+def _remove(folder: Path) -> None:
+    import shutil
+
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
-def _progress(checkpoint: Path) -> dict[str, Any]:
-    found: dict[str, Any] = load(checkpoint)["progress"]
-    return {"steps": found["step"], "tokens": found["tokens"], "seconds": round(found["seconds"])}
+def _forget_peak() -> None:
+    """Lets the kernel measure the next step's peak memory by itself, where it can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return
 
 
-def _counts(work: Path) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for c in dataset.read_conversations(work / "train.jsonl"):
-        counts[dataset.family(c)] = counts.get(dataset.family(c), 0) + 1
-    counts["held out"] = len(dataset.read_conversations(work / "held-out.jsonl"))
-    return counts
+def _peak_mb() -> float:
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+        line = next(each for each in text.splitlines() if each.startswith("VmHWM:"))
+        return round(int(line.split()[1]) / 1024, 1)
+    except (OSError, StopIteration):
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

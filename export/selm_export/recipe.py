@@ -1,144 +1,171 @@
-"""A recipe file, read and checked."""
+"""A recipe file, read and checked: which stages, from what, with which settings."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields, replace
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from selm_export.data.corpus import READERS
-from selm_export.data.packing import Packing
 from selm_export.errors import RecipeError
-from selm_export.network import Shape
-from selm_export.optimise import Rates
-from selm_export.train import Phase, Settings
+from selm_export.stages import NAMES
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-GENERATORS = ("arithmetic", "notes", "copy", "identity")
+OF_RECIPE = ("name", "title", "seed", "remarks", "stages")
+OF_STEP = ("stage", "name", "from")
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    size: int
-    repeat: dict[str, int]
-    generated: int
+class Step:
+    """One entry of ``[[stages]]``: what it is called, what it does, and on which steps' results."""
+
+    name: str
+    stage: str
+    inputs: tuple[str, ...]
+    settings: Any  # the stage's own ``Settings``
+    table: dict[str, Any]  # as written, for hashing
 
 
 @dataclass(frozen=True)
 class Recipe:
+    path: Path
     name: str
     title: str
-    data: Path
     seed: int
-    held_out_share: float
-    vocabulary: Vocabulary
-    settings: Settings
-    packing: Packing
-    tokens: int
-    exits: Phase  # that teaches a finished model to speak early
-    sampling: dict[str, float]  # what the file recommends
     remarks: str  # on how the shipped run went, for the card
-    questions: int  # of each kind in the evaluation
-    table: dict[str, Any]  # the file as read, for hashing
-
-    def sources(self) -> list[str]:
-        """Every file source that a phase uses, in a fixed order."""
-        used = {s for phase in (*self.settings.phases, self.exits) for s in phase.shares}
-        return [s for s in READERS if s in used]
+    steps: tuple[Step, ...]
 
 
-Made = TypeVar("Made")
+def stage_module(name: str) -> ModuleType:
+    return import_module(f"selm_export.stages.{name}")
 
 
-def _make(kind: type[Made], table: dict[str, Any], path: Path, where: str) -> Made:
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise RecipeError(path, f"[{where}] has an unknown key {unknown[0]!r}", "Remove it")
-    try:
-        return kind(**table)
-    except TypeError as error:
-        raise RecipeError(path, f"[{where}]: {error}", "Add what is missing") from error
-
-
-def read_recipe(path: Path, data: Path | None = None) -> Recipe:
+def read_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """``changes`` are values by place, ``base.train.tokens``, that win over the file's; without a
+    step's name before it, a key is the recipe's own."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(path, "the recipe does not exist", "Give a .toml file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(path, f"is no TOML ({error})", "Mend it") from error
-    try:
-        return _recipe(path, table, data)
-    except KeyError as error:
-        raise RecipeError(path, f"lacks the key {error}", "Add it") from error
-
-
-def _recipe(path: Path, table: dict[str, Any], data: Path | None) -> Recipe:
-    train = dict(table["train"])
-    packing = _make(Packing, train.pop("packing", {}), path, "train.packing")
-    rates = _make(Rates, train.pop("rates", {}), path, "train.rates")
-    phases = tuple(_make(Phase, p, path, "train.phases") for p in train.pop("phases"))
-    tokens = int(train.pop("tokens"))
-    _check_phases(path, phases)
-    exits = phases[-1]
-    if "exits" in table:
-        exits = _make(Phase, {**table["exits"], "until": 1.0}, path, "exits")
-        _check_phases(path, (exits,), "exits")
-    shape = replace(
-        _make(Shape, table["model"], path, "model"), vocab=int(table["vocabulary"]["size"])
-    )
-    seed = int(table.get("seed", 1))
-    settings = _make(
-        Settings, {**train, "shape": shape, "phases": phases, "rates": rates, "seed": seed},
-        path, "train",
-    )  # fmt: skip
+    _only(path, "the recipe", table, OF_RECIPE)
+    for place, value in (changes or {}).items():
+        _change(path, table, place, value)
+    steps: list[Step] = []
+    for number, entry in enumerate(table.get("stages", []), start=1):
+        steps.append(_step(path, entry, number, steps))
+    if not steps:
+        raise RecipeError(path, "has no [[stages]]", 'Add one, such as stage = "data"')
+    name = str(table.get("name", path.stem))
     return Recipe(
-        name=table["name"],
-        title=table["title"],
-        data=data or Path(table["data"]),
-        seed=seed,
-        held_out_share=float(table["split"]["share"]),
-        vocabulary=_make(Vocabulary, table["vocabulary"], path, "vocabulary"),
-        settings=settings,
-        packing=packing,
-        tokens=tokens,
-        exits=exits,
-        sampling=_sampling(path, table.get("sampling", {})),
-        remarks=" ".join(str(table.get("remarks", "")).split()),
-        questions=int(table["evaluate"]["questions"]),
-        table=table,
-    )
+        path, name, str(table.get("title", name)), int(table.get("seed", 1)),
+        " ".join(str(table.get("remarks", "")).split()), tuple(steps),
+    )  # fmt: skip
 
 
-def _sampling(path: Path, table: dict[str, Any]) -> dict[str, float]:
-    for name, value in table.items():
-        if name not in SAMPLING or isinstance(value, bool) or not isinstance(value, int | float):
+def _only(path: Path, where: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in known:
             raise RecipeError(
-                path, f"[sampling] {name} = {value!r} is no setting",
-                f"Numbers for {', '.join(SAMPLING)}",
-            )  # fmt: skip
-    return table
+                path, f"{where} has an unknown key {key!r}", f"Known: {', '.join(known)}"
+            )
 
 
-def _check_phases(path: Path, phases: tuple[Phase, ...], where: str = "train.phases") -> None:
-    if not phases or abs(phases[-1].until - 1.0) > 1e-9:
-        raise RecipeError(path, "the last phase does not end at 1.0", "Set until = 1.0")
-    for phase in phases:
-        if phase.follow < 1 or (phase.follow > 1 and where != "exits"):
+def _change(path: Path, table: dict[str, Any], place: str, value: Any) -> None:
+    first, _, rest = place.partition(".")
+    if not rest:
+        _only(path, "the recipe", {first: value}, OF_RECIPE)
+        table[first] = value
+        return
+    for entry in table.get("stages", []):
+        if entry.get("name", entry.get("stage")) == first:
+            *inner, last = rest.split(".")
+            for key in inner:
+                entry = entry.setdefault(key, {})  # noqa: PLW2901
+            entry[last] = value
+            return
+    names = ", ".join(e.get("name", e.get("stage", "?")) for e in table.get("stages", []))
+    raise RecipeError(path, f"has no step {first!r} to change {place}", f"Steps: {names}")
+
+
+def _step(path: Path, entry: dict[str, Any], number: int, before: list[Step]) -> Step:
+    stage = entry.get("stage")
+    if stage not in NAMES:
+        raise RecipeError(
+            path, f"[[stages]] number {number} has stage = {stage!r}", f"Known: {', '.join(NAMES)}"
+        )
+    name = str(entry.get("name", stage))
+    where = f"the step {name!r}"
+    known = {step.name: step for step in before}
+    if name in known or not name or "/" in name or name.startswith("."):
+        raise RecipeError(path, f"{where} has a name that is taken or no file name", "Change it")
+    given = entry.get("from", _before(before) if stage != "data" else [])
+    inputs = (given,) if isinstance(given, str) else tuple(given)
+    for source in inputs:
+        if source not in known:
             raise RecipeError(
-                path, f"[{where}] has follow = {phase.follow}",
-                "At least 1 in [exits], and nowhere else",
+                path, f"{where} is from {source!r}, which no step before it is called",
+                f"Steps before it: {', '.join(known) or 'none'}",
             )  # fmt: skip
-        for name in phase.shares:
-            if name not in READERS and name not in GENERATORS:
-                raise RecipeError(
-                    path, f"the source {name!r} is unknown",
-                    f"Known: {', '.join([*READERS, *GENERATORS])}",
-                )  # fmt: skip
+    own = {key: value for key, value in entry.items() if key not in OF_STEP}
+    settings = build(stage_module(stage).Settings, own, path, where)
+    return Step(name, stage, inputs, settings, own)
+
+
+def _before(steps: list[Step]) -> list[str]:
+    """What a step that does not say goes on from: the one before, unless that made data."""
+    return [steps[-1].name] if steps and steps[-1].stage != "data" else []
+
+
+Made = TypeVar("Made")
+
+
+def build(kind: type[Made], table: Mapping[str, Any], path: Path, where: str) -> Made:
+    """A dataclass from a table of TOML: every key known, every value of the field's type."""
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    _only(path, where, table, tuple(names))
+    values = {k: _value(hints[k], v, path, f"{where}, key {k!r}") for k, v in table.items()}
+    for each in fields(kind):  # type: ignore[arg-type]
+        if each.name not in values and each.default is MISSING and each.default_factory is MISSING:
+            raise RecipeError(path, f"{where} lacks the key {each.name!r}", "Add it")
+    made = kind(**values)
+    fault = made.faults() if hasattr(made, "faults") else None
+    if fault:
+        raise RecipeError(path, f"{where}: {fault}", "Mend it")
+    return made
+
+
+def _value(hint: Any, value: Any, path: Path, where: str) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        hint = next(each for each in inner if each is not type(None))
+        return _value(hint, value, path, where)
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return build(hint, value, path, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(inner[0], each, path, where) for each in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _value(inner[1], each, path, where) for key, each in value.items()}
+    return _plain(hint, value, path, where)
+
+
+def _plain(hint: Any, value: Any, path: Path, where: str) -> Any:
+    if hint is Path and isinstance(value, str):
+        return path.parent / value  # beside the recipe
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    fits = hint is Any or (isinstance(hint, type) and isinstance(value, hint))
+    if fits and (hint is bool or hint is Any or not isinstance(value, bool)):
+        return value
+    wanted = getattr(hint, "__name__", str(hint))
+    raise RecipeError(path, f"{where}: {value!r} is no {wanted}", "Mend it")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
+# "text" is no turn of a conversation: a document, to learn the language from.
+Role = Literal["system", "user", "assistant", "text"]
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -54,6 +55,9 @@ def render(conversation: Conversation) -> list[Piece]:
     """
     pieces: list[Piece] = []
     for message in conversation.messages:
+        if message.role == "text":
+            pieces.append(Piece(f"{message.content}{END_OF_TEXT}", True))
+            continue
         pieces.append(Piece(f"{TURN_START}{message.role}\n", False))
         pieces.append(Piece(f"{message.content}{TURN_END}", message.role == "assistant"))
         pieces.append(Piece("\n", False))

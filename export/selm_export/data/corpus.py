@@ -168,13 +168,17 @@ READERS: dict[str, tuple[str, Callable[[Path], list[Conversation]]]] = {
     "topical": ("general/topical-chat.jsonl.xz", read_topical),
     "taskmaster": ("general/taskmaster4-dialogs.jsonl.xz", read_taskmaster),
     "gsm8k": ("math/gsm8k-train.jsonl.xz", read_gsm8k),
+    "gsm8k-test": ("math/gsm8k-test.jsonl.xz", read_gsm8k),
     "medquad": ("medical/medquad-train.jsonl.xz", read_medquad),
+    "medquad-test": ("medical/medquad-test.jsonl.xz", read_medquad),
     "pubmedqa": ("medical/pubmedqa.jsonl.xz", read_pubmedqa),
     "boolq": ("general/boolq-train.jsonl.xz", read_boolq),
 }
 
 
 def source_files(data: Path, source: str) -> list[Path]:
+    if source not in READERS:
+        raise RecipeError(data, f"the source {source!r} is unknown", f"Known: {', '.join(READERS)}")
     pattern, _ = READERS[source]
     files = sorted(data.glob(pattern))
     if not files:

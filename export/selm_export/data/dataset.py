@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from selm_export.data import generate_copy, generate_identity, generate_notes, generate_numbers
-from selm_export.data.chat import Conversation, Message, render
+from selm_export.data.chat import Conversation, Message
 from selm_export.data.corpus import read_source
+from selm_export.data.files import read_user_files
 from selm_export.data.packing import (
     SYSTEM_PROMPTS,
     Batch,
     Document,
+    Packing,
     batches,
     generated,
     mixed,
@@ -25,8 +27,8 @@ from selm_export.data.packing import (
 )
 from selm_export.data.split import hold_out
 from selm_export.data.vocabulary import encode, end_of_text, train_vocabulary
-from selm_export.recipe import Recipe
-from selm_export.train import Phase
+from selm_export.errors import RecipeError
+from selm_export.training.settings import Phase
 
 GENERATE: dict[str, Callable[[random.Random], Conversation]] = {
     "arithmetic": generate_numbers.conversation,
@@ -34,6 +36,26 @@ GENERATE: dict[str, Callable[[random.Random], Conversation]] = {
     "copy": generate_copy.conversation,
     "identity": generate_identity.conversation,
 }
+
+
+TRAINING, HELD_OUT, MIXED = "train.jsonl", "held-out.jsonl", "mixed.jsonl"
+TESTS = ("medquad-test", "gsm8k-test")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be prepared: ``held_out`` of the talk (a share) and ``tested`` rows of each test
+    file are kept out; a vocabulary of so many tokens sees ``generated`` conversations of each
+    generator, and some sources ``repeat``edly."""
+
+    folder: Path
+    sources: tuple[str, ...]
+    files: tuple[Path, ...] = ()
+    held_out: float = 0.04
+    tested: int = 200
+    vocabulary: int = 8192
+    repeat: dict[str, int] = field(default_factory=dict)
+    generated: int = 4000
 
 
 def write_conversations(path: Path, conversations: Iterable[Conversation]) -> None:
@@ -56,40 +78,68 @@ def read_conversations(path: Path) -> list[Conversation]:
     return found
 
 
-def prepare(recipe: Recipe, training: Path, held_out: Path) -> dict[str, int]:
-    """Reads every source and writes the two sides of the split; only talk is held out from."""
+def prepare(wanted: Wanted, folder: Path) -> dict[str, int]:
+    """Reads every source and writes what is trained on, the talk that is held out from it, and the
+    mixed set, which adds questions of the other domains' own test files. Counts, by source."""
     train: list[Conversation] = []
     test: list[Conversation] = []
     counts = {}
-    for source in recipe.sources():
-        found = read_source(recipe.data, source)
+    for source in wanted.sources:
+        found = read_source(wanted.folder, source)
         counts[source] = len(found)
         if source == "talk":
-            found, test = hold_out(found, recipe.held_out_share)
+            found, test = hold_out(found, wanted.held_out)
             counts["held out"] = len(test)
         train.extend(found)
-    write_conversations(training, train)
-    write_conversations(held_out, test)
+    for path in wanted.files:
+        found = read_user_files(path)
+        counts[path.name] = len(found)
+        train.extend(found)
+    write_conversations(folder / TRAINING, train)
+    write_conversations(folder / HELD_OUT, test)
+    mixed = [*test, *(c for name in TESTS for c in _tested(wanted, name))]
+    write_conversations(folder / MIXED, mixed)
+    counts["mixed set"] = len(mixed)
     return counts
+
+
+def _tested(wanted: Wanted, name: str) -> list[Conversation]:
+    """The first rows of a test file, if its training file is a source."""
+    if name.removesuffix("-test") not in wanted.sources:
+        return []
+    return read_source(wanted.folder, name)[: wanted.tested]
+
+
+DOMAINS = ("general", "medical", "math")
+OF_DOMAIN = {
+    "medical": ("talk/medical", "medquad", "pubmedqa"),
+    "math": ("talk/math", "gsm8k", "arithmetic"),
+}
+
+
+def domain(source: str) -> str:
+    """The field of knowledge that a source belongs to."""
+    for name, sources in OF_DOMAIN.items():
+        if source.startswith(sources):
+            return name
+    return "general"
 
 
 def family(conversation: Conversation) -> str:
     return conversation.source.split("/")[0]
 
 
-def make_vocabulary(recipe: Recipe, training: Path) -> Tokenizer:
-    wanted = recipe.vocabulary
-
+def make_vocabulary(wanted: Wanted, folder: Path, seed: int) -> Tokenizer:
     def texts() -> Iterator[str]:
-        for c in read_conversations(training):
+        for c in read_conversations(folder / TRAINING):
             for _ in range(wanted.repeat.get(family(c), 1)):
                 yield from (m.content for m in c.messages)
         for name, make in GENERATE.items():
             for i in range(wanted.generated):
-                made = make(random.Random(f"{recipe.seed}:vocabulary:{name}:{i}"))
+                made = make(random.Random(f"{seed}:vocabulary:{name}:{i}"))
                 yield from (m.content for m in made.messages)
 
-    return train_vocabulary(texts(), wanted.size)
+    return train_vocabulary(texts(), wanted.vocabulary)
 
 
 def document(tokenizer: Tokenizer, conversation: Conversation) -> Document:
@@ -105,38 +155,43 @@ def sample(path: Path, tokenizer: Tokenizer, count: int, seed: int) -> list[Docu
 
 
 class Sources:
-    """All documents of a recipe, and the stream of micro-batches of each phase."""
+    """All documents of a prepared folder, and the stream of micro-batches of each phase."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, training: Path) -> None:
-        self.recipe, self.tokenizer = recipe, tokenizer
+    def __init__(self, folder: Path, tokenizer: Tokenizer, packing: Packing, seed: int) -> None:
+        self.folder, self.tokenizer, self.seed = folder, tokenizer, seed
         self.documents: dict[str, list[Document]] = {}
-        for c in read_conversations(training):
-            self.documents.setdefault(family(c), []).append(document(tokenizer, c))
+        for c in read_conversations(folder / TRAINING):
+            self.documents.setdefault(c.source, []).append(document(tokenizer, c))
         systems = [Conversation((Message("system", p),), "system") for p in SYSTEM_PROMPTS]
         self.systems = [document(tokenizer, c) for c in systems]
-        self.packing = replace(recipe.packing, separator=end_of_text(tokenizer))
+        self.packing = replace(packing, separator=end_of_text(tokenizer))
 
-    def stream(self, phase: Phase, number: int) -> Iterator[Batch]:
-        seed = f"{self.recipe.seed}:{number}"
+    def stream(self, phase: Phase, name: str) -> Iterator[Batch]:
+        """Without end, the same for the same seed and name."""
+        seed = f"{self.seed}:{name}"
         streams = {
-            name: varied(
-                self._source(name, f"{seed}:{name}"), self.systems, self.packing.tokens,
-                f"{seed}:vary:{name}",
+            source: varied(
+                self._source(source, f"{seed}:{source}"), self.systems, self.packing.tokens,
+                f"{seed}:vary:{source}",
             )
-            for name in phase.shares
+            for source in phase.shares
         }  # fmt: skip
         packing = replace(self.packing, user_weight=phase.user_weight)
         return batches(mixed(streams, phase.shares, f"{seed}:mix"), packing, f"{seed}:pack")
 
     def _source(self, name: str, seed: str) -> Iterator[Document]:
-        if name in self.documents:
-            return shuffled(self.documents[name], seed)
+        # "talk" is all of talk/..., "talk/math" also talk/math2.
+        found = [d for source, ds in self.documents.items() if source.startswith(name) for d in ds]
+        if found:
+            return shuffled(found, seed)
+        if name not in GENERATE:
+            there = ", ".join([*sorted(self.documents), *GENERATE])
+            raise RecipeError(
+                self.folder / TRAINING, f"holds nothing of the source {name!r}", f"It has {there}"
+            )
         make = GENERATE[name]
 
         def draw(r: random.Random) -> Document:
             return replace(document(self.tokenizer, make(r)), drawn=True)
 
         return generated(draw, seed)
-
-
-__all__ = ["Sources", "document", "family", "make_vocabulary", "prepare", "render"]

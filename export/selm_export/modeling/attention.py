@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from selm_export.modeling.configuration import SelmConfig
@@ -183,13 +184,61 @@ def attend(rule: Rule, state: State, tokens: Tokens) -> tuple[Tensor, State]:
         out = torch.einsum("bkgns,bksd->bkgnd", logits.softmax(-1), state.values)
         return out, _fold(rule, state, state.keys)
     far = ~near & (own[:, None] >= state.slots[None, :])
-    return _attend_far(rule, state, tokens.queries, logits, far & state.valid[:, None])
+    far = far & state.valid[:, None]
+    out, state, features = _attend_far(rule, state, tokens.queries, logits, far)
+    return out, _fold(rule, state, features)
+
+
+def positions_within(documents: Tensor) -> Tensor:
+    """Each token's place in its own document; both [batch, tokens]."""
+    own = torch.arange(documents.shape[1], device=documents.device)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return own - torch.where(begins, own, 0).cummax(-1).values
+
+
+def attend_packed(rule: Rule, tokens: Tokens, documents: Tensor) -> Tensor:
+    """As ``attend``, without a state, for rows that hold several documents each, numbered by
+    ``documents`` [batch, tokens]: every one is attended to as if it were alone."""
+    own = torch.arange(documents.shape[1], device=documents.device)
+    slots = positions_within(documents)
+    distance = own[:, None] - own[None, :]
+    seen = (documents[:, :, None] == documents[:, None, :]) & (distance >= 0)
+    near = seen
+    if rule.kind != "softmax":
+        near = seen & ((distance < rule.config.window) | (slots[:, None, :] < rule.config.sinks))
+    far = seen & ~near
+    if rule.kind != "performer" or not bool(far.any()):
+        return _attend_near(tokens, near)
+    logits = (
+        torch.einsum("bkgnd,bksd->bkgns", tokens.queries, tokens.keys) * rule.config.head_dim**-0.5
+    )
+    logits = logits.masked_fill(~near[:, None, None], -torch.inf)
+    state = replace(
+        empty_state(rule.config, rule.kind, tokens.keys),
+        keys=tokens.keys, values=tokens.values, slots=own, valid=tokens.valid,
+    )  # fmt: skip
+    out, _, _ = _attend_far(rule, state, tokens.queries, logits, far)
+    return out
+
+
+def _attend_near(tokens: Tokens, near: Tensor) -> Tensor:
+    """Softmax alone, by torch's own kernel; ``near`` [batch, tokens, tokens]."""
+    batch, heads, group, count, size = tokens.queries.shape
+    out = F.scaled_dot_product_attention(
+        tokens.queries.reshape(batch, heads * group, count, size),
+        tokens.keys.repeat_interleave(group, dim=1),
+        tokens.values.repeat_interleave(group, dim=1),
+        attn_mask=near[:, None],
+    )
+    return out.view(batch, heads, group, count, size)
 
 
 def _attend_far(
     rule: Rule, state: State, queries: Tensor, logits: Tensor, far: Tensor
-) -> tuple[Tensor, State]:
-    """Near and far in one normaliser; ``far`` [batch, tokens, kept]."""
+) -> tuple[Tensor, State, Tensor]:
+    """Near and far in one normaliser; ``far`` [batch, tokens, kept]. Also the state at its new
+    scale, and the kept keys' features."""
     assert state.sums is not None and state.counts is not None and state.scale is not None
     assert rule.feature_map is not None and rule.gain is not None
     q, k = _features(rule, queries), _features(rule, state.keys)
@@ -222,4 +271,4 @@ def _attend_far(
     gain = (log_scale - common).exp()
     total = weights.sum(-1) + gain * denominator
     out = torch.einsum("bkgns,bksd->bkgnd", weights, state.values) + gain[..., None] * numerator
-    return out / total[..., None], _fold(rule, state, k)
+    return out / total[..., None], state, k

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selm_export.modeling.attention import Rule, State, Tokens, attend, empty_state
+from selm_export.modeling.attention import Rule, State, Tokens, attend, attend_packed, empty_state
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.features import FeatureMap
 
@@ -100,6 +100,28 @@ class Place(NamedTuple):
     valid: Tensor
 
 
+class Noise(NamedTuple):
+    """What training leaves out at random: of what each half of a layer adds (half as much of the
+    embeddings), and of whole layers, the highest one's rate."""
+
+    dropout: float = 0.0
+    layers: float = 0.0
+
+
+QUIET = Noise()
+
+
+class Packed(NamedTuple):
+    """Rows that hold several documents each, numbered by ``documents`` [batch, tokens], and how
+    they are gone through; ``checkpointing`` computes layers again on the way back instead of
+    keeping what they computed."""
+
+    place: Place
+    documents: Tensor
+    noise: Noise = QUIET
+    checkpointing: bool = False
+
+
 class Attention(nn.Module):
     def __init__(self, config: SelmConfig, layer: int) -> None:
         super().__init__()
@@ -131,32 +153,43 @@ class Attention(nn.Module):
         gain = self.far_gain.view(self.config.num_key_value_heads, -1)
         return Rule(self.config, self.kind, self.feature_map, gain)
 
-    def forward(
-        self, x: Tensor, place: Place, state: State | None, expert: int | None
-    ) -> tuple[Tensor, State]:
-        batch, tokens, _ = x.shape
-        turn, valid = place
+    def tokens(self, x: Tensor, place: Place, expert: int | None) -> Tokens:
+        batch, count, _ = x.shape
         kv_heads, size = self.config.num_key_value_heads, self.config.head_dim
 
         def split(y: Tensor) -> Tensor:
-            return y.view(batch, tokens, -1, size).transpose(1, 2)
+            return y.view(batch, count, -1, size).transpose(1, 2)
 
         q, k, v = (split(p(x, expert)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, turn), rotate(k, turn)
-        q = q.view(batch, kv_heads, -1, tokens, size)
-        state = state or empty_state(self.config, self.kind, k)
-        rule, parts, new = self.rule(), [], Tokens(q, k, v, valid)
-        step = tokens if self.kind == "softmax" else CHUNK
-        for first in range(0, tokens, step):
-            out, state = attend(rule, state, new.part(first, step))
-            parts.append(out)
-        y = torch.cat(parts, dim=3).reshape(batch, -1, tokens, size)
+        q, k = rotate(q, place.turn), rotate(k, place.turn)
+        return Tokens(q.reshape(batch, kv_heads, -1, count, size), k, v, place.valid)
+
+    def joined(self, y: Tensor, x: Tensor, expert: int | None) -> Tensor:
+        """From what the heads found [batch, kv_heads, group, tokens, size] to the stream."""
+        batch, count, _ = x.shape
+        y = y.reshape(batch, -1, count, self.config.head_dim)
         if self.config.head_gate:
             y = y * torch.sigmoid(self.head_gate(x)).transpose(1, 2)[..., None]
-        result: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, tokens, -1), expert)
-        return result, state
+        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, count, -1), expert)
+        return out
+
+    def forward(
+        self, x: Tensor, place: Place, state: State | None, expert: int | None
+    ) -> tuple[Tensor, State]:
+        rule, parts, new = self.rule(), [], self.tokens(x, place, expert)
+        state = state or empty_state(self.config, self.kind, new.keys)
+        step = x.shape[1] if self.kind == "softmax" else CHUNK
+        for first in range(0, x.shape[1], step):
+            out, state = attend(rule, state, new.part(first, step))
+            parts.append(out)
+        return self.joined(torch.cat(parts, dim=3), x, expert), state
+
+    def packed(self, x: Tensor, rows: Packed, expert: int | None) -> Tensor:
+        """Of rows that hold several documents each, without a state."""
+        found = attend_packed(self.rule(), self.tokens(x, rows.place, expert), rows.documents)
+        return self.joined(found, x, expert)
 
 
 class FeedForward(nn.Module):
@@ -176,6 +209,8 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     def __init__(self, config: SelmConfig, index: int) -> None:
         super().__init__()
+        # How often it is left out, of the highest layer's rate: LayerSkip (arXiv 2404.16710).
+        self.depth = 2.0 ** (index / max(1, config.num_hidden_layers - 1)) - 1.0
         self.self_attn = Attention(config, index)
         self.mlp = FeedForward(config, index)
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
@@ -187,3 +222,15 @@ class Layer(nn.Module):
         y, state = self.self_attn(self.input_layernorm(x), place, state, expert)
         x = x + y
         return x + self.mlp(self.post_attention_layernorm(x), expert), state
+
+    def packed(self, x: Tensor, rows: Packed, expert: int | None) -> Tensor:
+        noise = rows.noise
+        before, dropout = x, noise.dropout
+        y = self.self_attn.packed(self.input_layernorm(x), rows, expert)
+        x = x + F.dropout(y, dropout, training=dropout > 0)
+        y = self.mlp(self.post_attention_layernorm(x), expert)
+        x = x + F.dropout(y, dropout, training=dropout > 0)
+        if noise.layers:  # by row; computed all the same, so that every parameter has a gradient
+            left_out = torch.rand(x.shape[0], 1, 1, device=x.device) < noise.layers * self.depth
+            x = torch.where(left_out, before, x)
+        return x

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from selm_export.modeling.attention import State
+from selm_export.modeling.attention import State, positions_within
 from selm_export.modeling.cache import SelmCache
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.experts import (
@@ -26,7 +27,17 @@ from selm_export.modeling.experts import (
     mixture_loss,
     speakers,
 )
-from selm_export.modeling.layers import Attention, Layer, Place, Projection, RmsNorm, Rotary
+from selm_export.modeling.layers import (
+    QUIET,
+    Attention,
+    Layer,
+    Noise,
+    Packed,
+    Place,
+    Projection,
+    RmsNorm,
+    Rotary,
+)
 
 IGNORED = -100  # the label of a token that nothing is to be learned from
 
@@ -115,6 +126,35 @@ class SelmModel(SelmPreTrainedModel):  # type: ignore[no-untyped-call]
         place = Place(self.rotary(cache.place(valid), x.dtype), valid)
         trunk = self.layers[: self.config.trunk_layers] if self.config.expert_names else self.layers
         return place, [x, *self.climb(x, place, list(trunk), cache.states)]
+
+    def packed(
+        self, ids: Tensor, documents: Tensor, *, noise: Noise = QUIET, checkpointing: bool = False
+    ) -> tuple[list[Tensor], Packed]:
+        """The residual stream [batch, tokens, width] before the trunk's layers (all, where there
+        are no experts) and after each, of rows that hold several documents, numbered by
+        ``documents`` [batch, tokens]: what training reads."""
+        x = self.embed_tokens(ids)
+        x = F.dropout(x, noise.dropout / 2, training=noise.dropout > 0)
+        # From 0 in each document: features do not depend on differences of positions alone.
+        turn = self.rotary(positions_within(documents), x.dtype)
+        place = Place(turn, torch.ones_like(ids, dtype=torch.bool))
+        rows = Packed(place, documents, noise, checkpointing)
+        trunk = self.layers[: self.config.trunk_layers] if self.config.expert_names else self.layers
+        return [x, *self.packed_above([*trunk], x, rows)], rows
+
+    def packed_above(
+        self, layers: Sequence[nn.Module], x: Tensor, rows: Packed, expert: int | None = None
+    ) -> list[Tensor]:
+        """The stream after each of some layers, as an expert computes them."""
+        stream = []
+        for layer in layers:
+            assert isinstance(layer, Layer)
+            if rows.checkpointing:
+                x = checkpoint(layer.packed, x, rows, expert, use_reentrant=False)
+            else:
+                x = layer.packed(x, rows, expert)
+            stream.append(x)
+        return stream
 
     def last(self, x: Tensor, place: Place, cache: SelmCache, expert: int) -> Tensor:
         """What the expert makes of the trunk's stream, normalised for the head."""

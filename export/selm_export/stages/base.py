@@ -1,0 +1,69 @@
+"""``base``: a model learns language, from nothing or from where another one stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selm_export import checkpoint
+from selm_export.errors import RecipeError
+from selm_export.ledger import file_hash, results
+from selm_export.modeling.configuration import SelmConfig
+from selm_export.modeling.model import SelmForCausalLM
+from selm_export.stages.job import Job
+from selm_export.training.learn import held_out_bits, initialise, learn, save, trained_by
+from selm_export.training.settings import Training
+from selm_export.training.tasks import NextToken
+
+PARALLEL = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``shape``: the keys of SelmConfig, for a new model; ``start``: a Hugging Face folder (Qwen2,
+    Llama, Qwen3), one of ours or a .gguf, to go on from or, without ``train``, to take as it is."""
+
+    shape: dict[str, Any] = field(default_factory=dict)
+    start: Path | None = None
+    train: Training | None = None
+
+
+def sources(settings: Settings) -> Any:
+    """What lies outside of the run and decides the result."""
+    path = settings.start
+    if path is None:
+        return None
+    if not path.exists():
+        raise RecipeError(path, "does not exist", "Name a model's folder or a .gguf file")
+    return results(path) if path.is_dir() else file_hash(path)
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any] | None:
+    start = job.inputs[0] if job.inputs else settings.start
+    if start is not None:
+        found = checkpoint.load(start)
+        model, tokenizer = found.model, found.tokenizer
+    else:
+        tokenizer = checkpoint.read_tokenizer(job.data)
+        model = new_model(job, settings, tokenizer.get_vocab_size())
+    figures: dict[str, Any] | None = {}
+    if settings.train is not None:
+        task = NextToken(model, settings.train.checkpointing)
+        figures = learn(
+            job, model, tokenizer, task, trained=trained_by(task), training=settings.train
+        )
+    if figures is None:
+        return None
+    save(job, model, tokenizer)
+    return figures | held_out_bits(job, model, tokenizer)
+
+
+def new_model(job: Job, settings: Settings, vocabulary: int) -> SelmForCausalLM:
+    try:
+        config = SelmConfig(vocab_size=vocabulary, **settings.shape)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(job.name, f"shape: {error}", "Mend the step's shape") from error
+    model = SelmForCausalLM(config)
+    initialise(model, job.seed)
+    return model

@@ -1,0 +1,218 @@
+"""``route``: scalar heads learn which expert should speak at each token.
+
+The published design scores each expert by its own last hidden state (full route). What runs on a
+device looks at the trunk alone (early route), so that only the chosen expert's layers are
+computed: its heads learn the same mixture and to agree with the full route. All heads learn from
+cached log-probabilities that each expert gave the token that came; no layer runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selm_export import checkpoint
+from selm_export.data.dataset import MIXED, Sources, domain, read_conversations
+from selm_export.data.packing import Batch, Packing
+from selm_export.data.vocabulary import encode
+from selm_export.errors import RecipeError
+from selm_export.modeling.experts import ScoreHead, log_likelihoods, mixture_loss, speakers
+from selm_export.modeling.layers import QUIET
+from selm_export.modeling.model import SelmForCausalLM
+from selm_export.stages.job import Job
+from selm_export.training.learn import count, save
+from selm_export.training.settings import Phase
+from selm_export.training.tasks import Read, expert_hidden, read, rows_of
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Heads see ``tokens`` reply places of ``shares``, ``epochs`` times in batches of ``batch``.
+    ``confident`` weighs the entropy of each choice, ``balanced`` that of their mean, ``agree`` the
+    early heads' divergence from the full ones; ``stickiness`` is added at run time to the score of
+    the expert that spoke last."""
+
+    shares: dict[str, float]
+    tokens: int = 200_000
+    epochs: int = 4
+    batch: int = 2048
+    rate: float = 1e-3
+    confident: float = 0.02
+    balanced: float = 0.01
+    agree: float = 0.5
+    stickiness: float = 1.0
+    length: int = 512
+
+
+class Cache(NamedTuple):
+    """Of reply places: what the trunk saw [places, width], what each expert made of it
+    [experts, places, width], and the log-probability it gave the next token [places, experts]."""
+
+    trunk: Tensor
+    last: Tensor
+    logs: Tensor
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    found = checkpoint.load(job.inputs[0])
+    model = found.model
+    names = model.config.expert_names
+    if len(names) < 2:
+        raise RecipeError(
+            job.inputs[0], f"has {len(names)} experts: nothing to choose from",
+            "Join experts first (delta)",
+        )  # fmt: skip
+    sources = Sources(job.data, found.tokenizer, packing(settings), job.seed)
+    stream = sources.stream(Phase(settings.shares, user_weight=0.0), f"{job.name}:route")
+    cache = remember(model, stream, settings.tokens, job)
+    torch.manual_seed(job.seed)
+    full = [ScoreHead(model.config.hidden_size) for _ in names]
+    early = [ScoreHead(model.config.hidden_size) for _ in names]
+    job.say("  full heads")
+    told_full = fit(full, cache.last, cache.logs, settings, job)
+    with torch.no_grad():
+        wanted = scores(full, cache.last).log_softmax(-1)
+    job.say("  early heads")
+    trunk = cache.trunk.expand(len(names), -1, -1)
+    told_early = fit(early, trunk, cache.logs, settings, job, wanted=wanted)
+    model.config.expert_route = "early"
+    model.config.expert_stickiness = settings.stickiness
+    model.model.scores.load_state_dict(nn.ModuleList(early).state_dict())
+    figures = compare(job, model, found.tokenizer, full)
+    model.train(False)
+    save(job, model, found.tokenizer)
+    return {
+        "parameters": count(model), "places": len(cache.logs), "full_loss": told_full,
+        "early_loss": told_early,
+    } | figures  # fmt: skip
+
+
+def packing(settings: Settings) -> Packing:
+    return Packing(rows=2, tokens=settings.length, places=2 * settings.length, user_weight=0.0)
+
+
+@torch.no_grad()
+def remember(model: SelmForCausalLM, stream: Iterator[Batch], places: int, job: Job) -> Cache:
+    """Runs every expert over the text once."""
+    trunks, lasts, logs, seen, told = [], [], [], 0, 0
+    while seen < places:
+        rows = rows_of(next(stream), model.device)
+        at = rows.positions[rows.weights > 0]
+        targets = rows.targets[rows.weights > 0]
+        found = read(model, rows, QUIET)
+        trunks.append(found.stream[-1].flatten(0, 1)[at].half())
+        own = [model.model.norm(x).flatten(0, 1)[at] for x in expert_hidden(model, found)]
+        logits = torch.stack([model.lm_head(x) for x in own])
+        logs.append(log_likelihoods(logits, targets))
+        lasts.append(torch.stack(own).half())
+        seen += len(at)
+        if seen // 20_000 > told:
+            told = seen // 20_000
+            job.say(f"  {seen:,} of {places:,} places")
+    return Cache(torch.cat(trunks), torch.cat(lasts, dim=1), torch.cat(logs))
+
+
+def scores(heads: list[ScoreHead], seen: Tensor) -> Tensor:
+    """[places, experts] from what each head looks at [experts, places, width]."""
+    return torch.cat([head(x.float()) for head, x in zip(heads, seen, strict=True)], dim=-1)
+
+
+def fit(
+    heads: list[ScoreHead], seen: Tensor, logs: Tensor, settings: Settings, job: Job,
+    *, wanted: Tensor | None = None,
+) -> float:  # fmt: skip
+    """The last epoch's mean loss."""
+    modules = nn.ModuleList(heads)
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=settings.rate, weight_decay=0.05)
+    generator = torch.Generator().manual_seed(job.seed)
+    steps = settings.epochs * -(-len(logs) // settings.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=steps)
+    mean = 0.0
+    for _ in range(settings.epochs):
+        mean, parts = 0.0, torch.randperm(len(logs), generator=generator).split(settings.batch)  # type: ignore[no-untyped-call]
+        for part in parts:
+            said = scores(heads, seen[:, part])
+            loss = mixture_loss(
+                said, logs[part], confident=settings.confident, balanced=settings.balanced
+            )
+            if wanted is not None:
+                aim = wanted[part]
+                loss = loss + settings.agree * F.kl_div(
+                    said.log_softmax(-1), aim, log_target=True, reduction="batchmean"
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            mean += loss.item() / len(parts)
+        job.say(f"    loss {mean:.4f}")
+    return round(mean, 4)
+
+
+@torch.no_grad()
+def compare(
+    job: Job, model: SelmForCausalLM, tokenizer: Any, full: list[ScoreHead]
+) -> dict[str, Any]:
+    """On the mixed held-out set, nats per reply token: of each expert alone, of the route as it
+    runs on a device, and of the full one; by domain, with who spoke."""
+    names, context = list(model.config.expert_names), model.config.max_position_embeddings
+    nats: dict[str, dict[str, float]] = {}
+    tokens: dict[str, int] = {}
+    spoke: dict[str, list[int]] = {}
+    right: dict[str, list[bool]] = {}
+    stickiness = model.config.expert_stickiness
+    for conversation in read_conversations(job.data / MIXED):
+        ids, reply = encode(tokenizer, conversation)
+        if len(ids) > context:
+            continue
+        row, of = torch.tensor([ids[:-1]]), domain(conversation.source)
+        counted = torch.tensor(reply[1:])
+        found = Read(*model.model.packed(row, torch.zeros_like(row)))
+        stream = found.stream
+        hidden = [model.model.norm(x)[0] for x in expert_hidden(model, found)]
+        logs = log_likelihoods(
+            torch.stack([model.lm_head(x) for x in hidden]), torch.tensor(ids[1:])
+        )
+        valid, nobody = torch.ones_like(row, dtype=torch.bool), torch.full((1,), -1)
+        early = torch.cat([h(stream[-1]) for h in model.model.scores], dim=-1)
+        late = scores(full, torch.stack(hidden))[None]
+        by_early, _ = speakers(early, valid, nobody, stickiness)
+        by_full, _ = speakers(late, valid, nobody, stickiness)
+        mine = nats.setdefault(of, dict.fromkeys([*names, "early", "full"], 0.0))
+        for expert, name in enumerate(names):
+            mine[name] -= float(logs[counted, expert].sum())
+        mine["early"] -= float(logs.gather(1, by_early[0][:, None])[counted].sum())
+        mine["full"] -= float(logs.gather(1, by_full[0][:, None])[counted].sum())
+        tokens[of] = tokens.get(of, 0) + int(counted.sum())
+        each = torch.bincount(by_early[0][counted], minlength=len(names))
+        total = spoke.setdefault(of, [0] * len(names))
+        for expert, number in enumerate(each.tolist()):
+            total[expert] += number
+        if of in names:
+            right.setdefault(of, []).append(names[int(each.argmax())] == of)
+    return told(names, nats, tokens, spoke, right)
+
+
+def told(
+    names: list[str], nats: dict[str, dict[str, float]], tokens: dict[str, int],
+    spoke: dict[str, list[int]], right: dict[str, list[bool]],
+) -> dict[str, Any]:  # fmt: skip
+    kinds = [*names, "early", "full"]
+    by_domain = {of: {k: nats[of][k] / max(1, tokens[of]) for k in kinds} for of in nats}
+    mixed = {k: sum(n[k] for n in nats.values()) / max(1, sum(tokens.values())) for k in kinds}
+    replies = [r for rs in right.values() for r in rs]
+    return {
+        "nll": {"mixed": mixed} | by_domain,
+        "route": {
+            of: {n: round(s / max(1, sum(each)), 4) for n, s in zip(names, each, strict=True)}
+            for of, each in spoke.items()
+        },
+        "right_expert_replies": sum(replies) / max(1, len(replies)),
+        "right_by_domain": {of: sum(rs) / len(rs) for of, rs in right.items()},
+        "tokens": tokens,
+    }

@@ -1,0 +1,19 @@
+"""The processes that train together: those of torchrun or `accelerate launch`, or the only one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+
+WAIT = timedelta(hours=48)  # one process may measure or write for long while the others wait
+
+
+def on_cpu() -> bool:
+    """Said outright, as accelerate takes several processes without a GPU for one otherwise."""
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def processes() -> PartialState:
+    return PartialState(cpu=on_cpu(), timeout=WAIT)
