@@ -101,12 +101,12 @@ def test_other_files_are_refused_by_name(tokenizer: Any, tmp_path: Path) -> None
     path.write_bytes(b"not a model")
     with pytest.raises(RecipeError, match=r"m\.gguf: not a GGUF file"):
         read_model(path)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "gemma")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(RecipeError, match="architecture is llama, not selm"):
+    with pytest.raises(RecipeError, match="architecture is gemma, not llama, qwen2, qwen3 or selm"):
         read_model(path)
 
 

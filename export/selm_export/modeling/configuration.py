@@ -19,6 +19,8 @@ class SelmConfig(PretrainedConfig):
     ``sinks`` tokens and the last ``window`` (its own included), ``performer`` also all others
     through ``features`` features of ``feature_map``. ``qk_norm`` normalises queries and keys per
     head; ``clamp`` bounds the length of what the feature map sees (scaled by head_dim ** -0.25).
+    ``rope_factors`` divide the frequencies of the rotary embedding, one for each pair of a head:
+    Llama 3's rule for long texts, or all equal for linear interpolation; empty: none.
     ``head_gate`` multiplies each head's output by a sigmoid of the layer's input;
     ``attention_bias`` adds one to queries, keys and values. After the layers in ``exit_layers``
     (counted from 1) the shared head may speak; drafts are of the tokens in ``draft_vocabulary``
@@ -47,6 +49,7 @@ class SelmConfig(PretrainedConfig):
         head_dim: int | None = None,
         max_position_embeddings: int = 1024,
         rope_theta: float = 10000.0,
+        rope_factors: Sequence[float] = (),
         rms_norm_eps: float = 1e-6,
         attention_kinds: Sequence[str] | None = None,
         window: int = 64,
@@ -79,6 +82,7 @@ class SelmConfig(PretrainedConfig):
         self.head_dim = head_dim or hidden_size // num_attention_heads
         self.max_position_embeddings = max_position_embeddings
         self.rope_theta = rope_theta
+        self.rope_factors = list(rope_factors)
         self.rms_norm_eps = rms_norm_eps
         self.attention_kinds = list(attention_kinds or ["softmax"] * num_hidden_layers)
         self.window = window
@@ -155,6 +159,11 @@ class SelmConfig(PretrainedConfig):
             raise ValueError(
                 f"{self.num_attention_heads} heads do not share {self.num_key_value_heads} evenly"
             )
+        if self.rope_factors and len(self.rope_factors) != self.head_dim // 2:
+            pairs, found = self.head_dim // 2, len(self.rope_factors)
+            raise ValueError(f"rope_factors has {found} divisors for {pairs} pairs")
+        if not all(0 < factor < math.inf for factor in self.rope_factors):
+            raise ValueError("rope_factors are positive")
         if self.window < 1 or self.sinks < 0 or self.clamp <= 0:
             raise ValueError("window must be at least 1, sinks at least 0, clamp above 0")
         if self.feature_map == "elu1" and self.features != self.head_dim:
