@@ -26,9 +26,9 @@ def write_gguf(
 
     ``encode`` is given each tensor by its name in the file, rows as they lie there (llama's
     queries and keys in the order of its rotary embedding), and gives its bytes and their type;
-    what is no matrix has to stay F32. ``sampling`` (``temperature``, ``top_k``, ``top_p``, ``min_p``) is what the file
-    recommends. Raises RecipeError where the tokenizer cannot be said in a file or the disk is full;
-    nothing is left then, and what stood under this name still does.
+    what is no matrix has to stay F32. ``sampling`` (``temperature``, ``top_k``, ``top_p``,
+    ``min_p``) is what the file recommends. Raises RecipeError where the tokenizer cannot be said
+    in a file or the disk is full; nothing is left then, and what stood under this name still does.
     """
     config = checkpoint.model.config
 

@@ -41,6 +41,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "attention_bias": True, "exit_layers": [2], "draft_vocabulary": [7, 3, 399],
         "ranks": {"self_attn.q_proj": 8}, "attention_kinds": MIXED,
     },
+    "ranks by layer": {
+        "ranks": {"layers.0.mlp.up_proj": 12, "layers.2.mlp.up_proj": 8, "self_attn.o_proj": 8,
+                  "layers.1.self_attn.k_proj": 4},
+    },
+    "ranks by layer of full experts": {
+        **FULL, "ranks": {"layers.1.mlp.up_proj": 12, "layers.2.mlp.down_proj": 8},
+    },
     "untied": {"tie_word_embeddings": False},
     "delta experts": {
         **DELTAS, "attention_kinds": MIXED, "head_gate": True, "exit_layers": [1],

@@ -10,6 +10,10 @@ from transformers import PretrainedConfig
 
 ATTENTION_KINDS = ("softmax", "window", "performer")
 FEATURE_MAPS = ("favor+", "elu1", "relu", "hedgehog")
+PROJECTIONS = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
 
 
 class SelmConfig(PretrainedConfig):
@@ -24,8 +28,9 @@ class SelmConfig(PretrainedConfig):
     ``head_gate`` multiplies each head's output by a sigmoid of the layer's input;
     ``attention_bias`` adds one to queries, keys and values. After the layers in ``exit_layers``
     (counted from 1) the shared head may speak; drafts are of the tokens in ``draft_vocabulary``
-    alone, if there are any. ``ranks`` names projections ("mlp.up_proj") that are products of two
-    factors, and their rank.
+    alone, if there are any. ``ranks`` names projections that are products of two factors, and
+    their rank: of all layers ("mlp.up_proj") or, which counts more, of one
+    ("layers.3.mlp.up_proj").
 
     ``expert_names`` share the first ``trunk_layers``; above, an expert of the kind ``delta`` adds
     products of rank ``expert_rank`` to the projections, one of the kind ``full`` has layers of its
@@ -106,6 +111,10 @@ class SelmConfig(PretrainedConfig):
         self._check()
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
+    def rank(self, layer: int, projection: str) -> int | None:
+        """Of the factors of a projection in this layer (counted from 0); None where it is whole."""
+        return self.ranks.get(f"layers.{layer}.{projection}", self.ranks.get(projection))
+
     def has_deltas(self, layer: int) -> bool:
         """Whether experts add to the projections of this layer (counted from 0)."""
         above = layer >= self.trunk_layers
@@ -142,9 +151,20 @@ class SelmConfig(PretrainedConfig):
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"the draft vocabulary has a token {token} of {self.vocab_size}")
 
+    def _check_ranks(self) -> None:
+        layers = [
+            f"layers.{i}.{name}" for i in range(self.num_hidden_layers) for name in PROJECTIONS
+        ]
+        for name, rank in self.ranks.items():
+            if name not in PROJECTIONS and name not in layers:
+                raise ValueError(f"ranks names {name}, which is no projection of a layer")
+            if rank < 1:
+                raise ValueError(f"{name} has factors of rank {rank}; the least is 1")
+
     def _check(self) -> None:
         self._check_experts()
         self._check_exits()
+        self._check_ranks()
         if len(self.attention_kinds) != self.num_hidden_layers:
             named, layers = len(self.attention_kinds), self.num_hidden_layers
             raise ValueError(f"attention_kinds names {named} layers of {layers}")

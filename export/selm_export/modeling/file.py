@@ -32,7 +32,7 @@ from selm_export.gguf_file import (
     write_streamed,
 )
 from selm_export.gguf_vocabulary import write_vocabulary
-from selm_export.modeling.configuration import SelmConfig
+from selm_export.modeling.configuration import PROJECTIONS, SelmConfig
 from selm_export.modeling.model import SelmForCausalLM
 
 ARCHITECTURE = "selm"
@@ -260,9 +260,25 @@ def _rank(tensors: dict[str, gguf.ReaderTensor], name: str) -> int | None:
     return None if factor is None else int(factor.shape[-1])  # ne order: [columns, rank]
 
 
+def _read_ranks(
+    tensors: dict[str, gguf.ReaderTensor], layers: int, experts: dict[str, Any]
+) -> dict[str, int]:
+    """By projection where all layers agree, else by layer and projection."""
+    found = {}
+    for part in PROJECTIONS:
+        ranks = []
+        for layer in range(layers):
+            own = experts.get("expert_kind") == "full" and layer >= experts["trunk_layers"]
+            block = f"expert.0.blk.{layer}" if own else f"blk.{layer}"
+            ranks.append(_rank(tensors, f"{block}.{LAYER_NAMES[part]}.weight.lora_a"))
+        named = {f"layers.{i}.{part}": rank for i, rank in enumerate(ranks) if rank is not None}
+        first = ranks[0]
+        found |= {part: first} if first is not None and len({*ranks}) == 1 else named
+    return found
+
+
 def _own_config(get: Callable[..., Any], tensors: dict[str, gguf.ReaderTensor]) -> dict[str, Any]:
-    """Ranks are not said by keys: those of the first layer are those of all."""
-    ranks = {part: _rank(tensors, f"blk.0.{n}.weight.lora_a") for part, n in LAYER_NAMES.items()}
+    """Ranks are not said by keys: tensors have them."""
     experts: dict[str, Any] = {}
     if names := get("expert.names", []):
         trunk, kind = get("expert.trunk_layers"), get("expert.kind")
@@ -288,7 +304,7 @@ def _own_config(get: Callable[..., Any], tensors: dict[str, gguf.ReaderTensor]) 
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         "exit_layers": get("exit.layers", []),
         "draft_vocabulary": get("draft.vocabulary", []),
-        "ranks": {part: rank for part, rank in ranks.items() if rank is not None},
+        "ranks": _read_ranks(tensors, get("block_count"), experts),
         **experts,
     }
 

@@ -38,7 +38,7 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         rows, columns = size
-        rank = config.ranks.get(name)
+        rank = config.rank(layer, name)
         self.factorized, self.has_deltas = rank is not None, config.has_deltas(layer)
         if rank is not None:
             self.lora_a = nn.Linear(columns, rank, bias=False)
