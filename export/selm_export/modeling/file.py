@@ -44,6 +44,10 @@ WHOLE_NAMES = {  # without a kind at the end
 OF_THIS_FILE = ("general.architecture", "general.file_type")
 FACTORS = ("lora_a", "lora_b")
 AGAIN = "Write it again with selm-export"
+# A tensor's name in the file and its values -> its bytes (or floats) and their type.
+Encode = Callable[
+    [str, npt.NDArray[np.float32]], tuple[npt.NDArray[Any], gguf.GGMLQuantizationType]
+]
 
 
 def tensor_name(name: str, trunk: int = 0) -> str:
@@ -124,16 +128,27 @@ def _stored_as(
     return kind if value.shape[1] % block == 0 else gguf.GGMLQuantizationType.F16
 
 
+def _as(kind: gguf.GGMLQuantizationType) -> Encode:
+    def encode(
+        name: str, value: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[Any], gguf.GGMLQuantizationType]:
+        stored = _stored_as(name, value, kind)
+        return gguf.quants.quantize(value, stored), stored
+
+    return encode
+
+
 def write_model(
     path: Path, model: SelmForCausalLM, tokenizer: Tokenizer, label: Label,
-    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32, *,
+    encode: Encode | None = None,
 ) -> None:  # fmt: skip
     """Matrices as ``kind`` (one that the gguf package quantises), F16 where its blocks do not fit;
-    what is small or decides much as F32."""
+    what is small or decides much as F32. ``encode`` decides otherwise, tensor by tensor."""
     with whole_file(path, ARCHITECTURE) as writer:
         write_label(writer, label)
         write_vocabulary(writer, tokenizer, model.config.vocab_size)
-        _write_rest(writer, model, kind)
+        _write_rest(writer, model, encode or _as(kind))
 
 
 def write_like(
@@ -144,17 +159,14 @@ def write_like(
     with whole_file(path, ARCHITECTURE) as writer:
         kept = ("general.", "tokenizer.")
         copy_keys(writer, source, lambda key: key.startswith(kept) and key not in OF_THIS_FILE)
-        _write_rest(writer, model, kind)
+        _write_rest(writer, model, _as(kind))
 
 
-def _write_rest(
-    writer: gguf.GGUFWriter, model: SelmForCausalLM, kind: gguf.GGMLQuantizationType
-) -> None:
+def _write_rest(writer: gguf.GGUFWriter, model: SelmForCausalLM, encode: Encode) -> None:
     _write_config(writer, model.config)
     for name, tensor in _tensors(model):
-        value = tensor.float().cpu().numpy()
-        stored = _stored_as(name, value, kind)
-        writer.add_tensor(name, gguf.quants.quantize(value, stored), raw_dtype=stored)
+        data, stored = encode(name, tensor.float().cpu().numpy())
+        writer.add_tensor(name, data, raw_dtype=stored)
 
 
 def _fields(reader: gguf.GGUFReader, path: Path) -> Callable[..., Any]:
