@@ -264,7 +264,7 @@ def _read_ranks(
     tensors: dict[str, gguf.ReaderTensor], layers: int, experts: dict[str, Any]
 ) -> dict[str, int]:
     """By projection where all layers agree, else by layer and projection."""
-    found = {}
+    found: dict[str, int] = {}
     for part in PROJECTIONS:
         ranks = []
         for layer in range(layers):
