@@ -105,7 +105,9 @@ def _converted(config: PretrainedConfig, said: Mapping[str, Any], path: Path) ->
         head_dim=size,
         max_position_embeddings=config.max_position_embeddings,
         rope_theta=config.rope_theta,
-        rope_factors=rope_factors(config.rope_scaling, config.rope_theta, size, path),
+        rope_factors=rope_factors(
+            getattr(config, "rope_scaling", None), config.rope_theta, size, path
+        ),
         rms_norm_eps=config.rms_norm_eps,
         qk_norm=kind == "qwen3",
         attention_bias=kind == "qwen2",

@@ -103,7 +103,8 @@ def _expression(part: Mapping[str, Any]) -> str | None:
     if way not in (("Isolated", False), ("Removed", True)):
         return None
     expression: str | None = part["pattern"].get("Regex")
-    return expression
+    # Some write the control characters themselves.
+    return expression and expression.replace("\r", r"\r").replace("\n", r"\n")
 
 
 def build(cut: Cut) -> pre_tokenizers.Sequence:
