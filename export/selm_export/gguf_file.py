@@ -59,13 +59,16 @@ class Label:
     description: str = "A small assistant that runs on this device"
 
 
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+
+
 def write_sampling(writer: gguf.GGUFWriter, sampling: Mapping[str, float]) -> None:
-    add = {
+    add: dict[str, Callable[[Any], None]] = {
         "temperature": writer.add_sampling_temp, "top_k": writer.add_sampling_top_k,
         "top_p": writer.add_sampling_top_p, "min_p": writer.add_sampling_min_p,
     }  # fmt: skip
     for name, value in sampling.items():
-        add[name](value)  # type: ignore[arg-type]
+        add[name](value)
 
 
 def write_label(writer: gguf.GGUFWriter, label: Label) -> None:
