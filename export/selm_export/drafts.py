@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from selm_export.data.packing import Document
+from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.model import SelmForCausalLM
-from selm_export.network import Network, Shape
 
 LONGEST_DRAFT = 8
 LEAST = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -36,14 +36,6 @@ class Agreement:
         return {
             "agreed": self.agreed / of, "drafted": self.drafted / of, "listed": self.listed / of,
         }  # fmt: skip
-
-
-def network_says(network: Network) -> Says:
-    def says(ids: Tensor) -> Tensor:
-        *exits, end = network.spoken(ids[None], None)
-        return network.head(torch.cat([end, *exits]))
-
-    return says
 
 
 def model_says(model: SelmForCausalLM) -> Says:
@@ -130,26 +122,27 @@ def play(replies: Sequence[Sequence[Guess]], rule: Rule) -> Cycle:
     return Cycle(sum(len(reply) for reply in replies) / cycles, drafted / cycles, looked / cycles)
 
 
-def cost_of(shape: Shape, layer: int, shortlist: int, cycle: Cycle) -> float:
+def cost_of(config: SelmConfig, layer: int, shortlist: int, cycle: Cycle) -> float:
     """In multiplications, over those of a token decoded plainly. The layers up to the exit run
     token by token, those above once for all."""
-    width, heads = shape.width, shape.heads * shape.head_size
-    one = 2 * width * (heads + shape.kv_heads * shape.head_size) + 3 * width * shape.feed_forward
-    head = shape.vocab * width
+    width, size = config.hidden_size, config.head_dim
+    heads, kv_heads = config.num_attention_heads * size, config.num_key_value_heads * size
+    one = 2 * width * (heads + kv_heads) + 3 * width * config.intermediate_size
+    head, layers = config.vocab_size * width, config.num_hidden_layers
     draft = (1 + cycle.drafted) * layer * one + cycle.looked_at * shortlist * width
-    verify = (1 + VERIFY_EACH * cycle.drafted) * ((shape.layers - layer) * one + head)
-    return (draft + verify) / (shape.layers * one + head)
+    verify = (1 + VERIFY_EACH * cycle.drafted) * ((layers - layer) * one + head)
+    return (draft + verify) / (layers * one + head)
 
 
 def best_rule(
-    shape: Shape, layer: int, shortlist: int, replies: Sequence[Sequence[Guess]],
+    config: SelmConfig, layer: int, shortlist: int, replies: Sequence[Sequence[Guess]],
     least: Sequence[float] = LEAST,
 ) -> dict[str, float]:  # fmt: skip
     """The rule that would be fastest, and what comes of it."""
     found = []
     for rule in (Rule(n, p) for n in range(1, LONGEST_DRAFT + 1) for p in least):
         cycle = play(replies, rule)
-        cost = cost_of(shape, layer, shortlist, cycle)
+        cost = cost_of(config, layer, shortlist, cycle)
         found.append(asdict(rule) | asdict(cycle) | {"cost": cost, "speed_up": cycle.gained / cost})
     return max(found, key=lambda each: each["speed_up"])
 
@@ -199,24 +192,26 @@ def guesses(says: Says, documents: Sequence[Document], mask: Tensor) -> list[lis
 
 
 def measure(
-    model: SelmForCausalLM, shape: Shape, documents: Sequence[Document], end: int, replies: int
+    model: SelmForCausalLM, documents: Sequence[Document], end: int, replies: int
 ) -> dict[str, Any]:
     """Of a model with exits: by exit, on replies as they stand in ``documents`` and on ``replies``
     of its own, with the best draft length and how much faster it would be."""
-    says, exits, listed = model_says(model), model.config.exit_layers, model.config.draft_vocabulary
+    config = model.config
+    says, exits, listed = model_says(model), config.exit_layers, config.draft_vocabulary
+    context = config.max_position_embeddings
     sizes = sorted({n for n in (512, 1024, 2048, 4096) if n < len(listed)} | {len(listed)})
-    mask = only(listed, shape.vocab)
-    written = teacher_forced(says, exits, documents, mask, shape.context)
+    mask = only(listed, config.vocab_size)
+    written = teacher_forced(says, exits, documents, mask, context)
     own = continuations(model, documents[:replies], end)
-    spoken = teacher_forced(says, exits, own, mask, shape.context)
+    spoken = teacher_forced(says, exits, own, mask, context)
     found: dict[str, Any] = {}
     for number, layer in enumerate(exits):
         rules = {}
         for size in sizes:
-            guessed = guesses(says, own, only(listed[:size], shape.vocab))[number]
+            guessed = guesses(says, own, only(listed[:size], config.vocab_size))[number]
             rules[str(size)] = {
-                "of_any_probability": best_rule(shape, layer, size, guessed, [0.0]),
-                "likely": best_rule(shape, layer, size, guessed),
+                "of_any_probability": best_rule(config, layer, size, guessed, [0.0]),
+                "likely": best_rule(config, layer, size, guessed),
             }
         found[f"exit_{layer}"] = {
             "as_written": written[layer].shares(), "own_replies": spoken[layer].shares(),

@@ -65,14 +65,28 @@ def test_encode_marks_replies_and_equals_the_whole_text(tokenizer: Any) -> None:
 def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
     pytest.importorskip("gguf")
-    from selm_export.gguf_file import Label, write_gguf
-    from selm_export.network import Network, Shape, initialise
+    import gguf
+    from selm_export.checkpoint import Checkpoint
+    from selm_export.gguf_export import write_gguf
+    from selm_export.gguf_file import Label, plain
+    from selm_export.tokenizer_config import own
 
-    network = Network(Shape(vocab=640, width=64, layers=2, heads=2, kv_heads=1, feed_forward=96))
-    initialise(network, 1)
     path: Path = tmp_path_factory.mktemp("gguf") / "small.gguf"
-    write_gguf(path, network, tokenizer, Label("Small"), {"temperature": 0.25, "top_k": 10})
+    made = Checkpoint(path, small_model(), tokenizer, own(tokenizer))
+    write_gguf(
+        path, made, encode=plain(gguf.GGMLQuantizationType.Q8_0), label=Label("Small"),
+        sampling={"temperature": 0.25, "top_k": 10},
+    )  # fmt: skip
     return path
+
+
+def small_model() -> Any:
+    from support.selm_models import some_model
+
+    return some_model(
+        vocab_size=640, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=96, attention_bias=True, initializer_range=0.1,
+    )  # fmt: skip
 
 
 def test_gguf_says_what_readers_need(tokenizer: Any, model_path: Path) -> None:
@@ -112,49 +126,13 @@ def test_gguf_says_what_readers_need(tokenizer: Any, model_path: Path) -> None:
     assert not list(model_path.parent.glob("*.writing"))
 
 
-def read_network(path: Path) -> Any:
-    """The network of a file that ``write_gguf`` wrote, dequantised: read by the gguf package."""
-    import gguf
-    import torch
-    from selm_export.gguf_file import tensor_name
-    from selm_export.network import Network, Shape
-
-    reader = gguf.GGUFReader(str(path))
-
-    def number(key: str) -> float:
-        field = reader.fields[f"qwen2.{key}"]
-        return float(field.parts[field.data[0]][0])
-
-    tensors = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
-    shape = Shape(
-        vocab=tensors["token_embd.weight"].shape[0],
-        width=int(number("embedding_length")),
-        layers=int(number("block_count")),
-        heads=int(number("attention.head_count")),
-        kv_heads=int(number("attention.head_count_kv")),
-        feed_forward=int(number("feed_forward_length")),
-        context=int(number("context_length")),
-        rope_base=number("rope.freq_base"),
-        norm_epsilon=number("attention.layer_norm_rms_epsilon"),
-    )
-    network = Network(shape)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            value = torch.from_numpy(np.array(tensors[tensor_name(name)]))
-            parameter.copy_(value.view_as(parameter))
-    return network.eval()
-
-
 def test_gguf_holds_the_weights(model_path: Path) -> None:
     import torch
-    from selm_export.network import Network, initialise
+    from selm_export import checkpoint
 
-    read = read_network(model_path)
-    original = Network(read.shape)
-    initialise(original, 1)
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
-        a, b = original(ids), read(ids)
+        a, b = small_model()(ids).logits, checkpoint.load(model_path).model(ids).logits
     assert float((a - b).pow(2).mean() / a.pow(2).mean()) < 5e-4
 
 
@@ -239,15 +217,17 @@ def test_the_core_scores_the_shipped_format(model_path: Path) -> None:
     core = evaluate.load_core(model_path, 1024)
     conversation = chat("x", "What is 17 + 25?", "17 + 20 = 37, 37 + 5 = 42. The answer is 42.")
     got = evaluate.evaluate(core, [conversation], 1024).summary()
-    network = read_network(model_path)
     import torch
+    from selm_export import checkpoint
+
+    network = checkpoint.load(model_path).model
 
     ids = core.tokenize(
         "<|im_start|>user\nWhat is 17 + 25?<|im_end|>\n<|im_start|>assistant\n", True, True
     )
     reply = core.tokenize(conversation.messages[1].content, False, False)
     with torch.no_grad():
-        logits = network(torch.tensor([ids + reply]))[0]
+        logits = network(torch.tensor([ids + reply])).logits[0]
     rows = logits[len(ids) - 1 : -1]
     nats = torch.nn.functional.cross_entropy(rows, torch.tensor(reply), reduction="sum")
     assert got["nll"] * got["tokens"] == pytest.approx(float(nats), rel=2e-2)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selm_export import checkpoint
+from selm_export import checkpoint, tokenizer_config
+from selm_export.checkpoint import Checkpoint
 from selm_export.errors import RecipeError
 from selm_export.ledger import file_hash, results
 from selm_export.modeling.configuration import SelmConfig
@@ -41,29 +42,27 @@ def sources(settings: Settings) -> Any:
 
 def run(job: Job, settings: Settings) -> dict[str, Any] | None:
     start = job.inputs[0] if job.inputs else settings.start
-    if start is not None:
-        found = checkpoint.load(start)
-        model, tokenizer = found.model, found.tokenizer
-    else:
-        tokenizer = checkpoint.read_tokenizer(job.data)
-        model = new_model(job, settings, tokenizer.get_vocab_size())
+    found = checkpoint.load(start) if start is not None else new_model(job, settings)
+    model = found.model
     figures: dict[str, Any] | None = {}
     if settings.train is not None:
         task = NextToken(model, settings.train.checkpointing)
         figures = learn(
-            job, model, tokenizer, task, trained=trained_by(task), training=settings.train
+            job, model, found.tokenizer, task, trained=trained_by(task), training=settings.train
         )
     if figures is None:
         return None
-    save(job, model, tokenizer)
-    return figures | held_out_bits(job, model, tokenizer)
+    save(job, model, found)
+    return figures | held_out_bits(job, model, found.tokenizer)
 
 
-def new_model(job: Job, settings: Settings, vocabulary: int) -> SelmForCausalLM:
+def new_model(job: Job, settings: Settings) -> Checkpoint:
+    """Of the prepared data's tokenizer."""
+    tokenizer = checkpoint.read_tokenizer(job.data)
     try:
-        config = SelmConfig(vocab_size=vocabulary, **settings.shape)
+        config = SelmConfig(vocab_size=tokenizer.get_vocab_size(), **settings.shape)
     except (TypeError, ValueError) as error:
         raise RecipeError(job.name, f"shape: {error}", "Mend the step's shape") from error
     model = SelmForCausalLM(config)
     initialise(model, job.seed)
-    return model
+    return Checkpoint(job.output, model, tokenizer, tokenizer_config.own(tokenizer))

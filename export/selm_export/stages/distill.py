@@ -47,5 +47,5 @@ def run(job: Job, settings: Settings) -> dict[str, Any] | None:
     )
     if figures is None:
         return None
-    save(job, student.model, student.tokenizer)
+    save(job, student.model, student)
     return figures | held_out_bits(job, student.model, student.tokenizer)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from selm_export import checkpoint
-from selm_export.data.dataset import Sources
+from selm_export import checkpoint, drafts
+from selm_export.data import dataset
+from selm_export.data.dataset import HELD_OUT, Sources
 from selm_export.data.packing import Batch
+from selm_export.data.vocabulary import end_of_turn
 from selm_export.errors import RecipeError
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.model import SelmForCausalLM
@@ -20,6 +22,8 @@ from selm_export.training.tasks import Exits, mixture_teacher
 
 PARALLEL = True
 COUNTED = 1000  # micro-batches whose replies decide the shortlist
+MEASURED = 150  # held-out conversations that exits are measured on
+OWN_REPLIES = 60  # written by the model itself, to measure drafts on
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,12 @@ def run(job: Job, settings: Settings) -> dict[str, Any] | None:
     )
     if figures is None:
         return None
-    save(job, model, found.tokenizer)
-    return figures | held_out_bits(job, model, found.tokenizer)
+    save(job, model, found)
+    documents = dataset.sample(job.data / HELD_OUT, found.tokenizer, MEASURED, job.seed)
+    worth = drafts.measure(model, documents, end_of_turn(found.tokenizer), OWN_REPLIES)
+    for name, of_exit in worth.items():
+        job.say(f"  {name}: {drafts.told(of_exit)}")
+    return figures | held_out_bits(job, model, found.tokenizer) | worth
 
 
 def choose_shortlist(stream: Iterator[Batch], size: int) -> list[int]:

@@ -52,7 +52,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any] | None:
     if figures is None:
         return None
     merged = merge(model)
-    save(job, merged, found.tokenizer)
+    save(job, merged, found)
     return figures | held_out_bits(job, merged, found.tokenizer)
 
 

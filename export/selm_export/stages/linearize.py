@@ -99,7 +99,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any] | None:
     figures = learn(job, model, found.tokenizer, task, trained=trained, training=settings.train)
     if figures is None:
         return None
-    save(job, model, found.tokenizer)
+    save(job, model, found)
     return figures | {
         "kinds": model.config.attention_kinds, "layer_nll": {str(k): v for k, v in losses.items()},
         "untrained": before,

@@ -85,7 +85,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     model.model.scores.load_state_dict(nn.ModuleList(early).state_dict())
     figures = compare(job, model, found.tokenizer, full)
     model.train(False)
-    save(job, model, found.tokenizer)
+    save(job, model, found)
     return {
         "parameters": count(model), "places": len(cache.logs), "full_loss": told_full,
         "early_loss": told_early,

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from selm_export import checkpoint
+from selm_export.checkpoint import Checkpoint
 from selm_export.data.dataset import HELD_OUT, Sources, read_conversations
 from selm_export.data.packing import Batch
 from selm_export.modeling.model import SelmForCausalLM
@@ -68,10 +69,10 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def save(job: Job, model: SelmForCausalLM, tokenizer: Tokenizer) -> None:
-    """By the first process alone: all have the same."""
+def save(job: Job, model: SelmForCausalLM, source: Checkpoint) -> None:
+    """With the tokenizer of where it is from; by the first process alone: all have the same."""
     if processes().is_main_process:
-        checkpoint.save(job.output, model.cpu(), tokenizer)
+        checkpoint.save(job.output, model.cpu(), source.tokenizer, source.tokenizer_config)
 
 
 def held_out_bits(job: Job, model: SelmForCausalLM, tokenizer: Tokenizer) -> dict[str, float]:
