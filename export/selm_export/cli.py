@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from selm_export.errors import RecipeError
-from selm_export.stages import NAMES
+from selm_export.stages import STAGES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,15 +28,29 @@ class Group(click.Group):
             raise click.ClickException(str(error)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *NAMES})
+        return sorted({*super().list_commands(ctx), *STAGES})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         found = super().get_command(ctx, name)
-        if found is None and name in NAMES:
-            from selm_export.stage_command import stage_command
+        return StageCommand(name) if found is None and name in STAGES else found
 
-            return stage_command(name)
-        return found
+
+class StageCommand(click.Command):
+    """A stage's command; its module, and torch, are loaded once it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, short_help=STAGES[name])
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:  # fmt: skip
+        from selm_export.stage_command import stage_command
+
+        return stage_command(str(self.name)).make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return ctx.command.invoke(ctx)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from selm_export.errors import RecipeError
-from selm_export.stages import NAMES
+from selm_export.stages import STAGES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -99,9 +99,9 @@ def _change(path: Path, table: dict[str, Any], place: str, value: Any) -> None:
 
 def _step(path: Path, entry: dict[str, Any], number: int, before: list[Step]) -> Step:
     stage = entry.get("stage")
-    if stage not in NAMES:
+    if stage not in STAGES:
         raise RecipeError(
-            path, f"[[stages]] number {number} has stage = {stage!r}", f"Known: {', '.join(NAMES)}"
+            path, f"[[stages]] number {number} has stage = {stage!r}", f"Known: {', '.join(STAGES)}"
         )
     name = str(entry.get("name", stage))
     where = f"the step {name!r}"

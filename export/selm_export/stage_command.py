@@ -11,6 +11,7 @@ import click
 
 from selm_export.errors import RecipeError
 from selm_export.recipe import build, stage_module
+from selm_export.stages import STAGES
 from selm_export.stages.job import Job
 
 
@@ -32,11 +33,9 @@ def describe(kind: type, prefix: str = "") -> list[str]:
 
 def stage_command(name: str) -> click.Command:
     module = stage_module(name)
-    about = (module.__doc__ or "").split(":", 1)[1].strip()
+    about = STAGES[name]
     keys = "\n".join(describe(module.Settings))
-    help_text = (
-        f"{about[0].upper()}{about[1:]}\n\n{module.Settings.__doc__}\n\n\b\nKeys for --set:\n{keys}"
-    )
+    help_text = f"{about}\n\n{module.Settings.__doc__}\n\n\b\nKeys for --set:\n{keys}"
 
     @click.option("--from", "inputs", multiple=True, type=click.Path(path_type=Path, exists=True),
                   help="A model's folder, as an earlier stage left it; several where the stage"
@@ -83,4 +82,4 @@ def stage_command(name: str) -> click.Command:
         for key, value in figures.items():
             click.echo(f"{key:22} {value}")
 
-    return click.command(name, help=help_text, short_help=about.split(".")[0])(command)
+    return click.command(name, help=help_text, short_help=about)(command)

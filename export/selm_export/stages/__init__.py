@@ -1,7 +1,19 @@
 """One module per stage of the pipeline: ``Settings``, the keys a recipe may give it, ``run``, and
 ``PARALLEL`` where every process of torchrun takes part."""
 
-NAMES = (
-    "data", "base", "linearize", "exits", "expert", "delta", "route", "distill", "prune",
-    "factorize", "quantize", "gguf", "onnx", "report",
-)  # fmt: skip
+STAGES = {
+    "data": "Source files become text to train on, and a tokenizer.",
+    "base": "A model learns language, or one from elsewhere is taken.",
+    "linearize": "Softmax attention becomes performer + window.",
+    "exits": "A model learns to speak early, so that it drafts for itself.",
+    "expert": "A base goes on with one field of knowledge.",
+    "delta": "Experts become low-rank deltas of their base, in one model.",
+    "route": "Scalar heads learn which expert should speak.",
+    "distill": "A student learns to say what a teacher says.",
+    "prune": "Heads, feed-forward, width or layers that matter least go.",
+    "factorize": "Matrices become products of two smaller ones.",
+    "quantize": "Block types are chosen and a GGUF file is written.",
+    "gguf": "A GGUF file, every matrix of one type.",
+    "onnx": "An ONNX model, for other runtimes.",
+    "report": "What every stage gained and cost, as a page.",
+}

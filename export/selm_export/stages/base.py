@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ class Settings:
     shape: dict[str, Any] = field(default_factory=dict)
     start: Path | None = None
     train: Training | None = None
+
+    def faults(self) -> str | None:
+        known = set(signature(SelmConfig.__init__).parameters) - {"self", "kwargs", "vocab_size"}
+        unknown = sorted(set(self.shape) - known)
+        if unknown:
+            return f"shape has an unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}"
+        try:
+            SelmConfig(**self.shape)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            return f"shape: {error}"
+        return None
 
 
 def sources(settings: Settings) -> Any:
@@ -59,10 +71,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any] | None:
 def new_model(job: Job, settings: Settings) -> Checkpoint:
     """Of the prepared data's tokenizer."""
     tokenizer = checkpoint.read_tokenizer(job.data)
-    try:
-        config = SelmConfig(vocab_size=tokenizer.get_vocab_size(), **settings.shape)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(job.name, f"shape: {error}", "Mend the step's shape") from error
-    model = SelmForCausalLM(config)
+    model = SelmForCausalLM(SelmConfig(vocab_size=tokenizer.get_vocab_size(), **settings.shape))
     initialise(model, job.seed)
     return Checkpoint(job.output, model, tokenizer, tokenizer_config.own(tokenizer))
