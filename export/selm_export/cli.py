@@ -109,7 +109,7 @@ def evaluate(
     name: str, files: tuple[Path, ...], more: tuple[Path, ...], context: int, as_json: bool
 ) -> None:
     """Bits per byte of the replies in the data, computed by the inference core."""
-    from selm_export import evaluate as measuring
+    from selm_export.report import evaluate as measuring
 
     conversations = [c for path in (*files, *more) for c in measuring.read_data(path)]
     if not conversations:
@@ -201,7 +201,7 @@ def calibrate(
     alone: do it again after quantising. Used with draft "calibrated", and only then.
     """
     from selm_export import calibrate as calibration
-    from selm_export import evaluate as measuring
+    from selm_export.report import evaluate as measuring
 
     say = (lambda text: click.echo(text, err=True)) if as_json else click.echo
     found = calibration.run(

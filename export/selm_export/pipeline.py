@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selm_export import card, evaluate, metrics, scoring
 from selm_export.data import dataset
 from selm_export.data.corpus import source_files
 from selm_export.data.vocabulary import load_vocabulary
@@ -18,6 +17,7 @@ from selm_export.gguf_file import Label, write_gguf
 from selm_export.ledger import Ledger, Stage, file_hash, hash_of, write_json
 from selm_export.network import Network, parameter_count
 from selm_export.recipe import Recipe
+from selm_export.report import card, evaluate, metrics, scoring
 from selm_export.train import Budget, Progress, Trainer, load, load_network
 
 Say = Callable[[str], None]

@@ -1,5 +1,5 @@
 """Bits per byte of a network in training, computed in torch; the finished file has
-:mod:`selm_export.evaluate`."""
+:mod:`selm_export.report.evaluate`."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selm_export import evaluate
 from selm_export.data import questions
 from selm_export.data.chat import Conversation
+from selm_export.report import evaluate
 
 Say = Callable[[str], None]
 
