@@ -18,7 +18,7 @@ from typing import Any
 import gguf
 from tokenizers import Tokenizer
 
-from selm_export import drafts, scoring
+from selm_export import drafts
 from selm_export.data import dataset
 from selm_export.data.packing import Batch
 from selm_export.data.vocabulary import end_of_turn, rebuild_vocabulary
@@ -30,6 +30,7 @@ from selm_export.modeling.file import read_model, write_like
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.network import Network, Shape
 from selm_export.recipe import Recipe
+from selm_export.report import scoring
 from selm_export.train import Budget, Phase, Progress, Settings, Trainer, load_network
 
 Say = Callable[[str], None]
