@@ -24,9 +24,9 @@ DECLINING = re.compile(
     re.I,
 )
 SAME = 0.5
-"""From this F1 of their words on two answers say the same. In the talk files 94 % of the answers are
-recognised by their own sentence of the passage, and 2 % of its other sentences are taken for them,
-all with the right passage named."""
+"""From this F1 of their words on two answers say the same. In the talk files 94 % of the answers
+are recognised by their own sentence of the passage, and 2 % of its other sentences are taken for
+them, all with the right passage named."""
 
 
 @dataclass(frozen=True)

@@ -83,14 +83,16 @@ def _experts(core: evaluate.Core) -> bool:
     return bool(core.metadata.get("selm.expert.names"))
 
 
-def _documents(core: evaluate.Core, labelled: Sequence[tuple[str, Conversation]], context: int,
-               ) -> list[Document]:  # fmt: skip
+def documents(
+    core: evaluate.Core, labelled: Sequence[tuple[str, Conversation]], context: int
+) -> list[Document]:
+    """Those that hold a reply, as the core reads them."""
     template = evaluate.template_of(core)
     texts = [evaluate.read(core, conversation, template, context) for _, conversation in labelled]
     return [Document(text.ids, text.reply) for text in texts if any(text.reply)]
 
 
-def _quality(
+def quality_against(
     core: evaluate.Core, path: Path, labelled: Sequence[tuple[str, Conversation]], wish: Wish
 ) -> Mapping[str, Quality]:
     """Against the reference's file, in the same backend. Both must read the same tokens."""
@@ -98,14 +100,14 @@ def _quality(
 
     assert wish.against is not None
     other = evaluate.load_core(wish.against, wish.context, wish.backend)
-    documents = _documents(core, labelled, wish.context)
-    if [d.ids for d in documents] != [d.ids for d in _documents(other, labelled, wish.context)]:
+    given = documents(core, labelled, wish.context)
+    if [d.ids for d in given] != [d.ids for d in documents(other, labelled, wish.context)]:
         raise RecipeError(
             path, f"reads text as other tokens than {wish.against} does",
             "Compare with a file of the same tokenizer and chat template",
         )  # fmt: skip
     forward, reference = quality.of_core(core), quality.of_core(other)
-    return quality.compare(forward, reference, documents, context=wish.context, name=str(path))
+    return quality.compare(forward, reference, given, context=wish.context, name=str(path))
 
 
 def measure(
@@ -129,7 +131,7 @@ def measure(
         found["score"] = evaluate.evaluate(core, conversations, wish.context)
     if wish.against is not None:
         say(f"{path.name}: against {wish.against.name}")
-        found["quality"] = _quality(core, path, labelled, wish)
+        found["quality"] = quality_against(core, path, labelled, wish)
     scored = []
     for task, source in wish.tasks.items():
         one = scores.score(core, task, source, context=wish.context, count=wish.questions)

@@ -45,7 +45,7 @@ class Quality:
     mean_kld: Estimate
     kld_99: float
     rms_delta_p: Estimate
-    same_top: Estimate
+    same_top_token: Estimate
 
     def as_json(self) -> dict[str, Any]:
         found = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -92,7 +92,7 @@ class _Tally:
             mean_kld=ratio(apart, self.counts),
             kld_99=_percentile(every, 0.99),
             rms_delta_p=root(ratio(squares, self.counts)),
-            same_top=ratio(same, self.counts),
+            same_top_token=ratio(same, self.counts),
         )
 
 
