@@ -93,7 +93,7 @@ def by_hand(own: Any, other: Any, made: list[Document], replies: bool) -> dict[s
         "mean_kld": (sum(kld) / total, error(kld)),
         "kld_99": float(np.percentile(klds, 99)),
         "rms_delta_p": (rms, error(delta) / (2 * rms)),
-        "same_top": (sum(same) / total, error(same)),
+        "same_top_token": (sum(same) / total, error(same)),
     }  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_quality_is_what_numpy_says(chunk: int, monkeypatch: pytest.MonkeyPatch)
         check(got["replies"], by_hand(own, other, made, True))
         check(got["all"], by_hand(own, other, made, False))
     assert 0.001 < got["all"].mean_kld.value < 5
-    assert 0 < got["all"].same_top.value < 1
+    assert 0 < got["all"].same_top_token.value < 1
 
 
 def test_a_model_is_its_own_equal() -> None:
@@ -131,7 +131,7 @@ def test_a_model_is_its_own_equal() -> None:
     assert found["replies"]["perplexity_ratio"] == {"value": 1.0, "error": 0.0}
     assert found["all"]["mean_kld"]["value"] == found["all"]["kld_99"] == 0.0
     assert found["all"]["rms_delta_p"]["value"] == 0.0
-    assert found["all"]["same_top"] == {"value": 1.0, "error": 0.0}
+    assert found["all"]["same_top_token"] == {"value": 1.0, "error": 0.0}
     assert "by_expert" not in found
 
 
@@ -168,7 +168,7 @@ def test_experts_are_compared_alone_and_by_route() -> None:
     assert list(found["by_expert"]) == NAMES
     assert found["by_expert"]["general"]["mean_kld"]["value"] == 0.0
     assert found["by_expert"]["medical"]["mean_kld"]["value"] > 0.01
-    assert 0 < found["all"]["mean_kld"]["value"]  # it speaks at some tokens only
+    assert found["all"]["mean_kld"]["value"] > 0  # it speaks at some tokens only
     base = some_model(num_hidden_layers=4)
     against_base = quality.figures(model, base, documents(), "m")
     assert list(against_base["by_expert"]) == NAMES

@@ -134,9 +134,8 @@ def measure(
         found["quality"] = quality_against(core, path, labelled, wish)
     scored = []
     for task, source in wish.tasks.items():
-        one = scores.score(core, task, source, context=wish.context, count=wish.questions)
-        scored.append(one)
-        say(f"{path.name}: {told(one)}")
+        say(f"{path.name}: {task}")
+        scored.append(scores.score(core, task, source, context=wish.context, count=wish.questions))
     if wish.speed:
         say(f"{path.name}: speed")
         found["speed"] = speed.measure(path)

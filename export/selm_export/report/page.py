@@ -190,7 +190,7 @@ def _scores(found: Sequence[Build]) -> Section | None:
     rows, finer = [], []
     for task in tasks:
         each = [at(b.figures, "scores", task) for b in scored]
-        first = next(table(raw) for raw in each if table(raw))
+        first: Mapping[str, Any] = next((table(raw) for raw in each if table(raw)), {})
         measure = next(iter(table(first.get("figures"))), NONE).replace("_", " ")
         chance = figure(first.get("chance"))
         level = percent(chance) if chance.known and chance.value > 0 else NONE
@@ -205,7 +205,7 @@ def _scores(found: Sequence[Build]) -> Section | None:
     )
     section.blocks.append(
         "Chance is what the best rule reaches that does not read the question; (chance) marks a"
-        " score that is not above it by two standard errors: such a model knows nothing of the"
+        " score that is not above it by two standard errors: it shows no knowledge of the"
         " task. BLEU goes from 0 to 100."
     )
     cut = [*_too_long(scored, tasks)]
@@ -344,18 +344,24 @@ def _troubles(lines: Sequence[Stage], found: Sequence[Build]) -> Section | None:
     return Section("What went wrong or is missing", [Items(items)]) if items else None
 
 
+def _shown(raw: Any) -> str:
+    if isinstance(raw, float):
+        return number(Figure(raw), digits=4) if math.isfinite(raw) else "no number"
+    return NONE if raw is None else str(raw)
+
+
 def _flat(raw: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Each figure with the keys that lead to it; a long list, or one of tables, by its length."""
     if isinstance(raw, Mapping) and "value" in raw and set(raw) <= {"value", "error"}:
         yield path, number(figure(raw), digits=4)
     elif isinstance(raw, Mapping):
         for key, value in raw.items():
             yield from _flat(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(raw, list) and len(raw) > 12:
-        yield path, f"{len(raw)} values"
-    elif isinstance(raw, float):
-        yield path, number(Figure(raw), digits=4) if math.isfinite(raw) else "no number"
+    elif isinstance(raw, list):
+        short = len(raw) <= 12 and not any(isinstance(v, Mapping | list) for v in raw)
+        yield path, ", ".join(map(_shown, raw)) if short else f"{len(raw)} values"
     else:
-        yield path, NONE if raw is None else str(raw)
+        yield path, _shown(raw)
 
 
 def _further(lines: Sequence[Stage]) -> Section | None:
