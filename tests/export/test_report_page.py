@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="needs the [export] extra: matplotlib is not installed")
 
 from selm_export.errors import RecipeError
-from selm_export.report import form, page, plots, verdict
+from selm_export.report import document, form, page, plots, verdict
 from selm_export.report.form import Build, Figure
 from selm_export.report.page import number
 
@@ -79,6 +79,14 @@ LINES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+def html_of(title: str, lines: Any) -> str:
+    return document.to_html(title, page.sections(form.stages(lines)))
+
+
+def markdown_of(title: str, lines: Any) -> str:
+    return document.to_markdown(title, page.sections(form.stages(lines)))
+
+
 def parsed(html: str) -> ET.Element:
     """Well-formed, every tag closed, every id there once, every reference to one that is there."""
     assert html.startswith("<!DOCTYPE html>\n")
@@ -100,7 +108,7 @@ def text_of(root: ET.Element) -> str:
 
 
 def test_the_page_tells_all_and_fetches_nothing() -> None:
-    html = page.write_html("A run <1> & more", form.stages(LINES))
+    html = html_of("A run <1> & more", LINES)
     root = parsed(html)
     assert not re.search(r"https?:|//\w|@import|<script|src=|url\((?!#)", html)
     text = text_of(root)
@@ -115,8 +123,8 @@ def test_the_page_tells_all_and_fetches_nothing() -> None:
 
 
 def test_markdown_tells_the_same() -> None:
-    markdown = page.write_markdown("A run", form.stages(LINES))
-    html = text_of(parsed(page.write_html("A run", form.stages(LINES))))
+    markdown = markdown_of("A run", LINES)
+    html = text_of(parsed(html_of("A run", LINES)))
     for line in markdown.split("\n"):
         if line.startswith("| ") and "---" not in line:
             for cell in line.strip("| ").split(" | "):
@@ -207,7 +215,7 @@ ODD: list[Any] = [
 
 
 def test_a_run_that_went_wrong_is_told_too() -> None:
-    html = page.write_html("Odd", form.stages(ODD))
+    html = html_of("Odd", ODD)
     text = text_of(parsed(html))
     assert "sunk: no number at loss, curve[1]." in text
     assert "broken failed: the loss is no number" in text
@@ -216,10 +224,10 @@ def test_a_run_that_went_wrong_is_told_too() -> None:
     assert "q: size and KLD not measured" in text
     assert "1.000, no number" in text
     assert not re.search(r"\b(nan|inf)\b", text.lower())
-    markdown = page.write_markdown("Odd", form.stages(ODD))
+    markdown = markdown_of("Odd", ODD)
     assert r"$a$ &lt;b&gt; \| c" in markdown
     for lines in ([], [{}], [{"name": None, "figures": {"a": [1] * 99}}]):
-        parsed(page.write_html("Little", form.stages(lines)))
+        parsed(html_of("Little", lines))
 
 
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from selm_export.data.chat import chat
 from selm_export.errors import RecipeError
 from selm_export.gguf_file import Label
 from selm_export.modeling.file import read_model, write_model
-from selm_export.report import build, commands, evaluate, quality, speed
+from selm_export.report import build, commands, evaluate, quality, scores, speed
 from selm_export.stages import report
 from selm_export.stages.job import Job
 from support.core import llama_python
@@ -200,6 +200,28 @@ def test_tasks_by_name_and_file() -> None:
     assert found == {"gsm8k": Path("data"), "medqa": Path("mine.jsonl")}
     with pytest.raises(click.BadParameter):
         commands.parse_tasks("law", Path("data"))
+
+
+def test_the_help_names_every_task() -> None:
+    text = run_command("--help").output
+    assert all(re.search(rf"\b{task}\b", text) for task in scores.TASKS)
+
+
+def test_longer_than_it_was_trained_for(made: Path, tmp_path: Path) -> None:
+    """What does not fit into the model's own context is cut, whatever was asked for."""
+    path = tmp_path / "short.gguf"
+    model = some_model(max_position_embeddings=30)
+    write_model(path, model, some_tokenizer(), Label("short"))
+    found = run_command("--model", str(path), str(made / "data" / "mixed.jsonl"), "--json")
+    assert json.loads(found.stdout)["cut_conversations"] > 0
+
+
+def test_the_size_of_what_is_not_one_file(tmp_path: Path) -> None:
+    for name, size in (("m.onnx", 5), ("m.onnx.data", 70), ("m.onnx_data", 600), ("other", 8000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert build.bytes_of(tmp_path / "m.onnx") == 675
+    assert build.bytes_of(tmp_path) == 8675
+    assert build.parameters_of(tmp_path / "m.onnx") is None
 
 
 def test_two_tokenizers_are_not_compared(made: Path, tmp_path: Path) -> None:

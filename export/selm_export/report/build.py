@@ -4,7 +4,7 @@ holds for each build. Computed by the backend that a device would run it with.""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,14 @@ class Build:
         return found
 
 
+def bytes_of(path: Path) -> int:
+    """Of a model's file, with the data that an ONNX file keeps beside it; of all in a folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    beside = [f for f in path.parent.glob(f"{path.name}?data*") if path.suffix == ".onnx"]
+    return sum(file.stat().st_size for file in (path, *beside))
+
+
 def parameters_of(path: Path) -> int | None:
     """Of a GGUF file: the elements of its tensors."""
     import gguf
@@ -116,6 +124,7 @@ def measure(
     """``labelled``: conversations with their domains; none of them is fine where only tasks or
     speed are asked for. RecipeError names the file, or the data, that cannot be used."""
     core = evaluate.load_core(path, wish.context, wish.backend)
+    wish = replace(wish, context=min(wish.context, core.context))  # as long as it was trained for
     found: dict[str, Any] = {"score": None}
     if labelled and _experts(core) and wish.backend == "native":
         say(f"{path.name}: {len(labelled)} conversations, by route and by each expert alone")
@@ -139,7 +148,7 @@ def measure(
     if wish.speed:
         say(f"{path.name}: speed")
         found["speed"] = speed.measure(path)
-    return Build(path, path.stat().st_size, parameters_of(path), scores=scored, **found)
+    return Build(path, bytes_of(path), parameters_of(path), scores=scored, **found)
 
 
 def told(scored: scores.Scored) -> str:

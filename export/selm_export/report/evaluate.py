@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,8 @@ class Core(Protocol):
 
     @property
     def metadata(self) -> Any: ...
+    @property
+    def context(self) -> int: ...
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     def session(self) -> Session: ...
     def chat(self, messages: Any, *, temperature: float, max_tokens: int) -> Any: ...
@@ -95,9 +98,8 @@ def read_data(path: Path) -> list[Conversation]:
     return [conversation for _, conversation in read_labelled(path)]
 
 
-def written(template: str, messages: Sequence[Message], *, reply: bool = False) -> str:
-    """The conversation as the model's own template writes it; with ``reply`` up to where the
-    assistant would go on."""
+@cache
+def _compiled(template: str) -> Any:
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -106,8 +108,16 @@ def written(template: str, messages: Sequence[Message], *, reply: bool = False) 
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = refuse
+    return environment.from_string(template)
+
+
+def written(template: str, messages: Sequence[Message], *, reply: bool = False) -> str:
+    """The conversation as the model's own template writes it; with ``reply`` up to where the
+    assistant would go on. RecipeError where the template refuses it."""
+    from jinja2.exceptions import TemplateError
+
     try:
-        return environment.from_string(template).render(
+        text: str = _compiled(template).render(
             messages=[{"role": m.role, "content": m.content} for m in messages],
             add_generation_prompt=reply, bos_token="", eos_token="",
         )  # fmt: skip
@@ -116,6 +126,7 @@ def written(template: str, messages: Sequence[Message], *, reply: bool = False) 
             "tokenizer.chat_template", f"does not take the conversation ({error})",
             "Evaluate on data of another form, or a model with another template",
         ) from error  # fmt: skip
+    return text
 
 
 def template_of(core: Core) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from selm_export.report import plots, verdict
-from selm_export.report.document import Block, Items, Picture, Section, Table, to_html, to_markdown
+from selm_export.report.document import Block, Items, Picture, Section, Table
 from selm_export.report.form import (
     KNOWN,
     Build,
@@ -381,11 +381,3 @@ def sections(lines: Sequence[Stage]) -> list[Section]:
         parts += [_builds(found), _size_quality(found), _scores(found)]
     parts += [*_routing(lines, found), _further(lines)]
     return [part for part in parts if part is not None]
-
-
-def write_html(title: str, lines: Sequence[Stage]) -> str:
-    return to_html(title, sections(lines))
-
-
-def write_markdown(title: str, lines: Sequence[Stage]) -> str:
-    return to_markdown(title, sections(lines))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from selm_export.data.chat import Conversation
 from selm_export.errors import RecipeError
 from selm_export.ledger import file_hash, write_json
-from selm_export.report import build, evaluate, form, page
+from selm_export.report import build, document, evaluate, form, page
 from selm_export.stages.job import Job
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if routes:
         figures["routes"] = routes
     own = form.Stage(job.name, "report", (), form.MISSING, form.MISSING, figures)
-    told = [line for line in lines if line.name != job.name] + [own]
+    told = page.sections([*(line for line in lines if line.name != job.name), own])
     title = settings.title or job.output.parent.resolve().name
-    _write(job.output / "report.html", page.write_html(title, told))
-    _write(job.output / "report.md", page.write_markdown(title, told))
+    _write(job.output / "report.html", document.to_html(title, told))
+    _write(job.output / "report.md", document.to_markdown(title, told))
     job.say(f"written: {job.output / 'report.html'}")
     return figures
 
@@ -154,7 +154,8 @@ class _Measure:
         )  # fmt: skip
         found = build.measure(path, self.mixed, wish, self.job.say).as_json()
         core = evaluate.load_core(path, settings.context)
-        talk = evaluate.evaluate(core, [c for _, c in self.talk], settings.context)
+        context = min(settings.context, core.context)
+        talk = evaluate.evaluate(core, [c for _, c in self.talk], context)
         found["held_out"] = talk.summary()
         if self.teacher is not None:
             from selm_export.report import quality
@@ -162,8 +163,7 @@ class _Measure:
             name, reference = self.teacher
             compared = quality.compare(
                 quality.of_core(core), reference,
-                build.documents(core, self.mixed, settings.context), context=settings.context,
-                name=str(path),
+                build.documents(core, self.mixed, context), context=context, name=str(path),
             )  # fmt: skip
             found["reference"] = name
             found["quality"] = {place: q.as_json() for place, q in compared.items()}
@@ -185,8 +185,9 @@ class _Measure:
         if early is None or full is None:
             return None
         self.job.say(f"{early} against {full}")
-        wish = build.Wish(context=self.settings.context, against=files[full])
-        core = evaluate.load_core(files[early], wish.context)
+        core = evaluate.load_core(files[early], self.settings.context)
+        context = min(self.settings.context, core.context)
+        wish = build.Wish(context=context, against=files[full])
         compared = build.quality_against(core, files[early], self.mixed, wish)
         return {"early": early, "full": full, "replies": compared["replies"].as_json()}
 
