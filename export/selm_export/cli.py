@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from selm_export.errors import RecipeError
+from selm_export.report.commands import evaluate
 from selm_export.stages import STAGES
 
 if sys.version_info >= (3, 11):
@@ -73,6 +74,9 @@ def read_changes(changes: tuple[str, ...]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[place] = text
     return found
+
+
+main.add_command(evaluate)
 
 
 @main.command()
@@ -145,35 +149,6 @@ def _tell_plan(pipeline: Any, first: str | None, last: str | None, as_json: bool
 
 
 @main.command()
-@click.option(
-    "--model", "name", required=True, help="A .gguf file, or the name of a bundled model."
-)
-@click.option("--data", "files", required=True, multiple=True, type=click.Path(path_type=Path),
-              help="A talk file, or .jsonl whose lines hold messages; plain or .xz. May be given"
-              " several times.")  # fmt: skip
-@click.argument("more", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--context", type=click.IntRange(min=2), default=4096, show_default=True,
-              help="Longer conversations are cut to whole replies.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(
-    name: str, files: tuple[Path, ...], more: tuple[Path, ...], context: int, as_json: bool
-) -> None:
-    """Bits per byte of the replies in the data, computed by the inference core."""
-    from selm_export import evaluate as measuring
-
-    conversations = [c for path in (*files, *more) for c in measuring.read_data(path)]
-    if not conversations:
-        raise RecipeError(files[0], "holds no conversation", "Give a file with replies")
-    core = measuring.load_core(measuring.find_model(name), context)
-    summary = measuring.evaluate(core, conversations, context).summary()
-    if as_json:
-        click.echo(json.dumps(summary))
-        return
-    for key, value in summary.items():
-        click.echo(f"{key:18} {value:.4f}" if isinstance(value, float) else f"{key:18} {value}")
-
-
-@main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", "files", required=True, multiple=True, type=click.Path(path_type=Path),
               help="Prompts like those of use: a talk file, or .jsonl whose lines hold messages;"
@@ -201,7 +176,7 @@ def calibrate(
     alone: do it again after quantising. Used with draft "calibrated", and only then.
     """
     from selm_export import calibrate as calibration
-    from selm_export import evaluate as measuring
+    from selm_export.report import evaluate as measuring
 
     say = (lambda text: click.echo(text, err=True)) if as_json else click.echo
     found = calibration.run(

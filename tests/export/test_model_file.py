@@ -14,11 +14,11 @@ pytest.importorskip("tokenizers", reason="needs the [export] extra: tokenizers i
 pytest.importorskip("numpy")
 
 import numpy as np
-from selm_export import evaluate
 from selm_export.data import generate_notes, generate_numbers
 from selm_export.data.chat import CHAT_TEMPLATE, SPECIAL_TOKENS, chat
 from selm_export.data.vocabulary import encode, end_of_turn, train_vocabulary
 from selm_export.errors import RecipeError
+from selm_export.report import evaluate
 
 SIZE = 600
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selm_export import evaluate
 from selm_export.data import questions
 from selm_export.data.chat import Conversation
+from selm_export.report import evaluate
+from selm_export.report.scores import SUMS
 
 Say = Callable[[str], None]
 
 REPLY_TOKENS = 120  # longer replies are cut; no question here needs so many
-SUMS = (("add", 99), ("add", 9999), ("subtract", 99), ("subtract", 9999), ("multiply", 12),
-        ("multiply", 999), ("divide", 999), ("convert", 99999))  # fmt: skip
 ASKED = (
     "Hello, who are you?", "What is 17 + 25?", "What is the capital of France?",
     "I have a headache.", "Tell me a story about a fox.", "Can you help me write a birthday card?",

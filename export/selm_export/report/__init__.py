@@ -1,0 +1,1 @@
+"""Measuring models, and telling what was found."""
