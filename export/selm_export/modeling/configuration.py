@@ -148,7 +148,9 @@ class SelmConfig(PretrainedConfig):
                 raise ValueError(f"the draft vocabulary has a token {token} of {self.vocab_size}")
 
     def _check_ranks(self) -> None:
-        layers = [f"layers.{i}.{name}" for i in range(self.num_hidden_layers) for name in PROJECTIONS]
+        layers = [
+            f"layers.{i}.{name}" for i in range(self.num_hidden_layers) for name in PROJECTIONS
+        ]
         for name, rank in self.ranks.items():
             if name not in PROJECTIONS and name not in layers:
                 raise ValueError(f"ranks names {name}, which is no projection of a layer")
