@@ -157,6 +157,16 @@ def _write_rest(
         writer.add_tensor(name, gguf.quants.quantize(value, stored), raw_dtype=stored)
 
 
+def size(model: SelmForCausalLM, kind: gguf.GGMLQuantizationType) -> int:
+    """Bytes of the tensors that ``write_model`` writes of it."""
+    total = 0
+    for name, tensor in _tensors(model):
+        value = tensor.detach().float().cpu().numpy()
+        stored = _stored_as(name, value, kind)
+        total += int(np.prod(gguf.quants.quant_shape_to_byte_shape(value.shape, stored)))
+    return total
+
+
 def _fields(reader: gguf.GGUFReader, path: Path) -> Callable[..., Any]:
     def get(key: str, *default: Any) -> Any:
         field = reader.get_field(f"{ARCHITECTURE}.{key}")
@@ -179,7 +189,7 @@ def _read_ranks(
     tensors: dict[str, gguf.ReaderTensor], layers: int, experts: dict[str, Any]
 ) -> dict[str, int]:
     """By projection where all layers agree, else by layer and projection."""
-    found = {}
+    found: dict[str, int] = {}
     for part in PROJECTIONS:
         ranks = []
         for layer in range(layers):
