@@ -24,10 +24,10 @@ from selm_export.gguf_file import (
     Floats,
     Label,
     Tensors,
-    copy_keys,
     fill,
     open_file,
     plain,
+    stored_as,
     write_label,
     write_streamed,
 )
@@ -64,7 +64,6 @@ WHOLE_NAMES = {  # without a kind at the end
     "self_attn.far_gain": "performer.far_gain",
 }
 ROPE_FACTORS = "rope_freqs.weight"
-OF_THIS_FILE = ("general.architecture", "general.file_type")
 FACTORS = ("lora_a", "lora_b")
 AGAIN = "Write it again with selm-export"
 OTHER = "Give a file of a SELM, Qwen2, Qwen3 or Llama model"
@@ -220,19 +219,6 @@ def write_model(
     write(path, model, keys, encode or plain(kind))
 
 
-def write_like(
-    path: Path, model: SelmForCausalLM, source: gguf.GGUFReader, kind: gguf.GGMLQuantizationType
-) -> None:
-    """As ``write_model``, with what another file says of itself, of its tokenizer and of how to
-    sample from it: the keys ``general.`` and ``tokenizer.``."""
-
-    def keys(writer: gguf.GGUFWriter) -> None:
-        kept = ("general.", "tokenizer.")
-        copy_keys(writer, source, lambda key: key.startswith(kept) and key not in OF_THIS_FILE)
-
-    write(path, model, keys, plain(kind))
-
-
 def empty_model(config: SelmConfig) -> SelmForCausalLM:
     """Of this shape, its weights still to be filled: no time goes into random ones."""
     with no_init_weights():
@@ -240,6 +226,16 @@ def empty_model(config: SelmConfig) -> SelmForCausalLM:
     model.tie_weights()  # type: ignore[no-untyped-call]
     model.train(False)
     return model
+
+
+def size(model: SelmForCausalLM, kind: gguf.GGMLQuantizationType) -> int:
+    """Bytes of the tensors that ``write_model`` writes of it."""
+    total = 0
+    for name, tensor in _tensors(model):
+        shape = tuple(tensor.shape)
+        packed = gguf.quants.quant_shape_to_byte_shape(shape, stored_as(name, shape, kind))
+        total += int(np.prod(packed))
+    return total
 
 
 def _fields(reader: gguf.GGUFReader, path: Path, architecture: str) -> Callable[..., Any]:

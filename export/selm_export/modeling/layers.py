@@ -16,7 +16,7 @@ CHUNK = 256  # tokens that go through attention together: longer inputs cost lin
 
 
 class RmsNorm(nn.Module):
-    """In float32, as a long row's sum of squares loses too much in bfloat16."""
+    """In float32 at least, as a long row's sum of squares loses too much in bfloat16."""
 
     def __init__(self, size: int, epsilon: float) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class RmsNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
+        y = x if x.dtype == torch.float64 else x.float()
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.epsilon)
         return (y * self.weight).to(x.dtype)
 

@@ -1,0 +1,1 @@
+"""Smaller models without a gradient: pruning, low rank, experts as deltas of one base."""

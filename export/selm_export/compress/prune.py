@@ -1,0 +1,271 @@
+"""Width and depth pruning towards a shape or a size, within a budget.
+
+Importance is found once, on the whole model, and every smaller one is cut from the whole one, so
+that nothing depends on the way. The way to a size, or to where the budget ends, is a walk: each
+step tries a little less of everything that may become less, and takes what costs the least
+divergence per parameter saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from selm_export.compress.calibration import Reference
+from selm_export.compress.depth import least_influential, shortened
+from selm_export.compress.ladder import Goal, Heal, Rung, Say, Smaller, rung, small_enough
+from selm_export.compress.structure import OF_LAYER, axes, parts
+from selm_export.compress.width import Importance, Width, check, importance, narrowed
+from selm_export.data.packing import Document
+from selm_export.modeling.configuration import SelmConfig
+from selm_export.modeling.model import SelmForCausalLM
+
+COMPARED = 48  # documents that steps are compared on; the budget is held to others
+
+
+@dataclass(frozen=True)
+class Shape(Width):
+    layers: int
+
+    @staticmethod
+    def of(config: SelmConfig) -> Shape:
+        return Shape(**vars(Width.of(config)), layers=config.num_hidden_layers)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The shape that is wanted; 0: as it is. Where ``goal`` asks for a size, what is named here is
+    the least, and 0 has no least. Sizes of rows are multiples of ``multiple_of``, as blocks of a
+    quantised type want it. A step of the walk saves about ``step`` of the parameters."""
+
+    feed_forward: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    width: int = 0
+    layers: int = 0
+    goal: Goal = field(default_factory=Goal)
+    multiple_of: int = 32
+    step: float = 0.05
+    influence_again: bool = True
+    tokens: int = 512  # of each document
+
+    def least(self, config: SelmConfig) -> Shape:
+        """Raises ValueError for a shape that cannot be."""
+        now, free = Shape.of(config), self.goal.asks()
+        each = now.heads // now.kv_heads
+        kv_heads, heads = self.kv_heads, self.heads
+        if not kv_heads and not free:
+            whole_groups = bool(heads) and heads % now.kv_heads != 0 and heads % each == 0
+            kv_heads = heads // each if whole_groups else now.kv_heads
+        kv_heads = kv_heads or 1
+        heads = heads or (kv_heads if free else kv_heads * each)
+        if free and heads % kv_heads:
+            heads += kv_heads - heads % kv_heads
+        shape = Shape(
+            feed_forward=self.feed_forward or (self.multiple_of if free else now.feed_forward),
+            heads=heads,
+            kv_heads=kv_heads,
+            width=self.width or (self.multiple_of if free else now.width),
+            layers=self.layers or ((2 if config.expert_names else 1) if free else now.layers),
+        )
+        shape = replace(
+            shape,
+            feed_forward=min(shape.feed_forward, now.feed_forward) if free else shape.feed_forward,
+            width=min(shape.width, now.width) if free else shape.width,
+        )
+        self._check(now, shape, config.head_dim)
+        return shape
+
+    def _check(self, now: Shape, shape: Shape, head_dim: int) -> None:
+        check(now, shape)
+        before, after = now.sizes(head_dim), shape.sizes(head_dim)
+        for name in ("feed_forward", "width", "queries"):
+            if after[name] != before[name] and after[name] % self.multiple_of and not self._free():
+                told = f"{after[name]} is no multiple of {self.multiple_of}"
+                raise ValueError(f"{name}: {told}, which blocks of weights want")
+        if self.goal.asks() and self.goal.keep <= 0:
+            raise ValueError(f"keep = {self.goal.keep}; a share above 0 is wanted")
+
+    def _free(self) -> bool:
+        return self.goal.asks()
+
+
+def _fewer(now: int, least: int, unit: int) -> Iterator[int]:
+    """Smaller sizes down to the least: multiples of the unit, or the least itself."""
+    size = now
+    while size > least:
+        size = max(least, (size - 1) // unit * unit)
+        yield size
+
+
+def _ways(now: Shape, least: Shape, unit: int, head_dim: int) -> dict[str, Iterable[Shape]]:
+    """By what becomes less: smaller and smaller shapes."""
+    each, least_each = now.heads // now.kv_heads, least.heads // least.kv_heads
+
+    def heads_of(shapes: Iterable[Shape]) -> Iterable[Shape]:
+        return [s for s in shapes if s.heads * head_dim % unit == 0 or s.heads == least.heads]
+
+    fewer_each = [now.kv_heads * n for n in range(each - 1, least_each - 1, -1)]
+    fewer_groups = [(n, n * each) for n in range(now.kv_heads - 1, least.kv_heads - 1, -1)]
+    return {
+        "feed_forward": (
+            replace(now, feed_forward=n) for n in _fewer(now.feed_forward, least.feed_forward, unit)
+        ),
+        "width": (replace(now, width=n) for n in _fewer(now.width, least.width, unit)),
+        "heads": heads_of(replace(now, heads=n) for n in fewer_each),
+        "kv_heads": heads_of(replace(now, kv_heads=n, heads=h) for n, h in fewer_groups),
+        "layers": (replace(now, layers=n) for n in range(now.layers - 1, least.layers - 1, -1)),
+    }
+
+
+class Cutter:
+    """Cuts a model to any smaller shape."""
+
+    def __init__(
+        self, model: SelmForCausalLM, documents: Sequence[Document], wish: Wish, least: Shape
+    ) -> None:
+        self.model, self.wish, self.least = model, wish, least
+        self.found: Importance = importance(model, documents, wish.tokens)
+        layers = model.config.num_hidden_layers - least.layers
+        self.order = (
+            least_influential(model, documents, layers, wish.tokens, again=wish.influence_again)
+            if layers
+            else []
+        )
+        self.whole = Shape.of(model.config)
+
+    def gone(self, shape: Shape) -> list[int]:
+        return self.order[: self.whole.layers - shape.layers]
+
+    def cut(self, shape: Shape) -> SelmForCausalLM:
+        made = self.model
+        width = Width(shape.feed_forward, shape.heads, shape.kv_heads, shape.width)
+        if width != Width.of(made.config):
+            made = narrowed(made, self.found, width)
+        gone = self.gone(shape)
+        return shortened(made, gone) if gone else made
+
+    def count(self, shape: Shape) -> int:
+        """Parameters of that shape, without making it."""
+        sizes, gone = shape.sizes(self.model.config.head_dim), self.gone(shape)
+        prefixes = {p.prefix for p in parts(self.model) if p.number in gone}
+        total = 0
+        for name, parameter in self.model.named_parameters():
+            match = OF_LAYER.fullmatch(name)
+            if match and match[1] in prefixes:
+                continue
+            named = zip(axes(name), parameter.shape, strict=True)
+            total += math.prod(sizes[axis] if axis else size for axis, size in named)
+        return total
+
+    def steps(self, now: Shape, save: float) -> list[tuple[str, Shape]]:
+        """What may become less, each by so much that at least ``save`` parameters are saved, or as
+        much as may be."""
+        found, before = [], self.count(now)
+        head_dim = self.model.config.head_dim
+        for name, shapes in _ways(now, self.least, self.wish.multiple_of, head_dim).items():
+            reached = None
+            for shape in shapes:
+                if name == "layers" and len(self.gone(shape)) < self.whole.layers - shape.layers:
+                    break  # no more layers may go
+                reached = shape
+                if before - self.count(shape) >= save:
+                    break
+            if reached is not None:
+                found.append((name, reached))
+        return found
+
+
+class _Walk:
+    def __init__(
+        self, cutter: Cutter, compared: Reference, held_out: Reference, say: Say
+    ) -> None:  # fmt: skip
+        self.cutter, self.compared, self.held_out, self.say = cutter, compared, held_out, say
+        self.goal, self.shape = cutter.wish.goal, cutter.whole
+        self.model = cutter.model
+        self.ladder = [self._rung(self.model, self.shape, "")]
+        self.taken, self.divergence = 0, 0.0
+
+    def _rung(self, model: SelmForCausalLM, shape: Shape, less: str) -> Rung:
+        what = {"shape": asdict(shape), "less": less}
+        return rung(model, self.goal, self.held_out, what)
+
+    def arrived(self) -> bool:
+        if self.goal.asks():
+            return small_enough(self.ladder[self.taken], self.ladder[0], self.goal)
+        return self.shape == self.cutter.least
+
+    def _wanted(self) -> float:
+        """Parameters that the next step should save: no more than are left to save."""
+        first, now = self.ladder[0], self.ladder[self.taken]
+        wanted = self.cutter.wish.step * first.parameters
+        if self.goal.asks():
+            left = now.parameters - self.goal.keep * first.parameters
+            if self.goal.bytes:
+                left = max(left, (now.bytes - self.goal.bytes) * now.parameters / now.bytes)
+            wanted = min(wanted, left)
+        return max(wanted, 1.0)
+
+    def _best(self) -> tuple[str, Shape, SelmForCausalLM] | None:
+        steps = self.cutter.steps(self.shape, self._wanted())
+        if len(steps) < 2:
+            return (*steps[0], self.cutter.cut(steps[0][1])) if steps else None
+        best, least = None, math.inf
+        before, divergence = self.cutter.count(self.shape), math.nan
+        for less, shape in steps:
+            model = self.cutter.cut(shape)
+            mean = self.compared.divergence(model).mean
+            price = (mean - self.divergence) / (before - self.cutter.count(shape))
+            if price < least:
+                best, least, divergence = (less, shape, model), price, mean
+        self.divergence = divergence
+        return best
+
+    def to(self, shape: Shape) -> None:
+        """At once."""
+        self._take("at once", shape, self.cutter.cut(shape))
+
+    def _take(self, less: str, shape: Shape, model: SelmForCausalLM) -> bool:
+        step = self._rung(model, shape, less)
+        self.ladder.append(step)
+        within = step.divergence.mean <= self.goal.kld
+        self.say(f"less {less}: {step}" + ("" if within else ", over the budget"))
+        if within:
+            self.model, self.shape, self.taken = model, shape, len(self.ladder) - 1
+        return within
+
+    def run(self) -> None:
+        while not self.arrived():
+            best = self._best()
+            if best is None or not self._take(*best):
+                return
+
+
+def prune(
+    model: SelmForCausalLM,
+    wish: Wish,
+    calibration: Sequence[Document],
+    held_out: Sequence[Document],
+    *,
+    heal: Heal | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Smaller:
+    """A smaller model of the wished shape or size; ``heal`` trains it towards ``model`` then.
+
+    A shape without a budget is cut at once. Else the walk ends where the wish is fulfilled, where
+    nothing may become less, or with the last step within the budget, which may be the model itself.
+    Raises ValueError for a shape that cannot be."""
+    least = wish.least(model.config)
+    cutter = Cutter(model, calibration, wish, least)
+    compared = Reference(model, calibration[:COMPARED], wish.tokens)
+    walk = _Walk(cutter, compared, Reference(model, held_out, wish.tokens), say)
+    if not wish.goal.asks() and wish.goal.kld == math.inf:
+        walk.to(least)
+    else:
+        walk.run()
+    figures = {"shape": asdict(walk.shape), "layers_removed": sorted(cutter.gone(walk.shape))}
+    result = Smaller(walk.model, walk.ladder, walk.taken, walk.arrived(), figures)
+    if heal is not None and walk.taken:
+        heal(result.model, model)
+    return result
