@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import gguf
 import numpy as np
@@ -111,6 +112,16 @@ def _searched(values: Floats, kind: Type, importance: Tensor) -> Bytes:
         for _ in threads.map(work, _slices(*values.shape)):
             pass
     return out
+
+
+def rounds(kind: Type) -> bool:
+    """Whether the type is always rounded to nearest, so that importance does not matter."""
+    return kind in ROUNDED
+
+
+def dequantize(data: npt.NDArray[Any], kind: Type) -> Floats:
+    found: Floats = gguf.quants.dequantize(data, kind)
+    return found
 
 
 def quantize(values: Floats, kind: Type, importance: Floats | None = None) -> Bytes:
