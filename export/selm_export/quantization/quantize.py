@@ -79,7 +79,7 @@ def _importance(importance: Floats | None, columns: int) -> Tensor:
     mean = wide.mean()
     if mean == 0:
         return torch.ones(columns)
-    return (wide / mean + LEAST_IMPORTANCE).float()
+    return (wide / mean).clamp(min=LEAST_IMPORTANCE).float()
 
 
 def _slices(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
