@@ -192,6 +192,16 @@ def test_tokens_of_each_published_cut(name: str, tmp_path: Path) -> None:
     assert core.tokenize("a") == core.tokenize("a", add_special=False)  # no token before a text
 
 
+def test_a_cut_may_be_written_in_another_way(tmp_path: Path) -> None:
+    """Removing what is no match is keeping the matches, where every character is in one."""
+    spec = json.loads(byte_level("gpt-4o").to_str())
+    spec["pre_tokenizer"]["pretokenizers"][0] |= {"behavior": "Removed", "invert": True}
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    core = CoreTokenizer.load(tokens_file(tmp_path / "m.gguf", tokenizer, own(tokenizer)))
+    for text in HARD:
+        assert core.tokenize(text, add_special=False) == tokenizer.encode(text).ids, repr(text)
+
+
 def sentencepiece(prefix: str) -> Tokenizer:
     """stories260K's vocabulary, as transformers converts a SentencePiece model. ``prefix``: how a
     space is put before a text."""
