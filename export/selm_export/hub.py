@@ -51,7 +51,8 @@ def read_config(folder: Path) -> Description:
         config = CONFIG_MAPPING[kind].from_dict(_older(said))
         return Description(_converted(config, said, path), from_hub=True)
     except (TypeError, ValueError, KeyError, AttributeError) as problem:
-        raise RecipeError(path, f"it contradicts itself ({problem})", OTHER) from problem
+        cause = f"its values are not all there or contradict each other ({problem})"
+        raise RecipeError(path, cause, AGAIN) from problem
 
 
 def _refuse(said: Mapping[str, Any], path: Path) -> None:
