@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from selm_export import hub, tokenizer_config
@@ -82,11 +83,24 @@ def save(
         model.save_pretrained(writing)
         tokenizer.save(str(writing / TOKENIZER))
         tokenizer_config.write(writing, config or tokenizer_config.own(tokenizer), tokenizer)
-        # The configuration goes last: without it there is no model here.
-        for file in sorted(writing.iterdir(), key=lambda file: file.name == "config.json"):
-            file.replace(path / file.name)
+        _take_place(writing, path)
+    except (OSError, SafetensorError) as problem:
+        cause = f"it could not be written ({problem})"
+        raise RecipeError(
+            path, cause, "Free space on the disk, or name another folder"
+        ) from problem
     finally:
         shutil.rmtree(writing)
+
+
+def _take_place(writing: Path, path: Path) -> None:
+    """Without the configuration there is no model here, so it goes first and comes last."""
+    new = sorted(writing.iterdir(), key=lambda file: file.name == hub.CONFIG)
+    (path / hub.CONFIG).unlink(missing_ok=True)
+    for old in [*path.glob("model*.safetensors*"), path / tokenizer_config.TEMPLATE_FILE]:
+        old.unlink(missing_ok=True)  # shards of a model that was cut in others
+    for file in new:
+        file.replace(path / file.name)
 
 
 def same_tokenizer(checkpoints: Sequence[Checkpoint]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections import Counter
@@ -166,7 +167,11 @@ def write_streamed(
         for name, tensor in tensors.named:
             own = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
             data, kind = tensors.encode(name, tensors.change(name, own))
-            writer.tensors[0][name] = TensorInfo([*own.shape], kind, data.nbytes)
+            wanted = math.prod(gguf.quant_shape_to_byte_shape(own.shape, kind))
+            if data.nbytes != wanted:
+                told = f"{name} as {kind.name} has {wanted} bytes, not {data.nbytes}"
+                raise ValueError(told)  # a mistake of the encoder, not of a user
+            writer.tensors[0][name] = TensorInfo([*own.shape], kind, wanted)
             data.tofile(file)
             writer.write_padding(file, data.nbytes)
             weights[kind] += own.size

@@ -209,7 +209,7 @@ def _byte_level(
         for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind != Kind.UNUSED
     }
-    merges = pairs(get("ggml.merges"))
+    merges = pairs(get("ggml.merges", []))
     model = models.BPE(vocabulary, merges, ignore_merges=cut.ignore_merges)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pretokenizers.build(cut)

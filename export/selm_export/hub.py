@@ -51,7 +51,8 @@ def read_config(folder: Path) -> Description:
         config = CONFIG_MAPPING[kind].from_dict(_older(said))
         return Description(_converted(config, said, path), from_hub=True)
     except (TypeError, ValueError, KeyError, AttributeError) as problem:
-        raise RecipeError(path, f"it contradicts itself ({problem})", OTHER) from problem
+        cause = f"its values are not all there or contradict each other ({problem})"
+        raise RecipeError(path, cause, AGAIN) from problem
 
 
 def _refuse(said: Mapping[str, Any], path: Path) -> None:
@@ -233,26 +234,25 @@ def _spare(name: str, config: SelmConfig) -> bool:
 
 def _files(folder: Path) -> tuple[list[Path], Path | None]:
     """The files with weights, and the index that names them."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS], None
     index = folder / INDEX
-    if index.is_file():
-        named = read_json(index).get("weight_map")
-        if not isinstance(named, dict) or not named:
-            raise RecipeError(index, "it has no weight_map", AGAIN)
-        files = [folder / name for name in sorted({*named.values()})]
-        for file in files:
-            if not file.is_file():
-                count = sum(name == file.name for name in named.values())
-                raise RecipeError(
-                    file, f"is missing, though {INDEX} says that it holds {count} tensors", AGAIN
-                )
-        return files, index
-    if not (folder / WEIGHTS).is_file():
-        pickled = [*folder.glob("pytorch_model*.bin")]
+    if not index.is_file():
+        pickled = any(folder.glob("pytorch_model*.bin"))
         raise RecipeError(
             folder, f"it holds no weights (neither {WEIGHTS} nor {INDEX})",
             "Save it again with transformers, which writes safetensors" if pickled else AGAIN,
         )  # fmt: skip
-    return [folder / WEIGHTS], None
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise RecipeError(index, "it has no weight_map", AGAIN)
+    files = [folder / name for name in sorted({*named.values()})]
+    for file in files:
+        if not file.is_file():
+            count = sum(name == file.name for name in named.values())
+            cause = f"is missing, though {INDEX} says that it holds {count} tensors"
+            raise RecipeError(file, cause, AGAIN)
+    return files, index
 
 
 def _opened(file: Path) -> Any:

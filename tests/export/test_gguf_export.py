@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,17 @@ pytest.importorskip("torch", reason="needs the [export] extra: torch is not inst
 import gguf
 import numpy as np
 import torch
-from selm_export import checkpoint, llama2c
+from selm_export import checkpoint, llama2c, random_hub
 from selm_export.checkpoint import Checkpoint
 from selm_export.errors import RecipeError
 from selm_export.gguf_export import read_gguf, write_gguf
-from selm_export.gguf_file import Label, plain
+from selm_export.gguf_file import Label, copy_keys, plain
+from selm_export.random_model import Shape
+from selm_export.stages import gguf as stage
+from selm_export.stages.job import Job
 from selm_export.tokenizer_config import TokenizerConfig, own
 from support.core import Session, llama_python
+from support.faults import largest_file
 from support.hub_models import (
     HARD,
     LLAMA3,
@@ -191,6 +192,16 @@ def test_tokens_of_each_published_cut(name: str, tmp_path: Path) -> None:
     assert core.tokenize("a") == core.tokenize("a", add_special=False)  # no token before a text
 
 
+def test_a_cut_may_be_written_in_another_way(tmp_path: Path) -> None:
+    """Removing what is no match is keeping the matches, where every character is in one."""
+    spec = json.loads(byte_level("gpt-4o").to_str())
+    spec["pre_tokenizer"]["pretokenizers"][0] |= {"behavior": "Removed", "invert": True}
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    core = CoreTokenizer.load(tokens_file(tmp_path / "m.gguf", tokenizer, own(tokenizer)))
+    for text in HARD:
+        assert core.tokenize(text, add_special=False) == tokenizer.encode(text).ids, repr(text)
+
+
 def sentencepiece(prefix: str) -> Tokenizer:
     """stories260K's vocabulary, as transformers converts a SentencePiece model. ``prefix``: how a
     space is put before a text."""
@@ -305,17 +316,6 @@ def test_types_of_matrices(kind: gguf.GGMLQuantizationType, tmp_path: Path) -> N
     assert np.square(found - expected).mean() < share * np.square(expected).mean()
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Whatever is written beyond this size fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("limit", [5_000, 300_000])
 def test_a_full_disk_is_said_and_loses_nothing(limit: int, tmp_path: Path) -> None:
     """Within the header, and within the tensors."""
@@ -353,3 +353,93 @@ def test_what_only_selm_has_is_selm(tmp_path: Path) -> None:
         ids = torch.arange(30)[None]
         with torch.no_grad():
             assert torch.equal(read_gguf(path).model(ids).logits, model(ids).logits)
+
+
+# ---- The stage -----------------------------------------------------------------------------------
+
+
+def job(folder: Path, *inputs: Path, name: str = "small") -> Job:
+    folder.mkdir(exist_ok=True)
+    return Job(name, inputs, folder, folder, 0, lambda _: None)
+
+
+def test_the_stage_makes_a_file_of_a_folder_of_shards(tmp_path: Path) -> None:
+    shape = Shape(64, 96, 2, 4, 2, 16, vocabulary=384, context=512)
+    random_hub.write_folder(tmp_path / "hub", shape, shard=30_000)
+    assert len([*(tmp_path / "hub").glob("*.safetensors")]) > 4
+    settings = stage.Settings(type="f16", title="Small", sampling={"top_p": 0.5})
+    figures = stage.run(job(tmp_path / "out", tmp_path / "hub"), settings)
+    path = tmp_path / "out" / "model.gguf"
+    norms = 5 * 64 + 2 * 128  # and biases of queries, keys and values
+    assert figures == {
+        "file": "model.gguf", "architecture": "qwen2", "bytes": path.stat().st_size,
+        "parameters": sum(p.numel() for p in checkpoint.load(tmp_path / "hub").model.parameters()),
+        "weights_by_type": {"F16": figures["parameters"] - norms, "F32": norms},
+    }  # fmt: skip
+    expected = checkpoint.load(tmp_path / "hub").model
+    with torch.no_grad():  # bf16 of this size is F16 too, but for what is nearly nothing
+        logits = expected(IDS).logits[0].numpy()
+    np.testing.assert_allclose(Session(path).eval(IDS[0].tolist()), logits, atol=1e-3, rtol=0)
+    with Model.load(path, threads=1) as core:
+        assert core.name == "Small" and core.metadata["general.sampling.top_p"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "inputs", "told"),
+    [
+        (stage.Settings(type="q4_k"), 1, "small: has the type 'q4_k', none of f32"),
+        (stage.Settings(sampling={"top_q": 1}), 1, "small: has an unknown key sampling.top_q"),
+        (stage.Settings(), 2, "small: is given 2 models"),
+        (stage.Settings(), 1, "holds no model"),
+    ],
+)
+def test_what_the_stage_cannot_do_is_told(
+    settings: stage.Settings, inputs: int, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=re.escape(told)):
+        stage.run(job(tmp_path / "out", *[tmp_path / "none"] * inputs), settings)
+
+
+# ---- Files of others -----------------------------------------------------------------------------
+
+
+def test_a_file_of_another_writer_is_read(tmp_path: Path) -> None:
+    """stories260K, whose rows stand in llama's own order from the start, with its SPM tokenizer."""
+    path = tmp_path / "stories.gguf"
+    llama2c.convert(DATA / "stories260K.bin", DATA / "stories260K-tokenizer.bin", path)
+    found = checkpoint.load(path)
+    ids = found.tokenizer.encode("Once upon a time, a little girl").ids
+    assert ids == CoreTokenizer.load(path).tokenize("Once upon a time, a little girl")
+    with torch.no_grad():
+        logits = found.model(torch.tensor([ids])).logits[0].numpy()
+    np.testing.assert_allclose(Session(path).eval(ids), logits, atol=1e-3, rtol=0)
+    assert found.tokenizer.decode(ids) == "Once upon a time, a little girl"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("tokenizer.ggml.pre", "falcon", "cuts text into words as 'falcon', which is unknown here"),
+        ("tokenizer.ggml.model", "bert", "its tokenizer is bert, not gpt2 or llama"),
+        ("llama.rope.scaling.type", "yarn", "its RoPE scaling is yarn"),
+        ("llama.rope.dimension_count", 8, "its heads turn in part"),
+        ("llama.feed_forward_length", 95, "blk.0.ffn_gate.weight has the shape [96, 64], not [95,"),
+        ("llama.attention.head_count_kv", 3, "4 heads do not share 3 evenly"),
+    ],
+)
+def test_keys_that_cannot_be_followed_are_told(
+    key: str, value: Any, told: str, written: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    source, path = gguf.GGUFReader(written["llama"][0]), tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    copy_keys(writer, source, lambda name: name != key)
+    (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
+    for tensor in source.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(RecipeError, match=re.escape(told)) as caught:
+        read_gguf(path)
+    assert str(caught.value).startswith(f"{path}: ")

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from selm_export import checkpoint
 from selm_export.checkpoint import Checkpoint, same_tokenizer
 from selm_export.errors import RecipeError
-from selm_export.tokenizer_config import TokenizerConfig
+from selm_export.tokenizer_config import TokenizerConfig, own
+from support.faults import largest_file
 from support.hub_models import (
     LLAMA3,
     TEMPLATE,
@@ -27,6 +28,7 @@ from support.hub_models import (
     transformers_model,
     write_folder,
 )
+from support.selm_models import some_model, some_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 IDS = torch.randint(0, 380, (2, 80), generator=torch.Generator().manual_seed(1))
@@ -87,6 +89,27 @@ def test_a_stage_hands_on_what_it_was_given(tmp_path: Path) -> None:
     written = theirs.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
     assert written == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     same_tokenizer([first, again])
+
+
+def test_a_folder_filled_again_holds_nothing_of_before(tmp_path: Path) -> None:
+    big, small = transformers_model("Qwen2"), some_model()
+    write_folder(tmp_path, big, shard="50KB")
+    (tmp_path / "chat_template.jinja").write_text("of before")
+    checkpoint.save(tmp_path, small, some_tokenizer())
+    assert len([*tmp_path.glob("*.safetensors")]) == 1
+    again = checkpoint.load(tmp_path)
+    assert torch.equal(logits(again.model), logits(small))
+    assert again.tokenizer_config == own(some_tokenizer())
+
+
+def test_a_full_disk_is_said_and_the_model_of_before_stays(tmp_path: Path) -> None:
+    before = some_model()
+    checkpoint.save(tmp_path, before, some_tokenizer())
+    told = f"^{re.escape(str(tmp_path))}: it could not be written .*Free space"
+    with largest_file(100_000), pytest.raises(RecipeError, match=told):
+        checkpoint.save(tmp_path, some_model(num_hidden_layers=5), some_tokenizer())
+    assert torch.equal(logits(checkpoint.load(tmp_path).model), logits(before))
+    assert not [*tmp_path.glob("writing-*")]
 
 
 def test_where_templates_and_ids_may_stand(tmp_path: Path) -> None:
