@@ -39,7 +39,8 @@ def layer_state(config: SelmConfig, layer: int, prefix: str) -> list[StateTensor
     """Of one layer, in the order in which `Memory` reads them."""
     heads, size, kind = config.num_key_value_heads, config.head_dim, config.attention_kinds[layer]
     if kind == "softmax":
-        return [StateTensor(f"{prefix}.{part}", (1, heads, None, size)) for part in ("keys", "values")]
+        both = ("keys", "values")
+        return [StateTensor(f"{prefix}.{part}", (1, heads, None, size)) for part in both]
     parts = [("keys", config.window - 1), ("values", config.window - 1)]
     parts += [("sink_keys", config.sinks), ("sink_values", config.sinks)]
     state = [StateTensor(f"{prefix}.{p}", (1, heads, n, size)) for p, n in parts if n]
@@ -192,7 +193,7 @@ def _attend(
 
 def _through(
     layer: Layer, x: Tensor, place: Place, memory: Iterator[Tensor], seen: Tensor,
-    expert: int | None,
+    *, expert: int | None,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """x [1, tokens, width] after the layer, and its state."""
     attention, count = layer.self_attn, x.shape[1]
@@ -235,20 +236,20 @@ def spoken(scores: Tensor, last: Tensor, stickiness: float, most: int) -> Tensor
 
 
 class Step(nn.Module):
-    """``forward(ids [1, tokens], seen [1], (expert [1],) *states)`` gives logits [1, tokens,
-    vocab], the normalised stream before the head [1, tokens, width], (who spoke [1, tokens],) and
-    the states after. ``expert``: the only one that speaks, or -1. All experts see every token.
-
-    ``most``: how many tokens there can be at once.
+    """``ids`` [1, tokens], at most ``most`` of them, after ``seen`` [1] others and their states,
+    to logits [1, tokens, vocab], the normalised stream before the head [1, tokens, width], the
+    states after, and, where there are experts, who spoke [1, tokens]. ``expert`` [1]: the only one
+    that speaks, or -1; all of them see every token.
     """
 
     def __init__(self, model: SelmForCausalLM, most: int) -> None:
         super().__init__()
         self.model, self.most = model, most
 
-    def forward(self, ids: Tensor, seen: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        body, config = self.model.model, self.model.config
-        expert, memory = (rest[0], iter(rest[1:])) if config.expert_names else (None, iter(rest))
+    def forward(
+        self, ids: Tensor, seen: Tensor, states: list[Tensor], expert: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        body, config, memory = self.model.model, self.model.config, iter(states)
         positions = torch.arange(ids.shape[1])[None] + seen
         x = body.embed_tokens(ids)
         place = Place(body.rotary(positions, x.dtype), torch.ones_like(ids, dtype=torch.bool))
@@ -259,7 +260,7 @@ class Step(nn.Module):
             return self.model.lm_head(hidden), hidden, *kept
         hiddens = []
         for number in range(len(config.expert_names)):
-            y, state = self._climb(x, place, body.above(number), memory, seen, number)
+            y, state = self._climb(x, place, body.above(number), memory, seen, expert=number)
             hiddens.append(body.norm(y))
             kept += state
         heard = [x] * len(hiddens) if config.expert_route == "early" else hiddens
@@ -269,15 +270,15 @@ class Step(nn.Module):
         at = who[None, :, None, None].expand(1, -1, 1, x.shape[-1])
         hidden = torch.stack(hiddens, dim=2).gather(2, at)[:, :, 0]
         # Who was told to speak is not remembered: the route is as if nobody had been.
-        return self.model.lm_head(hidden), hidden, who[None], *kept, routed[-1:]
+        return self.model.lm_head(hidden), hidden, *kept, routed[-1:], who[None]
 
     def _climb(
         self, x: Tensor, place: Place, layers: Sequence[nn.Module], memory: Iterator[Tensor],
-        seen: Tensor, expert: int | None = None,
+        seen: Tensor, *, expert: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
         kept = []
         for layer in layers:
             assert isinstance(layer, Layer)
-            x, state = _through(layer, x, place, memory, seen, expert)
+            x, state = _through(layer, x, place, memory, seen, expert=expert)
             kept += state
         return x, kept
