@@ -15,10 +15,11 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,6 @@ from selm_export.ledger import file_hash, write_json
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.modeling.step import StateTensor, Step, states
-from selm_export.tokenizer_config import TokenizerConfig
 
 GRAPH, WEIGHTS, MANIFEST = "model.onnx", "model.onnx.data", "model.json"
 FORMAT = 1  # of model.json
@@ -52,6 +52,12 @@ OPSET = 18
 MOST_BYTES = 2**31 - 2**26  # of weights in one protobuf message, room for the graph left
 CHUNK_VALUES = 2**24  # logits that one call may give, 64 MB: long texts go through in chunks
 TOLERANCE = 1e-3  # of logits in float32, as optimum's own exports are held to
+RECOMMENDED = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+}
 STEPS = 16  # tokens that are checked one by one, after a prompt
 
 
@@ -96,14 +102,16 @@ def convert(model: SelmForCausalLM, standard: Standard) -> Any:
         "rope_theta", "rms_norm_eps", "tie_word_embeddings",
     )  # fmt: skip
     known: dict[str, Any] = {name: getattr(config, name) for name in same}
-    known["rope_scaling"] = getattr(config, "rope_scaling", None)
     with torch.device("meta"):
         made = standard.model(standard.config(**known))
     weights = {k: v for k, v in model.state_dict().items() if ".exits." not in k}
     made.load_state_dict(weights, assign=True)
     made.tie_weights()  # type: ignore[no-untyped-call]
     body = made.model
-    body.rotary_emb = type(body.rotary_emb)(config=made.config)  # its buffers are in no checkpoint
+    rotary = type(body.rotary_emb)(config=made.config)  # its buffers are in no checkpoint
+    if config.rope_factors:
+        rotary.inv_freq = rotary.inv_freq / torch.tensor(config.rope_factors)
+    body.rotary_emb = rotary
     made.train(False)
     return made
 
@@ -229,9 +237,10 @@ def _finish_graph(folder: Path, config: SelmConfig) -> None:
 
 
 def _metadata(
-    config: SelmConfig, architecture: str, title: str, speech: TokenizerConfig
+    checkpoint: Checkpoint, architecture: str, title: str, sampling: Mapping[str, float]
 ) -> dict[str, Any]:
     """The keys that the GGUF file of this model would have, where a runtime asks for them."""
+    config, speech = checkpoint.model.config, checkpoint.tokenizer_config
     found: dict[str, Any] = {
         "general.architecture": architecture,
         "general.name": title,
@@ -244,6 +253,8 @@ def _metadata(
         "tokenizer.ggml.eos_token_id": speech.eos,
         "tokenizer.ggml.eot_token_id": speech.eot,
         "tokenizer.ggml.add_bos_token": speech.add_bos,
+        "tokenizer.ggml.add_eos_token": speech.add_eos,
+        **{RECOMMENDED[name]: value for name, value in sampling.items()},
     }
     if architecture == "selm":
         found["selm.attention.kinds"] = config.attention_kinds
@@ -296,11 +307,12 @@ def quiet() -> Iterator[None]:
 
 
 def export(
-    checkpoint: Checkpoint, path: Path, speech: TokenizerConfig, title: str,
-    tolerance: float = TOLERANCE,
+    checkpoint: Checkpoint, path: Path, title: str,
+    sampling: Mapping[str, float] = MappingProxyType({}), tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:  # fmt: skip
     """Fills ``path`` in float32 and gives its figures; RecipeError where its logits differ from
-    torch's by more than ``tolerance``, and then ``path`` is as before."""
+    torch's by more than ``tolerance``, and then ``path`` is as before. ``sampling``: what the
+    model recommends (`RECOMMENDED`)."""
     model, config = checkpoint.model, checkpoint.model.config
     if next(model.parameters()).dtype != torch.float32:
         raise RecipeError(checkpoint.path, "its weights are no float32", "Load it as float32")
@@ -321,7 +333,7 @@ def export(
         write_manifest(folder, {
             "type": "fp32", "vocabulary": config.vocab_size, "width": config.hidden_size,
             "chunk": chunk, **asdict(interface),
-            "metadata": _metadata(config, name, title, speech),
+            "metadata": _metadata(checkpoint, name, title, sampling),
         })  # fmt: skip
         worst = largest_difference(folder, model)
         if not worst <= tolerance:

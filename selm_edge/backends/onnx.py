@@ -25,8 +25,16 @@ from selm_edge.errors import Cancelled, ContextError, ModelError, SelmError
 INSTALL = "pip install 'selm-edge[onnx]'"
 _NATIVE = "\nThe native backend does: --backend native (backend='native'), with the GGUF file."
 _ELEMENTS = {"float32": (1, "f"), "int64": (7, "q")}  # onnx.TensorProto, array
+_SPECIAL = ("bos", "eos", "eot")
+# Control tokens that end a reply whatever the model's files say, as in the native backend.
+_ENDS = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<end_of_utterance>", "<|endoftext|>",
+    "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<EOT>", "_<EOT>", "[EOT]",
+    "<|eom_id|>", "</s>", "<eos>", "[EOS]", "<|return|>", "<|fim_pad|>", "<|repo_name|>",
+    "<|file_sep|>",
+)  # fmt: skip
 _FATAL = 4  # of onnxruntime's levels: what is raised as an exception need not be printed too
-_MARKS = 8  # places to go back to, where a state is not the sum of its tokens
+_MARKS = 8  # places to go back to, where layers keep no state of every token
 
 
 class OnnxTokenizer:
@@ -49,14 +57,25 @@ class OnnxTokenizer:
         added = self._reading.get_added_tokens_decoder()
         self._control = {token.content: i for i, token in added.items() if token.special}
         ids = [folder.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in _SPECIAL]
-        self.bos, self.eos, self._eot = (i if isinstance(i, int) else None for i in ids)
+        self.bos, self.eos, eot = (i if isinstance(i, int) else None for i in ids)
+        ends = [i for text, i in self._control.items() if text in _ENDS]
+        self._ends = {i for i in (self.eos, eot, *ends) if i is not None}
+        self._before = self._put(folder, "bos", self.bos)
+        self._after = self._put(folder, "eos", self.eos)
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
         text = text.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
         tokenizer = self._reading if parse_special else self._plain
-        return list(tokenizer.encode(text, add_special_tokens=add_special).ids)
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return [*self._before, *ids, *self._after] if add_special else ids
+
+    @staticmethod
+    def _put(folder: OnnxFolder, name: str, token: int | None) -> list[int]:
+        """What stands around each text: as GGUF files say it, whatever tokenizer.json adds."""
+        wanted = folder.metadata.get(f"tokenizer.ggml.add_{name}_token") is True
+        return [token] if wanted and token is not None else []
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         text: str = self._reading.decode(list(ids), skip_special_tokens=not special)
@@ -66,16 +85,13 @@ class OnnxTokenizer:
         return self._reading.id_to_token(token) or ""
 
     def is_end(self, token: int) -> bool:
-        return token in (self.eos, self._eot)
+        return token in self._ends
 
     def control_tokens(self) -> Mapping[str, int]:
         return self._control
 
     def pieces(self, before: Sequence[int]) -> Pieces:
         return Pieces(self, before)
-
-
-_SPECIAL = ("bos", "eos", "eot")
 
 
 class Pieces:
@@ -218,10 +234,11 @@ class OnnxSession:
         outputs = self._evaluate(ids, ["logits", *(["speakers"] if self._engine.experts else [])])
         if outputs is None:
             return None
-        if len(ids) > 1:
-            self._marks.append(self._mark())
+        before = self._mark()
         self.tokens += ids
         self._states = {state.input: outputs[state.output] for state in folder.states}
+        if len(ids) > 1:
+            self._marks += [before, self._mark()]
         if self._engine.experts:
             spoke = outputs[folder.outputs["speakers"]]
             last = ctypes.c_int64.from_address(spoke.address + 8 * (len(ids) - 1)).value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,6 +125,8 @@ def _check_file(file: Path, size: int, sha256: str) -> None:
         found = file.stat().st_size
         if found != size:
             raise ModelError(str(file), f"has {found} bytes instead of {size}", hint=AGAIN)
+        import hashlib  # not for those who only ask `is_folder`
+
         digest = hashlib.sha256()
         with file.open("rb") as data:
             while block := data.read(1 << 20):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selm_export import checkpoint, onnx_export, onnx_quantize, tokenizer_config
+from selm_export import checkpoint, onnx_export, onnx_quantize
 from selm_export.data import dataset
 from selm_export.errors import RecipeError
+from selm_export.onnx_export import RECOMMENDED
 from selm_export.stages.job import Job
 
 KINDS = ("fp32", "int8")
@@ -22,28 +23,35 @@ KINDS = ("fp32", "int8")
 @dataclass(frozen=True)
 class Settings:
     """``kinds``: which of fp32 and int8 to write, each a folder of its own. ``title``: what the
-    model calls itself. ``head_kld``: how much an int8 head may add to the mean KL divergence from
+    model calls itself, ``sampling`` what it recommends (``temperature``, ``top_k``, ``top_p``,
+    ``min_p``). ``head_kld``: how much an int8 head may add to the mean KL divergence from
     fp32 (nats); where it would add more, it stays in float32. ``samples``: conversations of
     ``held-out.jsonl`` that this is measured on, and ``tokens``, the most of each."""
 
     kinds: tuple[str, ...] = KINDS
-    title: str = "SELM"
+    title: str = ""
+    sampling: Mapping[str, float] = field(default_factory=dict)
     head_kld: float = 0.002
     samples: int = 16
     tokens: int = 256
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    for kind in settings.kinds:
-        if kind not in KINDS:
-            raise RecipeError(job.name, f"kinds names {kind!r}", f"Choose from {', '.join(KINDS)}")
+    if len(job.inputs) != 1:
+        raise RecipeError(job.name, f"is given {len(job.inputs)} models", "Name one under `from`")
+    for key, values, known in (
+        ("kinds", settings.kinds, KINDS), ("sampling", settings.sampling, RECOMMENDED),
+    ):  # fmt: skip
+        for value in values:
+            if value not in known:
+                cause = f"has {value!r} under {key}, none of {', '.join(known)}"
+                raise RecipeError(job.name, cause, "Correct it, or take it out")
     given = checkpoint.load(job.inputs[0])
-    speech = tokenizer_config.read(given.path, given.tokenizer)
-    if speech.eos is None:  # a model that was trained here
-        speech = tokenizer_config.own(given.tokenizer)
     job.say("writing fp32 and comparing its logits with torch's")
     plain = job.output / "fp32"
-    found = {"fp32": onnx_export.export(given, plain, speech, settings.title)}
+    found = {
+        "fp32": onnx_export.export(given, plain, settings.title or job.name, settings.sampling)
+    }
     if "int8" in settings.kinds:
         texts = _texts(job, given, settings)
         del given  # what follows reads the folder
