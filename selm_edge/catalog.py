@@ -1,8 +1,8 @@
 """The models that this installation knows: those inside the package and those added by path.
 
-A GGUF file is registered where it lies, never copied, and never deleted by us. The list is
-`models.json` in the data directory; it is replaced atomically under a lock file, so two processes
-or a killed one cannot tear it.
+A GGUF file, or an ONNX folder by its ``model.json``, is registered where it lies, never copied, and
+never deleted by us. The list is `models.json` in the data directory; it is replaced atomically
+under a lock file, so two processes or a killed one cannot tear it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Entry:
     def problem(self) -> str | None:
         """What is visibly wrong without reading the file, or None."""
         try:
-            size = self.path.stat().st_size
+            size = size_of(self.path)
         except OSError as error:
             return error.strerror or str(error)
         if size != self.size:
@@ -88,7 +88,8 @@ class Catalog:
         return next((entry for entry in self.list() if entry.name == name), None)
 
     def resolve(self, model: str | None) -> Entry:
-        """A name, a path to a GGUF file, or None for the default: the bundled model.
+        """A name, a path to a GGUF file or an ONNX folder, or None for the default: the bundled
+        model.
 
         SelmError says what there is instead.
         """
@@ -105,16 +106,17 @@ class Catalog:
                 return entry
         path = Path(model).expanduser()
         if path.suffix == ".gguf" or path.exists() or os.sep in model:
+            path = file_of(path).absolute()
             try:
-                size = path.stat().st_size
+                size = size_of(path)
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise ModelError(str(path), reason, hint="Check the path.") from None
-            return Entry(path.stem, path.absolute(), size)
+            return Entry(name_of(path), path, size)
         names = ", ".join(entry.name for entry in known) or "none yet"
         raise SelmError(
             f"no model called {model!r}; there are: {names}.\n"
-            "Give a name, or the path of a GGUF file."
+            "Give a name, or the path of a GGUF file or an ONNX folder."
         )
 
     def _registered(self) -> Entries:
@@ -172,18 +174,18 @@ class Catalog:
     # ---- Changing ------------------------------------------------------------------------------
 
     def add(self, path: str | os.PathLike[str], name: str | None = None) -> Entry:
-        """Register a GGUF file where it lies, once it has been opened without an error.
+        """Register a GGUF file or an ONNX folder where it lies, once it opened without an error.
 
         One that only another backend runs is registered with a warning.
 
         ModelError for a file that cannot be used, SelmError for a name that is taken or bad.
         """
-        file = Path(path).expanduser().absolute()
-        chosen = name or re.sub(r"[^\w.+-]+", "-", file.stem).strip("-.") or "model"
+        file = file_of(Path(path).expanduser()).absolute()
+        chosen = name or re.sub(r"[^\w.+-]+", "-", name_of(file)).strip("-.") or "model"
         if not _NAME.fullmatch(chosen):
             raise SelmError(f"{chosen!r} is no name: letters, digits, and . _ + - between them")
         unsupported = _open(file)
-        entry = Entry(chosen, file, file.stat().st_size)
+        entry = Entry(chosen, file, size_of(file))
         with self._changing() as rows:
             for row in rows:
                 if row.name == chosen and row.path != file:
@@ -265,7 +267,41 @@ class Catalog:
                 raise SelmError(f"{self.file}: the list was not saved: {error}") from None
 
 
+def file_of(path: Path) -> Path:
+    """The file that stands for a model: of an ONNX folder the ``model.json``, which has the hashes
+    of the others."""
+    from selm_edge.backends.onnx_folder import is_folder, manifest_of
+
+    return manifest_of(str(path)) if is_folder(str(path)) else path
+
+
+def _is_onnx(file: Path) -> bool:
+    return file.name == "model.json"
+
+
+def name_of(file: Path) -> str:
+    """What a model is called if nobody says."""
+    return file.absolute().parent.name if _is_onnx(file) else file.stem
+
+
+def size_of(file: Path) -> int:
+    """In bytes, of all its files. OSError where one is missing."""
+    if not _is_onnx(file):
+        return file.stat().st_size
+    return sum(part.stat().st_size for part in (file, *_beside(file)))
+
+
+def _beside(manifest: Path) -> list[Path]:
+    """What else belongs to an ONNX model, in so far as its ``model.json`` can be read."""
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        return [manifest.parent / Path(name).name for name in files]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
 def sha256_of(path: Path) -> str:
+    """Of one file: of an ONNX model the ``model.json``."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -282,6 +318,11 @@ def _open(path: Path, *, check_weights: bool = False) -> str | None:
 
     if not path.is_file():
         raise ModelError(str(path), "no such file", hint="Check the path.")
+    if _is_onnx(path):
+        from selm_edge.backends.onnx import OnnxBackend
+
+        OnnxBackend().load(str(path), threads=1, context=16).close()
+        return None
     missing = NativeBackend().available()
     if missing is not None:
         raise SelmError(missing)

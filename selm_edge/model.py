@@ -113,17 +113,19 @@ class Model:
         context: int = 4096,
         backend: str | None = None,
     ) -> Model:
-        """Open a GGUF file. ModelError says file, offset and cause.
+        """Open a GGUF file, or the folder of an ONNX model. ModelError says file, offset and cause.
 
         threads: None for all the cores this process may use; context: positions, no more than the
-        model was trained with; backend: a name from `selm_edge.backends.names()`.
+        model was trained with; backend: a name from `selm_edge.backends.names()`, None for the one
+        that the file is for.
         """
         from selm_edge import backends
 
         if context < 1 or (threads is not None and threads < 1):
             raise ValueError("context and threads are at least 1")
         name = os.path.abspath(os.fspath(path))  # noqa: PTH100 (bytes in, bytes out)
-        engine = backends.get(backend or "native").load(name, threads=threads, context=context)
+        chosen = backends.get(backend or backends.name_for(name))
+        engine = chosen.load(name, threads=threads, context=context)
         return cls(engine, name)
 
     # ---- What it is ----------------------------------------------------------------------------

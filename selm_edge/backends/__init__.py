@@ -10,7 +10,7 @@ _added: dict[str, Backend] = {}
 
 def names() -> list[str]:
     """The backends known here, available or not, best first."""
-    return ["native", "llama-cpp", *_added]
+    return ["native", "llama-cpp", "onnx", *_added]
 
 
 def get(name: str) -> Backend:
@@ -25,7 +25,18 @@ def get(name: str) -> Backend:
         from selm_edge.backends.llama_cpp import LlamaCppBackend
 
         return LlamaCppBackend()
+    if name == "onnx":
+        from selm_edge.backends.onnx import OnnxBackend
+
+        return OnnxBackend()
     raise SelmError(f"no backend called {name!r}; there are: {', '.join(names())}")
+
+
+def name_for(path: str) -> str:
+    """The backend that is meant where none is named: folders are ONNX models, files GGUF."""
+    from selm_edge.backends.onnx_folder import is_folder
+
+    return "onnx" if is_folder(path) else "native"
 
 
 def register(backend: Backend) -> None:

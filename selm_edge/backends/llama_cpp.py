@@ -12,23 +12,20 @@ import ctypes.util
 import os
 import sys
 import threading
-import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
 from selm_edge.backends.base import (
     Draft,
-    FinishReason,
-    GenerationStats,
     LogitRows,
     MetadataValue,
     Sampling,
 )
 from selm_edge.backends.native import allowed_cores
-from selm_edge.backends.streaming import TextStream
+from selm_edge.backends.streaming import ReplyStream, Voice
 from selm_edge.errors import Cancelled, ContextError, ModelError, SelmError
 
 INSTALL = "pip install 'selm-edge[llama]'"
@@ -190,9 +187,10 @@ class LlamaCppSession:
             raise SelmError(f"llama.cpp could not make a context: {_last_error()}")
         self.context = context
         self.layers = float(lib.llama_model_n_layer(self._model.handle))
+        self.speaker: str | None = None  # these models have no experts
         self.tokens: list[int] = []
-        self._chunk = int(params.n_batch)
-        self._batch = lib.llama_batch_init(self._chunk, 0, 1)
+        self.chunk = int(params.n_batch)
+        self._batch = lib.llama_batch_init(self.chunk, 0, 1)
 
     @property
     def position(self) -> int:
@@ -207,8 +205,8 @@ class LlamaCppSession:
             raise ContextError(len(ids), self.context - len(self.tokens))
         before, columns = len(self.tokens), self._tokenizer.vocab_size
         out = array("f")
-        for start in range(0, len(ids), self._chunk):
-            chunk = ids[start : start + self._chunk]
+        for start in range(0, len(ids), self.chunk):
+            chunk = ids[start : start + self.chunk]
             last = start + len(chunk) == len(ids)
             rows = range(len(chunk)) if logits == "all" else [len(chunk) - 1]
             wanted = set(rows) if logits == "all" or (logits == "last" and last) else set()
@@ -256,8 +254,8 @@ class LlamaCppSession:
             # States that cannot go back (recurrent models) start again.
             self._lib.llama_memory_clear(memory, True)
             kept, self.tokens = self.tokens[:length], []
-            for start in range(0, len(kept), self._chunk):
-                self.decode(kept[start : start + self._chunk], set())
+            for start in range(0, len(kept), self.chunk):
+                self.decode(kept[start : start + self.chunk], set())
             return self.position
         del self.tokens[length:]
         return self.position
@@ -275,7 +273,7 @@ class LlamaCppSession:
         deadline: float | None,
         draft: Draft = "auto",
         expert: str | None = None,
-    ) -> LlamaCppStream:
+    ) -> ReplyStream:
         if draft not in ("auto", "off"):
             raise SelmError(
                 f"the llama-cpp backend guesses no tokens ahead (draft {draft}).{_NATIVE}"
@@ -285,28 +283,26 @@ class LlamaCppSession:
         if len(prompt) >= self.context:
             raise ContextError(len(prompt), self.context - 1)
         self._flag.clear()
-        return LlamaCppStream(
-            self,
-            list(prompt),
-            _sampler(self._lib, sampling, self._tokenizer.vocab_size),
-            max_tokens=max_tokens,
-            text=TextStream(stop),
-            deadline=deadline,
+        sampler = _sampler(self._lib, sampling, self._tokenizer.vocab_size)
+        voice = Voice(
+            lambda: int(self._lib.llama_sampler_sample(sampler, self._context, -1)),
+            self._tokenizer.is_end,
+            self._tokenizer.piece,
+            close=lambda: self._lib.llama_sampler_free(sampler),
         )
+        return ReplyStream(self, prompt, voice, max_tokens=max_tokens, stop=stop, deadline=deadline)
 
     # What a stream needs.
 
-    def sample(self, sampler: Any) -> int:
-        return int(self._lib.llama_sampler_sample(sampler, self._context, -1))
-
-    def free_sampler(self, sampler: Any) -> None:
-        self._lib.llama_sampler_free(sampler)
-
-    def is_end(self, token: int) -> bool:
-        return self._tokenizer.is_end(token)
-
-    def piece(self, token: int) -> bytes:
-        return self._tokenizer.piece(token)
+    def read(self, ids: Sequence[int], logits: bool) -> bool:
+        before = len(self.tokens)
+        status = self.decode(ids, {len(ids) - 1} if logits else set())
+        if status == _ABORTED or (status != 0 and self.cancelled):
+            self.truncate(before)
+            return False
+        if status != 0:
+            raise SelmError(f"llama.cpp failed: {_last_error()}")
+        return True
 
     @property
     def cancelled(self) -> bool:
@@ -324,122 +320,6 @@ class LlamaCppSession:
     def __del__(self) -> None:
         if getattr(self, "_batch", None) is not None:
             self.close()
-
-
-class LlamaCppStream:
-    speaker = None  # these models have no experts
-
-    def __init__(
-        self,
-        session: LlamaCppSession,
-        prompt: list[int],
-        sampler: Any,
-        *,
-        max_tokens: int | None,
-        text: TextStream,
-        deadline: float | None,
-    ) -> None:
-        self._session = session
-        self._sampler = sampler
-        self._limit = max_tokens
-        self._text = text
-        self._began = time.monotonic()
-        self._ends = None if deadline is None else self._began + deadline
-        same = 0
-        while same < min(len(session.tokens), len(prompt) - 1):
-            if session.tokens[same] != prompt[same]:
-                break
-            same += 1
-        self._pending = prompt[same:]
-        session.truncate(same)
-        self._stats = GenerationStats(
-            prompt_tokens=len(prompt), cached_tokens=same, mean_layers=session.layers
-        )
-        self._timer: threading.Timer | None = None
-        if deadline is not None:
-            self._timer = threading.Timer(deadline, session.cancel)
-            self._timer.daemon = True
-            self._timer.start()
-
-    @property
-    def stats(self) -> GenerationStats:
-        return self._stats
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        while self._stats.finish_reason is None:
-            piece = self._step()
-            if piece:
-                return piece
-        raise StopIteration
-
-    def _step(self) -> str:
-        stats, session = self._stats, self._session
-        start = time.monotonic()
-        failed = self._read_pending()
-        now = time.monotonic()
-        if failed is not None:
-            return self._end(failed)
-        if stats.tokens == 0:
-            stats.prompt_seconds = now - self._began
-        token = session.sample(self._sampler)
-        if stats.tokens > 0:
-            stats.decode_seconds += time.monotonic() - start
-            stats.decode_steps += 1
-        if session.is_end(token):
-            return self._end("stop")
-        stats.tokens += 1
-        if stats.tokens == 1:
-            stats.time_to_first_token = time.monotonic() - self._began
-        text = self._text.feed(session.piece(token))
-        if self._text.stopped:
-            return text + self._end("stop")
-        if self._limit is not None and stats.tokens >= self._limit:
-            return text + self._end("length")
-        if session.position >= session.context:
-            return text + self._end("context")
-        self._pending = [token]
-        return text
-
-    def _read_pending(self) -> FinishReason | None:
-        """Evaluate what was not yet; why it ended instead, if it did."""
-        session = self._session
-        while self._pending:
-            if session.cancelled:
-                late = self._ends is not None and time.monotonic() >= self._ends
-                return "deadline" if late else "cancelled"
-            chunk, self._pending = self._pending[:_BATCH], self._pending[_BATCH:]
-            wanted = {len(chunk) - 1} if not self._pending else set()
-            before = session.position
-            status = session.decode(chunk, wanted)
-            if status == _ABORTED or (status != 0 and session.cancelled):
-                session.truncate(before)
-                self._pending = chunk
-            elif status != 0:
-                self.close()
-                raise SelmError(f"llama.cpp failed: {_last_error()}")
-        return None
-
-    def _end(self, reason: FinishReason) -> str:
-        self._stats.finish_reason = reason
-        self.close()
-        return self._text.finish()
-
-    def cancel(self) -> None:
-        if self._stats.finish_reason is None:
-            self._session.cancel()
-
-    def close(self) -> None:
-        if self._stats.finish_reason is None:
-            self._stats.finish_reason = "cancelled"
-        if self._timer is not None:
-            self._timer.cancel()
-        sampler, self._sampler = self._sampler, None
-        if sampler is not None:
-            self._session.free_sampler(sampler)
-            self._session.clear_cancel()
 
 
 class LlamaCppEngine:

@@ -81,7 +81,7 @@ def _other_backend() -> str:
     return f"The llama-cpp backend may run it: {INSTALL}, then --backend llama-cpp."
 
 
-def _call_error(error: Exception) -> Exception:
+def call_error(error: Exception) -> Exception:
     status, message = error.args
     if status == "cancelled":
         return Cancelled("stopped")
@@ -96,7 +96,7 @@ def _snapshot_error(path: str, error: Exception, hints: Mapping[str, str]) -> Ex
     status, message = error.args
     if status in hints:
         return SnapshotError(path, message, hints[status])
-    return _call_error(error)
+    return call_error(error)
 
 
 class Metadata(Mapping[str, MetadataValue]):
@@ -168,7 +168,7 @@ class NativeTokenizer:
         try:
             return self._tokenizer.decode(list(ids), special).decode("utf-8", "replace")
         except _core.CoreError as error:
-            raise _call_error(error) from None
+            raise call_error(error) from None
 
     def token_text(self, token: int) -> str:
         from selm_edge import _core
@@ -176,7 +176,7 @@ class NativeTokenizer:
         try:
             return self._tokenizer.token(token)[0]
         except _core.CoreError as error:
-            raise _call_error(error) from None
+            raise call_error(error) from None
 
     def is_end(self, token: int) -> bool:
         return self._tokenizer.is_end(token)
@@ -252,7 +252,7 @@ class NativeStream:
                 piece, token, finish = self._generation.next()
             except _core.CoreError as error:
                 self._done = True
-                raise _call_error(error) from None
+                raise call_error(error) from None
             if token >= 0 and self._shape.experts:
                 self._note_speaker()
             self._done = finish != 0
@@ -315,7 +315,7 @@ class NativeSession:
             if error.args[0] == "context_full":
                 room = self._session.context - self._session.position
                 raise ContextError(len(ids), room) from None
-            raise _call_error(error) from None
+            raise call_error(error) from None
         return floats.view()
 
     def truncate(self, length: int) -> int:
@@ -324,7 +324,7 @@ class NativeSession:
         try:
             return self._session.truncate(length)
         except _core.CoreError as error:
-            raise _call_error(error) from None
+            raise call_error(error) from None
 
     def save(self, path: str) -> None:
         from selm_edge import _core
@@ -352,7 +352,7 @@ class NativeSession:
             fork._expert, fork._adapted = self._expert, self._adapted
             return fork
         except _core.CoreError as error:
-            raise _call_error(error) from None
+            raise call_error(error) from None
 
     def cancel(self) -> None:
         self._session.cancel()
@@ -383,7 +383,7 @@ class NativeSession:
             generation = _core.Generation(
                 session,
                 list(prompt),
-                _core_sampling(sampling),
+                core_sampling(sampling),
                 logit_bias=bias,
                 stop=list(stop),
                 max_tokens=max_tokens or 0,
@@ -395,7 +395,7 @@ class NativeSession:
                 raise ContextError(len(prompt), session.context - 1) from None
             if draft in ("exit", "calibrated") and "exits" in error.args[1]:
                 raise SelmError(f"{error.args[1]}\n{_NO_EXITS[draft]}") from None
-            raise _call_error(error) from None
+            raise call_error(error) from None
         return NativeStream(generation, session, self._shape)
 
     def _adapt(self) -> bool:
@@ -426,7 +426,7 @@ class NativeSession:
         self._session.close()
 
 
-def _core_sampling(sampling: Sampling) -> _core.Sampling:
+def core_sampling(sampling: Sampling) -> _core.Sampling:
     from selm_edge import _core
 
     out = _core.Sampling()
@@ -505,7 +505,7 @@ class NativeEngine:
         except _core.CoreError as error:
             if error.args[0] == "out_of_memory":
                 raise SelmError(f"{error.args[1]}\n{_HINTS['out_of_memory']}") from None
-            raise _call_error(error) from None
+            raise call_error(error) from None
         self._core_threads = session.threads
         return session
 
@@ -522,7 +522,7 @@ class NativeEngine:
             try:
                 return [float(x) for x in self._embedder.embed(list(ids)).view()]
             except _core.CoreError as error:
-                raise _call_error(error) from None
+                raise call_error(error) from None
 
     def close(self) -> None:
         with self._embed_lock:

@@ -59,7 +59,7 @@ class ModelSource(Protocol):
 
 
 class CatalogSource:
-    """The models of this installation, and any GGUF file by its path, read where it lies."""
+    """The models of this installation, and any file or ONNX folder by its path, where it lies."""
 
     def __init__(self, preferences: Preferences) -> None:
         self.preferences = preferences

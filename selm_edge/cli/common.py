@@ -96,8 +96,9 @@ def model_options(function: Function) -> Function:
     for option in reversed(
         (
             click.option("--model", "-m", metavar="NAME|PATH", help="A name from `selm models list`"
-                         " or the path of a GGUF file."),
-            click.option("--backend", metavar="NAME", help="native (default) or llama-cpp."),
+                         " or the path of a GGUF file or an ONNX folder."),
+            click.option("--backend", metavar="NAME", help="native (default for GGUF files),"
+                         " llama-cpp, or onnx (default for ONNX folders)."),
             click.option("--threads", type=click.IntRange(1, 4096),
                          help="Default: the cores this process may use."),
             click.option("--context", type=click.IntRange(16, 1 << 24),

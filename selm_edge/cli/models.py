@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def models() -> None:
     """List, add, remove, inspect and verify models.
 
-    A GGUF file is registered where it lies: never copied, never deleted.
+    A GGUF file or an ONNX folder is registered where it lies: never copied, never deleted.
 
     \b
     Examples:
@@ -68,7 +68,7 @@ def list_(as_json: bool) -> None:
 @click.option("--name", metavar="NAME", help="What to call it; default: the file's name.")
 @json_option
 def add(path: str, name: str | None, as_json: bool) -> None:
-    """Register a GGUF file, once it has been opened without an error."""
+    """Register a GGUF file or an ONNX folder, once it has been opened without an error."""
     catalog = _catalog()
     entry = catalog.add(path, name)
     for warning in catalog.warnings:
@@ -96,7 +96,7 @@ def remove(name: str, as_json: bool) -> None:
 @click.argument("model", required=False)
 @json_option
 def info(model: str | None, as_json: bool) -> None:
-    """What a model (or a GGUF file) is: shape, size, tokenizer, template, licence."""
+    """What a model (or a file) is: shape, size, tokenizer, template, licence."""
     from selm_edge import config
 
     entry = _catalog().resolve(model or config.load().model)
@@ -112,9 +112,12 @@ def info(model: str | None, as_json: bool) -> None:
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
+    from selm_edge.backends import name_for
     from selm_edge.backends.native import NativeEngine
     from selm_edge.templates import ChatTemplate
 
+    if name_for(str(entry.path)) == "onnx":
+        return _onnx_facts(entry)
     engine = NativeEngine(str(entry.path), threads=None, context=1 << 24)
     core, vocabulary = engine.info, engine.tokenizer.info
     template = ChatTemplate.of(engine.metadata, engine.tokenizer)
@@ -144,6 +147,29 @@ def _facts(entry: Entry) -> dict[str, Any]:
     }
     engine.close()
     return facts
+
+
+def _onnx_facts(entry: Entry) -> dict[str, Any]:
+    """What its ``model.json`` says; the hashes are compared, the graph is not opened."""
+    from selm_edge.backends.onnx_folder import read
+
+    folder = read(str(entry.path))
+    single = {k: v for k, v in folder.metadata.items() if not isinstance(v, list)}
+    template = single.pop("tokenizer.chat_template", None)
+    return {
+        "name": entry.name,
+        "path": str(entry.path),
+        "architecture": single.get("general.architecture"),
+        "type": f"onnx, {folder.type}",
+        "file_bytes": entry.size,
+        "layers": folder.number("block_count"),
+        "hidden": folder.width,
+        **_own_kind(folder.metadata),
+        "vocabulary": folder.vocabulary,
+        "context_trained": folder.number("context_length"),
+        "chat_template": template is not None,
+        "metadata": single,
+    }
 
 
 def _own_kind(metadata: Mapping[str, Any]) -> dict[str, Any]:

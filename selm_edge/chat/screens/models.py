@@ -84,7 +84,7 @@ class ModelScreen(Dialog[str]):
 
 
 class GgufTree(DirectoryTree):
-    """Folders and GGUF files; hidden folders are left out."""
+    """Folders, GGUF and ONNX files; hidden folders are left out."""
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         for path in paths:
@@ -92,7 +92,9 @@ class GgufTree(DirectoryTree):
                 folder = path.is_dir()
             except OSError:
                 continue
-            if not path.name.startswith(".") and (folder or path.suffix.lower() == ".gguf"):
+            if not path.name.startswith(".") and (
+                folder or path.suffix.lower() in (".gguf", ".onnx")
+            ):
                 yield path
 
 

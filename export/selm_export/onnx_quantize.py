@@ -1,0 +1,130 @@
+"""The int8 variant of an ONNX folder: onnxruntime's dynamic quantisation, one matrix for both ends.
+
+Every matrix product with a weight becomes one of int8, the weight scaled per output channel, what
+it is applied to scaled anew at each step. Scalar heads and head gates stay in float32: they are
+small and decide much. With a tied head the embedding is looked up in the head's int8 matrix, a
+token being one of its output channels, so no second one is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import (  # type: ignore[import-untyped]
+    QuantType,
+    quantize_dynamic,
+)
+
+from selm_export.checkpoint import TOKENIZER
+from selm_export.onnx_export import (
+    GRAPH,
+    MANIFEST,
+    producer,
+    quiet,
+    save_graph,
+    whole_folder,
+    write_manifest,
+)
+
+KEPT = ("/scores.", "/head_gate/")  # parts of the names of nodes that stay as they are
+
+
+def _untransposed(graph: onnx.GraphProto) -> None:
+    """Weights that products find through a Transpose are stored as they are used: the quantiser
+    takes no others."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    turns = {n.output[0]: n for n in graph.node if n.op_type == "Transpose"}
+    for product in [n for n in graph.node if n.op_type == "MatMul"]:
+        turn = turns.pop(product.input[1], None)  # the second of two that share it finds it done
+        if turn is None or turn.input[0] not in weights:
+            continue
+        order = next((a.ints for a in turn.attribute if a.name == "perm"), None)  # None: reversed
+        value = numpy_helper.to_array(weights[turn.input[0]]).transpose(order)
+        stored = numpy_helper.from_array(np.ascontiguousarray(value), turn.output[0])
+        graph.initializer.append(stored)
+        graph.node.remove(turn)
+
+
+def _share_with_head(graph: onnx.GraphProto, head: str) -> None:
+    """Rows of the embedding become columns of the head's int8 matrix times their scales."""
+    lookup = next(n for n in graph.node if n.op_type == "Gather" and "input_ids" in n.input)
+    embedding, ids, result = lookup.input[0], lookup.input[1], lookup.output[0]
+    weights = {f"{head}_quantized", f"{head}_scale"}
+    assert weights <= {tensor.name for tensor in graph.initializer}
+    at = list(graph.node).index(lookup)
+    graph.node.remove(lookup)
+    names = [f"/embedding/{part}" for part in ("columns", "scales", "rows", "floats", "scale")]
+    columns, scales, rows, floats, scale = names
+    last = numpy_helper.from_array(np.array([-1], np.int64), "/embedding/last")
+    graph.initializer.append(last)
+    made = [
+        helper.make_node("Gather", [f"{head}_quantized", ids], [columns], axis=1),
+        helper.make_node("Transpose", [columns], [rows], perm=[1, 2, 0]),
+        helper.make_node("Cast", [rows], [floats], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Gather", [f"{head}_scale", ids], [scales], axis=0),
+        helper.make_node("Unsqueeze", [scales, last.name], [scale]),
+        helper.make_node("Mul", [floats, scale], [result]),
+    ]
+    for offset, node in enumerate(made):
+        node.name = node.output[0]
+        graph.node.insert(at + offset, node)
+    stored = next(tensor for tensor in graph.initializer if tensor.name == embedding)
+    graph.initializer.remove(stored)
+
+
+def quantize(source: Path, path: Path, *, head: bool) -> dict[str, Any]:
+    """Fills ``path`` from the float32 folder ``source``; ``head``: the head (and a tied embedding)
+    too. Gives its figures."""
+    said = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+    model = onnx.load(source / GRAPH)
+    graph = model.graph
+    last = producer(graph, "logits")
+    tied = any(n.op_type == "Transpose" and n.output[0] == last.input[1] for n in graph.node)
+    weight = last.input[1]
+    if head or not tied:
+        _untransposed(graph)
+    kept = [n.name for n in graph.node if any(part in n.name for part in KEPT)]
+    with whole_folder(path) as folder, quiet():
+        save_graph(model, folder)
+        del model, graph
+        quantize_dynamic(
+            folder / GRAPH, folder / "int8.onnx", op_types_to_quantize=["MatMul"],
+            per_channel=True, weight_type=QuantType.QInt8,
+            nodes_to_exclude=kept if head else [*kept, last.name],
+            use_external_data_format=(folder / "model.onnx.data").exists(),
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
+        )  # fmt: skip
+        made = onnx.load(folder / "int8.onnx")
+        for file in folder.iterdir():
+            file.unlink()
+        if head and tied:
+            _share_with_head(made.graph, weight)
+        save_graph(made, folder)
+        shutil.copyfile(source / TOKENIZER, folder / TOKENIZER)
+        said.pop("files")
+        write_manifest(folder, said | {"type": "int8"})
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    return {"bytes": size, "head": "int8" if head else "fp32"}
+
+
+def divergence(
+    reference: np.ndarray[Any, Any], other: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Of each row of logits [tokens, vocab]: the KL divergence of ``other`` from ``reference`` in
+    nats, and whether the likeliest token is the same."""
+
+    def logs(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        x = x.astype(np.float64)
+        x = x - x.max(-1, keepdims=True)
+        normal: np.ndarray[Any, Any] = x - np.log(np.exp(x).sum(-1, keepdims=True))
+        return normal
+
+    p, q = logs(reference), logs(other)
+    same: np.ndarray[Any, Any] = p.argmax(-1) == q.argmax(-1)
+    return (np.exp(p) * (p - q)).sum(-1), same
