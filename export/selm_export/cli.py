@@ -149,6 +149,43 @@ def _tell_plan(pipeline: Any, first: str | None, last: str | None, as_json: bool
 
 
 @main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--search", "searched", multiple=True, required=True, metavar="STEP.KEY=LOW..HIGH",
+              help="Values to search; or ONE,ANOTHER,... May be given several times.")  # fmt: skip
+@click.option("--minimize", "goal", required=True, metavar="STEP.FIGURE", help="A number of the"
+              " report, such as base.bits_per_byte.")  # fmt: skip
+@click.option("--trials", type=click.IntRange(min=1), default=20, show_default=True,
+              help="In all, over every process that takes part.")  # fmt: skip
+@click.option("--work", type=click.Path(path_type=Path), help="Folder of the study; processes that"
+              " share it share the study. Default: runs/NAME-tune.")  # fmt: skip
+@click.option("--set", "changes", multiple=True, metavar="STEP.KEY=VALUE", help="Another value for"
+              " every trial, such as a shorter training.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the best values as JSON.")
+def tune(
+    recipe: Path, *, searched: tuple[str, ...], goal: str, trials: int, work: Path | None,
+    changes: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Searches the values of a RECIPE that make a figure of its report small.
+
+    Run the same command in several processes, and they search together. Stopped, it goes on.
+    """
+    from selm_export import tune as tuning
+
+    say = (lambda text: click.echo(text, err=True)) if as_json else click.echo
+    folder = work or Path("runs") / f"{recipe.stem}-tune"
+    ranges = [tuning.read_range(text) for text in searched]
+    tuner = tuning.Tuner(
+        recipe, ranges, tuning.Goal.read(goal), folder, changes=read_changes(changes), say=say
+    )
+    found = tuner.run(trials)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    values = ", ".join(f"{place} = {value}" for place, value in found["values"].items())
+    click.echo(f"best of {found['trials']}: {goal} {found['best']:.4f} with {values}")
+
+
+@main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", "files", required=True, multiple=True, type=click.Path(path_type=Path),
               help="Prompts like those of use: a talk file, or .jsonl whose lines hold messages;"
