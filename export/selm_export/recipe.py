@@ -154,7 +154,7 @@ def _value(hint: Any, value: Any, path: Path, where: str) -> Any:
         return build(hint, value, path, where)
     if origin is tuple and isinstance(value, list):
         return tuple(_value(inner[0], each, path, where) for each in value)
-    if origin is dict and isinstance(value, Mapping):
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
         return {key: _value(inner[1], each, path, where) for key, each in value.items()}
     return _plain(hint, value, path, where)
 

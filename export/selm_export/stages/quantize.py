@@ -13,8 +13,9 @@ from selm_export.checkpoint import Checkpoint
 from selm_export.data.dataset import sample
 from selm_export.data.packing import Document
 from selm_export.errors import RecipeError
-from selm_export.gguf_file import Label
-from selm_export.modeling.file import Encode, _tensors, write_model
+from selm_export.gguf_export import write_gguf
+from selm_export.gguf_file import Encode, Label
+from selm_export.modeling.file import _tensors
 from selm_export.quantization import imatrix
 from selm_export.quantization.allocate import Probe, search_loss, within_bytes
 from selm_export.quantization.divergence import Divergence, compare, first_tokens
@@ -61,7 +62,7 @@ def write_quantized(
 
 
 def _write(path: Path, checkpoint: Checkpoint, encode: Encode, title: str) -> None:
-    write_model(path, checkpoint.model, checkpoint.tokenizer, Label(title), encode=encode)
+    write_gguf(path, checkpoint, encode=encode, label=Label(title))
 
 
 class _Quantization:
