@@ -14,6 +14,7 @@ from accelerate import PartialState
 from selm_export.errors import RecipeError
 from selm_export.ledger import Ledger, hash_of
 from selm_export.recipe import Recipe, Step, stage_module
+from selm_export.report import step as step_quality
 from selm_export.stages.job import Job
 from selm_export.training.processes import processes
 from selm_export.training.trainer import duration
@@ -135,6 +136,7 @@ class Pipeline:
         if figures is None:  # asked to stop; what it has learned is in the folder
             return False
         if together.is_main_process:
+            figures = {**step_quality.measured(job, step.stage), **figures}
             line = {
                 "stage": step.stage, "from": list(step.inputs),
                 "seconds": round(time.time() - began, 1), "peak_mb": _peak_mb(), "figures": figures,

@@ -19,7 +19,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
         return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8")
     except FileNotFoundError:
-        raise RecipeError(path, "the file does not exist", "Check --data or the recipe") from None
+        raise RecipeError(path, "the file does not exist", "Check the recipe") from None
     except (lzma.LZMAError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(path, f"cannot be read ({error})", "Fetch the file again") from error
 
@@ -183,7 +183,7 @@ def source_files(data: Path, source: str) -> list[Path]:
     files = sorted(data.glob(pattern))
     if not files:
         raise RecipeError(
-            data / pattern, "no such file", "Name the data folder with --data DIRECTORY"
+            data / pattern, "no such file", "Name the data's folder: --set data.folder='DIRECTORY'"
         )
     return files
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selm_export.recipe import Recipe
+from selm_export.modeling.configuration import SelmConfig
+from selm_export.report.form import Stage, figure, quality_of
 
 LICENSES = {
     "talk": "SELM talk (written for this project): Apache-2.0",
@@ -71,80 +76,131 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _phases(recipe: Recipe) -> list[str]:
-    lines = []
-    began = 0.0
-    for phase in recipe.settings.phases:
-        total = sum(phase.shares.values())
-        shares = ", ".join(f"{n} {100 * s / total:.0f} %" for n, s in phase.shares.items())
-        loss = (
-            "replies only"
-            if phase.user_weight == 0
-            else (f"replies, other tokens weigh {phase.user_weight}")
+def _made(lines: Sequence[Stage]) -> str:
+    """What each step did, as the run's own report has it."""
+    rows = [
+        "| step | stage | tokens | bits per byte | mean KLD | time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        figures = line.figures
+        kld = figure(quality_of(figures).get("mean_kld"))
+        bits, tokens = figure(figures.get("bits_per_byte")), figure(figures.get("tokens"))
+        rows.append(
+            f"| {line.name} | {line.kind} | {_number(tokens.value / 1e6, 2, ' M')} |"
+            f" {_number(bits.value, 3)} | {_number(kld.value, 4)} |"
+            f" {_number(line.seconds.value / 60, 1, ' min')} |"
         )
-        lines.append(f"| {began:.0%} to {phase.until:.0%} | {shares} | {loss} |")
-        began = phase.until
-    return lines
+    return "\n".join(rows)
 
 
-def write_card(recipe: Recipe, metrics: dict[str, Any], size: int, counts: dict[str, int]) -> str:
-    shape, talk = recipe.settings.shape, metrics["held_out_talk"]
-    notes, numbers, training = metrics["notes"], metrics["arithmetic"], metrics["training"]
-    used = {s for phase in recipe.settings.phases for s in phase.shares}
+def _number(value: float, digits: int, unit: str = "") -> str:
+    return f"{value:.{digits}f}{unit}" if math.isfinite(value) else ""
+
+
+def _routing(told: Mapping[str, Any]) -> str:
+    """Nats per reply token of the ensemble and of each expert, and who speaks."""
+    names = list(told["experts"])
+    rows = ["| domain | ensemble | " + " | ".join(f"{n} alone" for n in names) + " | speaks most |",
+            "|---" * (len(names) + 3) + "|"]  # fmt: skip
+    for domain, of in told["domains"].items():
+        own, route = of["by_expert"], of["route"]
+        alone = " | ".join(_number(figure(own.get(n)).value, 3) for n in names)
+        speaks = max(names, key=lambda n: route.get(n, 0.0))
+        rows.append(f"| {domain} | {_number(figure(of['nll']).value, 3)} | {alone} | {speaks} |")
+    return "\n".join(rows)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells of: ``config`` of the model, ``metrics`` of the file (metrics.py),
+    ``lines`` of the run's report, ``counts`` of conversations by source."""
+
+    title: str
+    recipe: str
+    picture: str
+    size: int
+    config: SelmConfig
+    metrics: Mapping[str, Any]
+    lines: Sequence[Stage]
+    counts: Mapping[str, int]
+    remarks: str = ""
+
+
+def _figures(facts: Facts) -> str:
+    metrics = facts.metrics
+    talk, notes, numbers = metrics["held_out_talk"], metrics["notes"], metrics["arithmetic"]
+    rows = [
+        "| measure | value |", "|---|---|",
+        f"| bits per byte of held-out talk replies ({talk['conversations']} conversations,"
+        f" {talk['bytes']:,} bytes) | {talk['bits_per_byte']:.3f} |",
+        f"| held-out *answer from notes*: answered exactly ({notes['questions']} questions, names"
+        f" and most values kept out of training) | {_percent(notes['answered_exactly'])} |",
+        f"| questions that no note answers: declined ({notes['questions']}) |"
+        f" {_percent(notes['declined'])} |",
+    ]  # fmt: skip
+    rows += [
+        f"| arithmetic, {name} ({numbers['questions']} questions) | {_percent(value)} |"
+        for name, value in numbers["right"].items()
+    ]
+    return "\n".join(rows)
+
+
+def _shape(facts: Facts) -> str:
+    config = facts.config
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(config.attention_kinds).items())
+    text = (
+        f"{config.num_hidden_layers} layers ({kinds}), {config.hidden_size} wide,"
+        f" {config.num_attention_heads} heads, {config.num_key_value_heads} key-value heads,"
+        f" feed-forward {config.intermediate_size}, context {config.max_position_embeddings};"
+        f" byte-level BPE of {config.vocab_size} tokens, one digit at a time; ChatML. Notes stand"
+        " in the user's turn as lines `N: ...` before the question."
+    )
+    if config.expert_names:
+        text += (
+            f" The experts {', '.join(config.expert_names)} share the first {config.trunk_layers}"
+            " layers; heads on the trunk decide token by token who speaks."
+        )
+    if config.exit_layers:
+        text += f" It may draft for itself after layer {', '.join(map(str, config.exit_layers))}."
+    return text
+
+
+def write_card(facts: Facts) -> str:
+    metrics = facts.metrics
+    known = [(LICENSES[s], f"{facts.counts[s]:,}") for s in LICENSES if s in facts.counts]
+    drawn = [(LICENSES[s], "no end") for s in ("arithmetic", "notes", "copy", "identity")]
+    by_file = metrics["held_out_talk"]["by_file"]
     parts = [
-        f"# {recipe.title}",
+        f"# {facts.title}",
         f"The model that comes with SELM Edge: {metrics['parameters'] / 1e6:.1f} million"
-        f" parameters, {size / 1e6:.1f} MB as Q8_0, made by `selm-export run"
-        " export/selm_export/recipes/bundled.toml`. It answers at once on any machine; it is a"
-        " small companion and a test bed, not a source of knowledge. Licence: Apache-2.0.",
+        f" parameters, {facts.size / 1e6:.1f} MB, made by `selm-export run {facts.recipe}`. It"
+        " answers at once on any machine; it is a small companion and a test bed, not a source of"
+        " knowledge. Licence: Apache-2.0.",
         "## How good it is",
         "All figures are of the shipped file (quantised weights), greedy replies.",
-        "| measure | value |\n|---|---|\n"
-        f"| bits per byte of held-out talk replies ({talk['conversations']} conversations,"
-        f" {talk['bytes']:,} bytes) | {talk['bits_per_byte']:.3f} |\n"
-        f"| held-out *answer from notes*: answered exactly ({notes['questions']} questions, names"
-        f" and most values kept out of training) | {_percent(notes['answered_exactly'])} |\n"
-        f"| questions that no note answers: declined ({notes['questions']}) |"
-        f" {_percent(notes['declined'])} |\n"
-        + "\n".join(
-            f"| arithmetic, {name} ({numbers['questions']} questions) | {_percent(value)} |"
-            for name, value in numbers["right"].items()
-        ),
+        _figures(facts),
         "Answered exactly: the value stands in the reply word for word and no other note's value"
         " does. Arithmetic: the last number of the reply is right; sums of one or two digits may"
         " have been practised. Bits per byte by file: "
-        + ", ".join(f"{k.split('/')[-1]} {v}" for k, v in talk["by_file"].items())
-        + ".",
+        + ", ".join(f"{k.split('/')[-1]} {v}" for k, v in by_file.items()) + ".",
+        *(["## Who speaks", _routing(metrics["routing"])] if metrics.get("routing") else []),
         "## What it says",
         "\n\n".join(
             "> **User:** " + s["user"].replace("\n", "  \n> ") + f"  \n> **SELM:** {s['assistant']}"
             for s in metrics["samples"]
         ),
         "## What it is made of",
-        f"Architecture `qwen2`: {shape.layers} layers, {shape.width} wide, {shape.heads} heads,"
-        f" {shape.kv_heads} key-value heads, feed-forward {shape.feed_forward}, tied head, context"
-        f" {shape.context}; byte-level BPE of {shape.vocab} tokens, one digit at a time; ChatML."
-        " Notes stand in the user's turn as lines `N: ...` before the question.",
+        _shape(facts),
         "| data | conversations |\n|---|---|\n"
-        + "\n".join(
-            f"| {LICENSES[s]} | {counts[s]:,} |"
-            if s in counts
-            else f"| {s}: {LICENSES[s]} | no end |"
-            for s in LICENSES
-            if s in used
-        ),
-        f"{counts['held out']} talk conversations were held out, whole groups of near-identical"
-        " ones together, decided by a hash of their content.",
-        "## How it was trained",
-        f"{training['steps']:,} steps, {training['tokens'] / 1e6:.1f} million tokens,"
-        f" {training['seconds'] / 60:.0f} minutes on two shared CPU cores in float32; Muon for the"
-        " matrices inside the layers, AdamW for the rest, warmup, constant rate, linear decay over"
-        f" the last {recipe.settings.decay_share:.0%}; the running mean of the weights is kept.",
-        *([recipe.remarks] if recipe.remarks else []),
-        "| part of the run | shares of tokens | loss on |\n|---|---|---|\n"
-        + "\n".join(_phases(recipe)),
-        f"![Loss and held-out bits per byte]({recipe.name}-loss.png)",
+        + "\n".join(f"| {licence} | {count} |" for licence, count in (*known, *drawn)),
+        f"{facts.counts.get('held out', 0)} talk conversations were held out, whole groups of"
+        " near-identical ones together, decided by a hash of their content.",
+        "## How it was made",
+        *([facts.remarks] if facts.remarks else []),
+        _made(facts.lines),
+        f"![Loss and held-out bits per byte]({facts.picture})",
         "## Limits",
         LIMITS.rstrip(),
-    ]
+    ]  # fmt: skip
     return "\n\n".join(parts) + "\n"

@@ -15,5 +15,6 @@ STAGES = {
     "quantize": "Block types are chosen and a GGUF file is written.",
     "gguf": "A GGUF file, every matrix of one type.",
     "onnx": "An ONNX model, for other runtimes.",
+    "publish": "A finished file goes into the package, with its card.",
     "report": "What every stage gained and cost, as a page.",
 }
