@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import random
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -266,3 +269,31 @@ def test_plots_have_no_ground_and_no_ink_of_their_own() -> None:
 )
 def test_numbers(value: Figure, text: str) -> None:
     assert number(value) == text
+
+
+def places(raw: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in the figures, by the keys that lead to it."""
+    keys = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    found = [path] if path else []
+    for key, value in keys:
+        found += places(value, (*path, key))
+    return found
+
+
+def test_no_figure_of_another_form_stops_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time another place of the report holds something that nobody expects there."""
+    monkeypatch.setattr(plots, "_svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr(plots, "_axes", lambda *_: (MagicMock(), MagicMock()))  # to draw is slow
+    r = random.Random(3)
+    anything = [None, "x", "", [], [1, "a", None], {}, {"value": "x"}, {"a": {"b": math.nan}}, -1,
+                0, math.nan, math.inf, True, 1e300]  # fmt: skip
+    for path in r.sample(places(LINES), 80):
+        lines = copy.deepcopy(LINES)
+        inside: Any = lines
+        for key in path[:-1]:
+            inside = inside[key]
+        inside[path[-1]] = r.choice(anything)
+        if not all(isinstance(line, dict) for line in lines):
+            continue
+        parsed(html_of("Odd", lines))
+        markdown_of("Odd", lines)

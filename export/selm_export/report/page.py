@@ -130,9 +130,9 @@ def _builds(found: Sequence[Build]) -> Section:
     head = ["file", "way", "MB", "M parameters", *QUALITY, "bits per byte", "prompt tokens/s",
             "decoded tokens/s", "peak MB"]  # fmt: skip
     section = Section("Files", [Table(head, rows)])
-    threads = {at(b.figures, "speed", "threads") for b in found} - {None}
+    threads = {count(at(b.figures, "speed", "threads")) for b in found} - {NONE}
     if threads:
-        counts = ", ".join(sorted(map(str, threads)))
+        counts = ", ".join(sorted(threads))
         section.blocks.append(
             f"Tokens per second and peak memory are those of the inference core with {counts}"
             " threads, in a process of its own, as selm bench measures them."
@@ -228,6 +228,11 @@ def _routing_rows(name: str, part: Any, experts: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
+def _share(raw: Any) -> float:
+    found = figure(raw)
+    return found.value if found.known else 0.0
+
+
 def _routing_sentences(raw: Mapping[str, Any]) -> Iterator[str]:
     mixed = at(raw, "mixed")
     behind, best = figure(at(mixed, "behind_best")), at(mixed, "best")
@@ -261,7 +266,8 @@ def _routing(lines: Sequence[Stage], found: Sequence[Build]) -> list[Section]:
     for place, (name, figures) in enumerate(named.items()):
         raw = table(figures.get("routing"))
         domains = table(raw.get("domains"))
-        experts = [str(e) for e in raw.get("experts") or ()]
+        listed = raw.get("experts")
+        experts = [str(e) for e in listed] if isinstance(listed, list) else []
         if not domains or not experts:
             continue
         rows = [_routing_rows(d, part, experts) for d, part in domains.items()]
@@ -269,7 +275,10 @@ def _routing(lines: Sequence[Stage], found: Sequence[Build]) -> list[Section]:
         head = ["domain", "reply tokens", "NLL by route", *(f"{e} alone" for e in experts),
                 *(f"{e} speaks" for e in experts), "own expert leads"]  # fmt: skip
         route = f" ({raw['route']} route)" if raw.get("route") else ""
-        shares = {str(d): table(at(part, "route")) for d, part in domains.items()}
+        shares = {
+            str(d): {e: _share(at(part, "route", e)) for e in experts}
+            for d, part in domains.items()
+        }
         sections.append(
             Section(
                 f"Routing: {name}{route}",

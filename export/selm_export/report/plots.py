@@ -62,7 +62,7 @@ def size_quality(builds: Sequence[Build]) -> str | None:
 
     ways: dict[str, list[Build]] = {}
     for build in builds:
-        if build.size.known and build.kld.known and build.kld.value > 0:
+        if build.size.known and build.kld.known and min(build.size.value, build.kld.value) > 0:
             ways.setdefault(build.path, []).append(build)
     if not ways:
         return None
@@ -102,7 +102,7 @@ def routing(domains: Mapping[str, Mapping[str, float]], experts: Sequence[str], 
         figure, axes = _axes(7.2, 0.8 + 0.4 * len(domains))
         left = [0.0] * len(domains)
         for expert, colour in zip(experts, COLOURS * len(experts), strict=False):
-            shares = [100 * float(route.get(expert) or 0.0) for route in domains.values()]
+            shares = [100 * route.get(expert, 0.0) for route in domains.values()]
             axes.barh(
                 [*map(_plain, domains)],
                 shares,

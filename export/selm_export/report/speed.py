@@ -10,7 +10,7 @@ from pathlib import Path
 
 from selm_export.errors import RecipeError
 
-# Not -c with an import of main: the program must be found as an installed `selm` would be.
+# By import, not as the program `selm`: that may be another installation's, or not be on the path.
 BENCH = "from selm_edge.cli import main; main()"
 SECONDS = 900
 

@@ -50,7 +50,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     is measured here. A file that cannot be measured is told of, and the others are. Figures:
     ``builds``, by the name of each file."""
     lines = form.read(job.output.parent / "report.json")
-    files = _files(job, settings)
+    files = _files(job)
     teacher = _teacher(job, settings)
     measure = _Measure(job, settings, teacher)
     builds = {name: measure.file(name, maker, path) for name, (maker, path) in files.items()}
@@ -73,7 +73,7 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _files(job: Job, settings: Settings) -> dict[str, tuple[str, Path]]:
+def _files(job: Job) -> dict[str, tuple[str, Path]]:
     """Each with the stage that made it, by a name of its own: the stage's, and the file's where it
     made several."""
     found = {}
@@ -113,7 +113,7 @@ class _Measure:
         self.job, self.settings, self.teacher = job, settings, teacher
         s = settings
         asked = (s.conversations, sorted(s.tasks), s.questions, s.context, s.speed, job.seed)
-        self.asked = json.dumps([*asked, _digest(job, s.teacher)])
+        self.asked = json.dumps([*asked, _digest(job, s.teacher)])  # all that the figures rest on
         self.talk = self._data(HELD_OUT)
         mixed = self._data(MIXED) if (job.data / MIXED).exists() else []
         self.mixed = mixed or self.talk
@@ -193,6 +193,8 @@ class _Measure:
 
 
 def _digest(job: Job, teacher: str | None) -> Sequence[str]:
-    """Of the teacher's weights."""
+    """Of the data, and of the teacher's weights."""
+    data = [job.data / name for name in (HELD_OUT, MIXED)]
     folders = [folder for folder in job.inputs if folder.name == teacher]
-    return [file_hash(p) for folder in folders for p in sorted(folder.glob("*.safetensors"))]
+    weights = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+    return [file_hash(path) for path in (*data, *weights) if path.exists()]
