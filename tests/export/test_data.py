@@ -194,5 +194,5 @@ def test_shared_data_can_be_read() -> None:
 
 def test_missing_source_names_the_option(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "talk", ignore_errors=True)
-    with pytest.raises(RecipeError, match="--data"):
+    with pytest.raises(RecipeError, match=r"--set data\.folder"):
         corpus.source_files(tmp_path, "talk")

@@ -110,21 +110,6 @@ def _tested(wanted: Wanted, name: str) -> list[Conversation]:
     return read_source(wanted.folder, name)[: wanted.tested]
 
 
-DOMAINS = ("general", "medical", "math")
-OF_DOMAIN = {
-    "medical": ("talk/medical", "medquad", "pubmedqa"),
-    "math": ("talk/math", "gsm8k", "arithmetic"),
-}
-
-
-def domain(source: str) -> str:
-    """The field of knowledge that a source belongs to."""
-    for name, sources in OF_DOMAIN.items():
-        if source.startswith(sources):
-            return name
-    return "general"
-
-
 def family(conversation: Conversation) -> str:
     return conversation.source.split("/")[0]
 

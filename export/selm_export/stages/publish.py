@@ -18,8 +18,8 @@ from selm_export.stages.job import Job
 
 @dataclass(frozen=True)
 class Settings:
-    """Makes ``MODEL.gguf``, ``MODEL.json``, ``MODEL-card.md`` and ``MODEL-loss.png``, and copies them
-    into ``folder``, if one is named.
+    """Makes ``MODEL.gguf``, ``MODEL.json``, ``MODEL-card.md`` and ``MODEL-loss.png``, and copies
+    them into ``folder``, if one is named.
     ``recipe`` is named in the card, ``curve`` is the step whose training is drawn, ``questions`` of
     each kind are asked, ``most_bytes`` is how large the file may be."""
 

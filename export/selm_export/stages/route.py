@@ -8,6 +8,7 @@ cached log-probabilities that each expert gave the token that came; no layer run
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,17 +18,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selm_export import checkpoint
-from selm_export.data.dataset import MIXED, Sources, domain, read_conversations
+from selm_export.checkpoint import Checkpoint
+from selm_export.data.dataset import MIXED, Sources, document
 from selm_export.data.packing import Batch, Packing
-from selm_export.data.vocabulary import encode
 from selm_export.errors import RecipeError
-from selm_export.modeling.experts import ScoreHead, log_likelihoods, mixture_loss, speakers
+from selm_export.modeling.experts import ScoreHead, log_likelihoods, mixture_loss
 from selm_export.modeling.layers import QUIET
 from selm_export.modeling.model import SelmForCausalLM
+from selm_export.report import routing
+from selm_export.report.evaluate import read_labelled
+from selm_export.report.routing import TorchEnsemble
 from selm_export.stages.job import Job
 from selm_export.training.learn import count, save
 from selm_export.training.settings import Phase
-from selm_export.training.tasks import Read, expert_hidden, read, rows_of
+from selm_export.training.tasks import expert_hidden, read, rows_of
+
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     model.config.expert_route = "early"
     model.config.expert_stickiness = settings.stickiness
     model.model.scores.load_state_dict(nn.ModuleList(early).state_dict())
-    figures = compare(job, model, found.tokenizer, full)
+    figures = compare(job, model, found, full)
     model.train(False)
     save(job, model, found)
     return {
@@ -154,65 +160,20 @@ def fit(
     return round(mean, 4)
 
 
-@torch.no_grad()
-def compare(
-    job: Job, model: SelmForCausalLM, tokenizer: Any, full: list[ScoreHead]
-) -> dict[str, Any]:
-    """On the mixed held-out set, nats per reply token: of each expert alone, of the route as it
-    runs on a device, and of the full one; by domain, with who spoke."""
-    names, context = list(model.config.expert_names), model.config.max_position_embeddings
-    nats: dict[str, dict[str, float]] = {}
-    tokens: dict[str, int] = {}
-    spoke: dict[str, list[int]] = {}
-    right: dict[str, list[bool]] = {}
-    stickiness = model.config.expert_stickiness
-    for conversation in read_conversations(job.data / MIXED):
-        ids, reply = encode(tokenizer, conversation)
-        if len(ids) > context:
-            continue
-        row, of = torch.tensor([ids[:-1]]), domain(conversation.source)
-        counted = torch.tensor(reply[1:])
-        found = Read(*model.model.packed(row, torch.zeros_like(row)))
-        stream = found.stream
-        hidden = [model.model.norm(x)[0] for x in expert_hidden(model, found)]
-        logs = log_likelihoods(
-            torch.stack([model.lm_head(x) for x in hidden]), torch.tensor(ids[1:])
-        )
-        valid, nobody = torch.ones_like(row, dtype=torch.bool), torch.full((1,), -1)
-        early = torch.cat([h(stream[-1]) for h in model.model.scores], dim=-1)
-        late = scores(full, torch.stack(hidden))[None]
-        by_early, _ = speakers(early, valid, nobody, stickiness)
-        by_full, _ = speakers(late, valid, nobody, stickiness)
-        mine = nats.setdefault(of, dict.fromkeys([*names, "early", "full"], 0.0))
-        for expert, name in enumerate(names):
-            mine[name] -= float(logs[counted, expert].sum())
-        mine["early"] -= float(logs.gather(1, by_early[0][:, None])[counted].sum())
-        mine["full"] -= float(logs.gather(1, by_full[0][:, None])[counted].sum())
-        tokens[of] = tokens.get(of, 0) + int(counted.sum())
-        each = torch.bincount(by_early[0][counted], minlength=len(names))
-        total = spoke.setdefault(of, [0] * len(names))
-        for expert, number in enumerate(each.tolist()):
-            total[expert] += number
-        if of in names:
-            right.setdefault(of, []).append(names[int(each.argmax())] == of)
-    return told(names, nats, tokens, spoke, right)
-
-
-def told(
-    names: list[str], nats: dict[str, dict[str, float]], tokens: dict[str, int],
-    spoke: dict[str, list[int]], right: dict[str, list[bool]],
-) -> dict[str, Any]:  # fmt: skip
-    kinds = [*names, "early", "full"]
-    by_domain = {of: {k: nats[of][k] / max(1, tokens[of]) for k in kinds} for of in nats}
-    mixed = {k: sum(n[k] for n in nats.values()) / max(1, sum(tokens.values())) for k in kinds}
-    replies = [r for rs in right.values() for r in rs]
-    return {
-        "nll": {"mixed": mixed} | by_domain,
-        "route": {
-            of: {n: round(s / max(1, sum(each)), 4) for n, s in zip(names, each, strict=True)}
-            for of, each in spoke.items()
-        },
-        "right_expert_replies": sum(replies) / max(1, len(replies)),
-        "right_by_domain": {of: sum(rs) / len(rs) for of, rs in right.items()},
-        "tokens": tokens,
-    }
+def compare(job: Job, model: SelmForCausalLM, source: Checkpoint, full: list[ScoreHead]) -> Figures:
+    """On the mixed held-out set: the ensemble as it runs on a device, and by the full route."""
+    context = model.config.max_position_embeddings
+    texts = [
+        (label, routing.of_document(document(source.tokenizer, conversation), context))
+        for label, conversation in read_labelled(job.data / MIXED)
+    ]
+    early = routing.measure(TorchEnsemble(model), texts, "early")
+    other = copy.deepcopy(model)
+    other.config.expert_route = "full"
+    other.model.scores.load_state_dict(nn.ModuleList(full).state_dict())
+    late = routing.measure(TorchEnsemble(other), texts, "full")
+    found = early.as_json()
+    nll = {"early": found["mixed"]["nll"], "full": late.as_json()["mixed"]["nll"]}
+    job.say(f"  nats per reply token: {nll['early']['value']:.4f} early, {nll['full']['value']:.4f}"
+            " full")  # fmt: skip
+    return {"routing": found, "early_nll": nll["early"], "full_nll": nll["full"]}
