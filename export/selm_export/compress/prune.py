@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from selm_export.compress.calibration import Reference
-from selm_export.compress.depth import least_influential, shortened
+from selm_export.compress.depth import exits_left, least_influential, shortened
 from selm_export.compress.ladder import Goal, Heal, Rung, Say, Smaller, rung, small_enough
-from selm_export.compress.structure import OF_LAYER, axes, parts
+from selm_export.compress.structure import OF_EXIT, axes, parts, place
 from selm_export.compress.width import Importance, Width, check, importance, narrowed
 from selm_export.data.packing import Document
 from selm_export.modeling.configuration import SelmConfig
@@ -150,10 +150,11 @@ class Cutter:
         """Parameters of that shape, without making it."""
         sizes, gone = shape.sizes(self.model.config.head_dim), self.gone(shape)
         prefixes = {p.prefix for p in parts(self.model) if p.number in gone}
+        exits = {f"model.exits.{n}" for n in exits_left(self.model.config, gone).values()}
         total = 0
         for name, parameter in self.model.named_parameters():
-            match = OF_LAYER.fullmatch(name)
-            if match and match[1] in prefixes:
+            above, _, _ = name.rpartition(".")
+            if place(name)[0] in prefixes or (OF_EXIT.fullmatch(name) and above not in exits):
                 continue
             named = zip(axes(name), parameter.shape, strict=True)
             total += math.prod(sizes[axis] if axis else size for axis, size in named)

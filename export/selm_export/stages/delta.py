@@ -21,9 +21,10 @@ class Settings:
     ``rank`` of the deltas; where it keeps less than ``energy`` of what an expert changed, the file
     has the experts' layers whole. ``tolerance``: how far what finds no place in the ensemble (the
     trunk, embedding, norms, biases) may be from the base's, relative to the tensor's length.
-    ``route``: ``early``, by the trunk's stream, or ``full``, by every expert's. ``stickiness``: what
-    the last speaker has added to its score. ``whiten``: by the base's inputs on ``calibration``
-    documents, each cut to ``tokens``; else plainly.
+    ``route``: ``early``, by the trunk's stream, or ``full``, by every expert's.
+    ``stickiness``: what the last speaker has added to its score.
+    ``whiten``: by the base's inputs on ``calibration`` documents, each cut to ``tokens``; else
+    plainly.
     """
 
     trunk_layers: int
@@ -95,8 +96,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if made.model.config.expert_kind == "full":
         least = min(made.whole, key=lambda name: made.whole[name])
         job.say(
-            f"rank {settings.rank} keeps {made.whole[least]:.0%} of what {least} changed, less than "
-            f"{settings.energy:.0%}: the experts keep their layers whole "
+            f"rank {settings.rank} keeps {made.whole[least]:.0%} of what {least} changed, less "
+            f"than {settings.energy:.0%}: the experts keep their layers whole "
             f"(rank {made.needed[least]} would do)"
         )
     checkpoint.save(job.output, made.model, base.tokenizer)
