@@ -188,7 +188,7 @@ def test_divergence_is_that_of_numpy_one_document_at_a_time() -> None:
 def test_what_matters_beats_chance_on_the_bundled_model() -> None:
     model, _ = bundled()
     found = importance(model, told_documents(15, 1))
-    reference = Reference(model, told_documents(9, 2))
+    reference = Reference(model, told_documents(6, 2))
     before = Width.of(model.config)
     for after in (replace(before, feed_forward=576), replace(before, heads=6)):
         chosen = reference.divergence(narrowed(model, found, after)).mean
@@ -296,7 +296,7 @@ def test_shapes_that_cannot_be_are_told(wish: Wish, told: str) -> None:
 def test_the_stage(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "model", some_model(), some_tokenizer())
     job = some_job(tmp_path, tmp_path / "model")
-    figures = stage.run(job, stage.Settings(feed_forward=64, layers=2, held_out=4))
+    figures = stage.run(job, stage.Settings(feed_forward=64, layers=2, held_out=4, tokens=64))
     assert json.loads(json.dumps(figures))["shape"]["layers"] == 2
     small = checkpoint.load(job.output)
     assert parameters(small.model) == figures["parameters"] < figures["parameters_before"]
