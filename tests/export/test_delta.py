@@ -210,7 +210,7 @@ def test_the_stage_refuses_what_would_be_lost(folders: tuple[Path, ...], tmp_pat
 
 
 def test_what_does_not_go_together_is_told(folders: tuple[Path, ...], tmp_path: Path) -> None:
-    base, _, math = folders
+    base, medical, math = folders
     job = some_job(tmp_path, *folders)
 
     def refused(told: str, **settings: Any) -> None:
@@ -225,6 +225,11 @@ def test_what_does_not_go_together_is_told(folders: tuple[Path, ...], tmp_path: 
     refused(r"base and .*math: have different tokenizers: token \d+ is '.*' in the one and '")
     checkpoint.save(math, some_model(intermediate_size=64), some_tokenizer())
     refused(r"base and .*math: have different shapes: intermediate_size is 96 in the one, 64 in")
+    broken = checkpoint.load(medical).model
+    with torch.no_grad():
+        broken.model.layers[2].mlp.up_proj.weight[3, 4] = torch.nan
+    checkpoint.save(math, broken, some_tokenizer())
+    refused(r"math: the tensor model.layers.2.mlp.up_proj.weight holds what is infinite or no")
     made = some_model(expert_names=["a"], trunk_layers=1)
     checkpoint.save(math, made, some_tokenizer())
     refused("math: is an ensemble already")

@@ -285,12 +285,27 @@ def test_never_below_the_budget() -> None:
         (Wish(heads=3, kv_heads=1), "has 2 for each"),
         (Wish(layers=4), "the model has 3"),
         (Wish(heads=3, multiple_of=1), "do not share"),
-        (Wish(goal=Goal(keep=0.0)), "a share above 0"),
     ],
 )
 def test_shapes_that_cannot_be_are_told(wish: Wish, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         prune(some_model(), wish, DOCUMENTS, DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("goal", "told"),
+    [
+        ({"keep": 0.0}, "a share above 0"),
+        ({"keep": 1.5}, "a share above 0"),
+        ({"bytes": -1}, "a number of bytes"),
+        ({"kld": 0.0}, "a divergence above 0"),
+        ({"kld": float("nan")}, "a divergence above 0"),
+        ({"stored_as": "Q9"}, "'Q9' is none of F32, F16"),
+    ],
+)
+def test_goals_that_cannot_be_are_told(goal: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Goal(**goal)
 
 
 def test_the_stage(tmp_path: Path) -> None:
@@ -309,6 +324,12 @@ def test_a_stage_that_cannot_says_why_and_writes_nothing(tmp_path: Path) -> None
     job = some_job(tmp_path, tmp_path / "model", name="narrow")
     with pytest.raises(RecipeError, match=r"model: the stage narrow asks.*the model has 96"):
         stage.run(job, stage.Settings(feed_forward=1000))
+    broken = some_model()
+    with torch.no_grad():
+        broken.model.layers[1].mlp.up_proj.weight[3, 4] = torch.nan
+    checkpoint.save(tmp_path / "model", broken, some_tokenizer())
+    with pytest.raises(RecipeError, match=r"model: .*what the model says is not finite"):
+        stage.run(job, stage.Settings(feed_forward=64, tokens=64))
     (job.data / "train.jsonl").write_text("", "utf-8")
     with pytest.raises(RecipeError, match=r"train.jsonl: holds no documents"):
         stage.run(job, stage.Settings(feed_forward=64))

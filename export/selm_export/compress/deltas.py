@@ -97,8 +97,15 @@ def first_difference(a: Tokenizer, b: Tokenizer) -> str | None:
 
 
 def check_alike(base: Checkpoint, expert: Checkpoint) -> None:
-    """Raises RecipeError that names both folders and what differs first, of tokenizer or shape."""
+    """Raises RecipeError that names both folders and what differs first, of tokenizer or shape; or
+    the one that is no model of its own, or whose weights are not finite."""
     for own in (base, expert):
+        for name, weight in own.model.state_dict().items():
+            if not bool(weight.isfinite().all()):
+                raise RecipeError(
+                    own.path, f"the tensor {name} holds what is infinite or no number",
+                    "Train it again, at a lower rate",
+                )  # fmt: skip
         if own.model.config.expert_names:
             raise RecipeError(own.path, "is an ensemble already", "Give checkpoints of one model")
     both = f"{base.path} and {expert.path}"

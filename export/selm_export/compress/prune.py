@@ -79,16 +79,11 @@ class Wish:
 
     def _check(self, now: Shape, shape: Shape, head_dim: int) -> None:
         check(now, shape)
-        before, after = now.sizes(head_dim), shape.sizes(head_dim)
+        before, after, free = now.sizes(head_dim), shape.sizes(head_dim), self.goal.asks()
         for name in ("feed_forward", "width", "queries"):
-            if after[name] != before[name] and after[name] % self.multiple_of and not self._free():
+            if after[name] != before[name] and after[name] % self.multiple_of and not free:
                 told = f"{after[name]} is no multiple of {self.multiple_of}"
                 raise ValueError(f"{name}: {told}, which blocks of weights want")
-        if self.goal.asks() and self.goal.keep <= 0:
-            raise ValueError(f"keep = {self.goal.keep}; a share above 0 is wanted")
-
-    def _free(self) -> bool:
-        return self.goal.asks()
 
 
 def _fewer(now: int, least: int, unit: int) -> Iterator[int]:
@@ -179,10 +174,10 @@ class Cutter:
 
 
 class _Walk:
-    def __init__(
-        self, cutter: Cutter, compared: Reference, held_out: Reference, say: Say
-    ) -> None:  # fmt: skip
-        self.cutter, self.compared, self.held_out, self.say = cutter, compared, held_out, say
+    """From the whole model down."""
+
+    def __init__(self, cutter: Cutter, held_out: Reference, say: Say) -> None:
+        self.cutter, self.held_out, self.say = cutter, held_out, say
         self.goal, self.shape = cutter.wish.goal, cutter.whole
         self.model = cutter.model
         self.ladder = [self._rung(self.model, self.shape, "")]
@@ -208,7 +203,7 @@ class _Walk:
             wanted = min(wanted, left)
         return max(wanted, 1.0)
 
-    def _best(self) -> tuple[str, Shape, SelmForCausalLM] | None:
+    def _best(self, compared: Reference) -> tuple[str, Shape, SelmForCausalLM] | None:
         steps = self.cutter.steps(self.shape, self._wanted())
         if len(steps) < 2:
             return (*steps[0], self.cutter.cut(steps[0][1])) if steps else None
@@ -216,7 +211,7 @@ class _Walk:
         before, divergence = self.cutter.count(self.shape), math.nan
         for less, shape in steps:
             model = self.cutter.cut(shape)
-            mean = self.compared.divergence(model).mean
+            mean = compared.divergence(model).mean
             price = (mean - self.divergence) / (before - self.cutter.count(shape))
             if price < least:
                 best, least, divergence = (less, shape, model), price, mean
@@ -236,9 +231,10 @@ class _Walk:
             self.model, self.shape, self.taken = model, shape, len(self.ladder) - 1
         return within
 
-    def run(self) -> None:
+    def run(self, compared: Reference) -> None:
+        """Step by step; steps are compared on other text than the budget is held to."""
         while not self.arrived():
-            best = self._best()
+            best = self._best(compared)
             if best is None or not self._take(*best):
                 return
 
@@ -258,14 +254,13 @@ def prune(
     nothing may become less, or with the last step within the budget, which may be the model itself.
     Raises ValueError for a shape that cannot be."""
     least = wish.least(model.config)
-    cutter = Cutter(model, calibration, wish, least)
-    compared = Reference(model, calibration[:COMPARED], wish.tokens)
-    walk = _Walk(cutter, compared, Reference(model, held_out, wish.tokens), say)
+    reference = Reference(model, held_out, wish.tokens)
+    walk = _Walk(Cutter(model, calibration, wish, least), reference, say)
     if not wish.goal.asks() and wish.goal.kld == math.inf:
         walk.to(least)
     else:
-        walk.run()
-    figures = {"shape": asdict(walk.shape), "layers_removed": sorted(cutter.gone(walk.shape))}
+        walk.run(Reference(model, calibration[:COMPARED], wish.tokens))
+    figures = {"shape": asdict(walk.shape), "layers_removed": sorted(walk.cutter.gone(walk.shape))}
     result = Smaller(walk.model, walk.ladder, walk.taken, walk.arrived(), figures)
     if heal is not None and walk.taken:
         heal(result.model, model)
