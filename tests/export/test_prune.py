@@ -243,6 +243,31 @@ def test_a_size_is_reached_step_by_step() -> None:
     assert not only_layers.reached and Shape.of(only_layers.model.config) == Shape(96, 4, 2, 64, 1)
 
 
+def test_a_shape_is_reached_within_a_budget() -> None:
+    """Also where what lies between does not fit the blocks: 3 heads of 16 are no multiple of 32."""
+    model = some_model(num_attention_heads=6, num_key_value_heads=3, head_dim=16)
+    wish = Wish(heads=2, kv_heads=2, feed_forward=64, goal=Goal(kld=1e9))
+    made = prune(model, wish, DOCUMENTS[:8], DOCUMENTS[8:])
+    assert made.reached and Shape.of(made.model.config) == Shape(64, 2, 2, 64, 3)
+    steps = [rung.what["shape"]["heads"] for rung in made.ladder]
+    assert steps == sorted(steps, reverse=True) and all(n * 16 % 32 == 0 for n in steps)
+
+
+@pytest.mark.parametrize(
+    ("wish", "least"),
+    [
+        (Wish(), (96, 4, 2, 64, 3)),
+        (Wish(heads=2), (96, 2, 2, 64, 3)),
+        (Wish(kv_heads=1), (96, 2, 1, 64, 3)),
+        (Wish(goal=Goal(keep=0.5)), (32, 1, 1, 32, 1)),
+        (Wish(heads=3, width=64, goal=Goal(keep=0.5)), (32, 4, 2, 64, 1)),
+        (Wish(kv_heads=2, layers=2, goal=Goal(bytes=9)), (32, 2, 2, 32, 2)),
+    ],
+)
+def test_what_is_not_named_stays_or_has_no_least(wish: Wish, least: tuple[int, ...]) -> None:
+    assert wish.least(some_model().config) == Shape(*least)
+
+
 def test_bytes_are_those_of_the_file(tmp_path: Path) -> None:
     model = some_model()
     goal = Goal(bytes=60_000, stored_as="Q8_0")

@@ -53,37 +53,38 @@ class Wish:
     def least(self, config: SelmConfig) -> Shape:
         """Raises ValueError for a shape that cannot be."""
         now, free = Shape.of(config), self.goal.asks()
-        each = now.heads // now.kv_heads
-        kv_heads, heads = self.kv_heads, self.heads
-        if not kv_heads and not free:
-            whole_groups = bool(heads) and heads % now.kv_heads != 0 and heads % each == 0
-            kv_heads = heads // each if whole_groups else now.kv_heads
-        kv_heads = kv_heads or 1
-        heads = heads or (kv_heads if free else kv_heads * each)
-        if free and heads % kv_heads:
-            heads += kv_heads - heads % kv_heads
-        shape = Shape(
-            feed_forward=self.feed_forward or (self.multiple_of if free else now.feed_forward),
-            heads=heads,
-            kv_heads=kv_heads,
-            width=self.width or (self.multiple_of if free else now.width),
-            layers=self.layers or ((2 if config.expert_names else 1) if free else now.layers),
-        )
-        shape = replace(
-            shape,
-            feed_forward=min(shape.feed_forward, now.feed_forward) if free else shape.feed_forward,
-            width=min(shape.width, now.width) if free else shape.width,
-        )
-        self._check(now, shape, config.head_dim)
-        return shape
-
-    def _check(self, now: Shape, shape: Shape, head_dim: int) -> None:
+        shape = self._floor(now, bool(config.expert_names)) if free else self._wanted(now)
         check(now, shape)
-        before, after, free = now.sizes(head_dim), shape.sizes(head_dim), self.goal.asks()
+        before, after = now.sizes(config.head_dim), shape.sizes(config.head_dim)
         for name in ("feed_forward", "width", "queries"):
-            if after[name] != before[name] and after[name] % self.multiple_of and not free:
+            if not free and after[name] != before[name] and after[name] % self.multiple_of:
                 told = f"{after[name]} is no multiple of {self.multiple_of}"
                 raise ValueError(f"{name}: {told}, which blocks of weights want")
+        return shape
+
+    def _wanted(self, now: Shape) -> Shape:
+        """KV heads stay if the heads named can share them, else go with their heads."""
+        each = now.heads // now.kv_heads
+        groups = self.heads and self.heads % now.kv_heads and self.heads % each == 0
+        kv_heads = self.kv_heads or (self.heads // each if groups else now.kv_heads)
+        return Shape(
+            feed_forward=self.feed_forward or now.feed_forward,
+            heads=self.heads or kv_heads * each,
+            kv_heads=kv_heads,
+            width=self.width or now.width,
+            layers=self.layers or now.layers,
+        )
+
+    def _floor(self, now: Shape, experts: bool) -> Shape:
+        each, unit = now.heads // now.kv_heads, self.multiple_of
+        kv_heads = self.kv_heads or max(1, math.ceil(self.heads / each))
+        return Shape(
+            feed_forward=self.feed_forward or min(unit, now.feed_forward),
+            heads=math.ceil(max(self.heads, kv_heads) / kv_heads) * kv_heads,
+            kv_heads=kv_heads,
+            width=self.width or min(unit, now.width),
+            layers=self.layers or (2 if experts else 1),
+        )
 
 
 def _fewer(now: int, least: int, unit: int) -> Iterator[int]:
@@ -99,7 +100,7 @@ def _ways(now: Shape, least: Shape, unit: int, head_dim: int) -> dict[str, Itera
     each, least_each = now.heads // now.kv_heads, least.heads // least.kv_heads
 
     def heads_of(shapes: Iterable[Shape]) -> Iterable[Shape]:
-        return [s for s in shapes if s.heads * head_dim % unit == 0 or s.heads == least.heads]
+        return [s for s in shapes if s.heads * head_dim % unit == 0]
 
     fewer_each = [now.kv_heads * n for n in range(each - 1, least_each - 1, -1)]
     fewer_groups = [(n, n * each) for n in range(now.kv_heads - 1, least.kv_heads - 1, -1)]
@@ -218,9 +219,8 @@ class _Walk:
         self.divergence = divergence
         return best
 
-    def to(self, shape: Shape) -> None:
-        """At once."""
-        self._take("at once", shape, self.cutter.cut(shape))
+    def at_once(self) -> None:
+        self._take("at once", self.cutter.least, self.cutter.cut(self.cutter.least))
 
     def _take(self, less: str, shape: Shape, model: SelmForCausalLM) -> bool:
         step = self._rung(model, shape, less)
@@ -235,6 +235,8 @@ class _Walk:
         """Step by step; steps are compared on other text than the budget is held to."""
         while not self.arrived():
             best = self._best(compared)
+            if best is None and not self.goal.asks():  # only shapes between do not fit the blocks
+                best = "at once", self.cutter.least, self.cutter.cut(self.cutter.least)
             if best is None or not self._take(*best):
                 return
 
@@ -257,7 +259,7 @@ def prune(
     reference = Reference(model, held_out, wish.tokens)
     walk = _Walk(Cutter(model, calibration, wish, least), reference, say)
     if not wish.goal.asks() and wish.goal.kld == math.inf:
-        walk.to(least)
+        walk.at_once()
     else:
         walk.run(Reference(model, calibration[:COMPARED], wish.tokens))
     figures = {"shape": asdict(walk.shape), "layers_removed": sorted(walk.cutter.gone(walk.shape))}
