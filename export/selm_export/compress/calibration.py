@@ -106,7 +106,8 @@ class Divergence:
 
 
 class Reference:
-    """What a model says of documents: the measure that smaller ones are held against."""
+    """What a model says of documents: the measure that smaller ones are held against. Raises
+    ValueError where that is not finite."""
 
     @torch.no_grad()
     def __init__(
@@ -115,6 +116,8 @@ class Reference:
         self.batches = batches(documents, tokens)
         self.head = model.lm_head.weight.detach()
         self.hidden = [spoken(model, batch)[batch.counted] for batch in self.batches]
+        if not all(bool(hidden.isfinite().all()) for hidden in self.hidden):
+            raise ValueError("what the model says is not finite: a weight is infinite or no number")
 
     @torch.no_grad()
     def divergence(self, model: SelmForCausalLM) -> Divergence:

@@ -86,7 +86,8 @@ def first_difference(a: Tokenizer, b: Tokenizer) -> str | None:
         if one.get(i) != other.get(i):
             return f"token {i} is {one.get(i)!r} in the one and {other.get(i)!r} in the other"
     first, second = (json.loads(x.to_str()) for x in (a, b))
-    for i, (own, its) in enumerate(zip(*(x["model"].get("merges", []) for x in (first, second)))):
+    merges = (x["model"].get("merges", []) for x in (first, second))
+    for i, (own, its) in enumerate(zip(*merges, strict=False)):
         if own != its:
             return f"merge {i} is {own!r} in the one and {its!r} in the other"
     for key in ("normalizer", "pre_tokenizer", "post_processor", "model", "added_tokens"):
@@ -96,8 +97,15 @@ def first_difference(a: Tokenizer, b: Tokenizer) -> str | None:
 
 
 def check_alike(base: Checkpoint, expert: Checkpoint) -> None:
-    """Raises RecipeError that names both folders and what differs first, of tokenizers or shapes."""
+    """Raises RecipeError that names both folders and what differs first, of tokenizer or shape; or
+    the one that is no model of its own, or whose weights are not finite."""
     for own in (base, expert):
+        for name, weight in own.model.state_dict().items():
+            if not bool(weight.isfinite().all()):
+                raise RecipeError(
+                    own.path, f"the tensor {name} holds what is infinite or no number",
+                    "Train it again, at a lower rate",
+                )  # fmt: skip
         if own.model.config.expert_names:
             raise RecipeError(own.path, "is an ensemble already", "Give checkpoints of one model")
     both = f"{base.path} and {expert.path}"
@@ -162,33 +170,31 @@ def changes_lost(
 def change_spectra(
     base: SelmForCausalLM,
     expert: SelmForCausalLM,
-    trunk: int,
+    wish: Wish,
     documents: Sequence[Document] = (),
-    tokens: int = 512,
 ) -> dict[str, Spectrum]:
-    """Of expert - base, by projection at or above the trunk; whitened by what the base makes of the
-    ``documents``, if there are any."""
+    """Of expert - base, by projection at or above the trunk, with factors up to the wished rank;
+    whitened by what the base makes of the ``documents``, if there are any."""
+    trunk, dtype = wish.trunk_layers, base.model.norm.weight.dtype
+    assert isinstance(dtype, torch.dtype)
     own, found = _projections(expert), {}
     projections = _projections(base)
     for layer in range(trunk, base.config.num_hidden_layers):
-        inputs = grams(base, documents, [layer], tokens) if documents else {}
+        inputs = grams(base, documents, [layer], wish.tokens) if documents else {}
         for prefix, (number, module) in projections.items():
             if number == layer:
                 change = dense(own[prefix][1]).double() - dense(module).double()
-                found[prefix] = spectrum(change, root(inputs[prefix]) if documents else None)
+                whole = spectrum(change, root(inputs[prefix]) if documents else None)
+                found[prefix] = whole.cut(wish.rank, dtype)
     return found
 
 
-def _energy(spectra: Mapping[str, Spectrum], rank: int) -> float:
-    """Of all changes together, as a long change matters more than a short one."""
-    total = sum(float(s.lost()[0]) for s in spectra.values())
-    lost = sum(float(s.lost()[min(rank, len(s.values))]) for s in spectra.values())
-    return 1.0 - lost / total if total > 0 else 1.0
-
-
-def _rank_for(spectra: Mapping[str, Spectrum], energy: float) -> int:
-    most = max(len(s.values) for s in spectra.values())
-    return next((r for r in range(1, most) if _energy(spectra, r) >= energy), most)
+def _energies(spectra: Mapping[str, Spectrum]) -> Tensor:
+    """By rank from 0 on, of all changes together: a long one matters more than a short one."""
+    lost = torch.zeros(1 + max(len(s.values) for s in spectra.values()), dtype=torch.float64)
+    for own in spectra.values():
+        lost[: len(own.values) + 1] += own.lost()
+    return 1.0 - lost / lost[0] if lost[0] > 0 else torch.ones_like(lost)
 
 
 def _score_head(width: int, seed: int) -> dict[str, Tensor]:
@@ -225,7 +231,7 @@ def _assembled(
         expert_route=wish.route, expert_stickiness=wish.stickiness, trunk_layers=wish.trunk_layers,
     )  # fmt: skip
     weights: dict[str, Tensor] = dict(base.state_dict())
-    for number, (name, expert) in enumerate(experts.items()):
+    for number, expert in enumerate(experts.values()):
         head = _score_head(config.hidden_size, wish.seed + number)
         weights |= {f"model.scores.{number}.{key}": value for key, value in head.items()}
         if kind == "delta":
@@ -256,16 +262,17 @@ def ensemble(
     What is lost is told, not judged: see ``Ensemble.most_lost``. Raises ValueError where base and
     wish contradict (exits above the trunk, no layer above it)."""
     changed(base.config, expert_names=[*experts], trunk_layers=wish.trunk_layers)
-    spectra, dtype = {}, base.model.norm.weight.dtype
-    for name, expert in experts.items():
-        own = change_spectra(base, expert, wish.trunk_layers, documents.get(name, ()), wish.tokens)
-        spectra[name] = {key: s.cut(wish.rank, dtype) for key, s in own.items()}
-    whole = {name: _energy(own, wish.rank) for name, own in spectra.items()}
+    spectra = {
+        name: change_spectra(base, expert, wish, documents.get(name, ()))
+        for name, expert in experts.items()
+    }
+    energies = {name: _energies(own) for name, own in spectra.items()}
+    whole = {name: float(own[min(wish.rank, len(own) - 1)]) for name, own in energies.items()}
     kind = "delta" if min(whole.values()) >= wish.energy else "full"
     return Ensemble(
         _assembled(base, experts, wish, spectra, kind),
         {n: {key: s.kept(wish.rank) for key, s in own.items()} for n, own in spectra.items()},
         whole,
-        {name: _rank_for(own, wish.energy) for name, own in spectra.items()},
+        {name: max(1, int((own < wish.energy).sum())) for name, own in energies.items()},
         {n: changes_lost(base, e, wish.trunk_layers, kind) for n, e in experts.items()},
     )

@@ -98,12 +98,12 @@ def shallower(config: SelmConfig, gone: Collection[int]) -> SelmConfig:
         num_hidden_layers=len(left),
         attention_kinds=[config.attention_kinds[n] for n in left],
         trunk_layers=sum(n < config.trunk_layers for n in left),
-        exit_layers=sorted(_exits(config, gone)),
+        exit_layers=sorted(exits_left(config, gone)),
         ranks=ranks,
     )
 
 
-def _exits(config: SelmConfig, gone: Collection[int]) -> dict[int, int]:
+def exits_left(config: SelmConfig, gone: Collection[int]) -> dict[int, int]:
     """After how many layers an exit now comes, and what it was called. Of two that come to lie at
     one place the earlier stays, whose norm knows the stream there; none lies before the first
     layer, or after the last."""
@@ -122,7 +122,7 @@ def shortened(model: SelmForCausalLM, gone: Collection[int]) -> SelmForCausalLM:
     passes where they were. Raises ValueError where no model would be left."""
     config, smaller = model.config, shallower(model.config, gone)
     new = {n: i for i, n in enumerate(n for n in range(config.num_hidden_layers) if n not in gone)}
-    exits = {before: after for after, before in _exits(config, gone).items()}
+    exits = {before: after for after, before in exits_left(config, gone).items()}
     weights = {}
     for name, weight in model.state_dict().items():
         renamed = name

@@ -33,6 +33,16 @@ class Goal:
     stored_as: str = "Q8_0"
     kld: float = math.inf
 
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1 or self.bytes < 0 or not self.kld > 0:
+            raise ValueError(
+                f"keep = {self.keep}, bytes = {self.bytes}, kld = {self.kld}: a share above 0, "
+                "a number of bytes and a divergence above 0 are wanted"
+            )
+        known = [kind.name for kind in gguf.GGML_QUANT_SIZES]
+        if self.stored_as.upper() not in known:
+            raise ValueError(f"stored_as = {self.stored_as!r} is none of {', '.join(known)}")
+
     @property
     def kind(self) -> gguf.GGMLQuantizationType:
         return gguf.GGMLQuantizationType[self.stored_as.upper()]
@@ -87,9 +97,7 @@ class Smaller:
         }
 
 
-def rung(
-    model: SelmForCausalLM, goal: Goal, held_out: Reference, what: dict[str, Any]
-) -> Rung:  # fmt: skip
+def rung(model: SelmForCausalLM, goal: Goal, held_out: Reference, what: dict[str, Any]) -> Rung:
     return Rung(parameters(model), goal.size(model), held_out.divergence(model), what)
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from selm_export.compress.calibration import Reference
-from selm_export.compress.depth import least_influential, shortened
+from selm_export.compress.depth import exits_left, least_influential, shortened
 from selm_export.compress.ladder import Goal, Heal, Rung, Say, Smaller, rung, small_enough
-from selm_export.compress.structure import OF_LAYER, axes, parts
+from selm_export.compress.structure import OF_EXIT, axes, parts, place
 from selm_export.compress.width import Importance, Width, check, importance, narrowed
 from selm_export.data.packing import Document
 from selm_export.modeling.configuration import SelmConfig
@@ -53,42 +53,38 @@ class Wish:
     def least(self, config: SelmConfig) -> Shape:
         """Raises ValueError for a shape that cannot be."""
         now, free = Shape.of(config), self.goal.asks()
-        each = now.heads // now.kv_heads
-        kv_heads, heads = self.kv_heads, self.heads
-        if not kv_heads and not free:
-            whole_groups = bool(heads) and heads % now.kv_heads != 0 and heads % each == 0
-            kv_heads = heads // each if whole_groups else now.kv_heads
-        kv_heads = kv_heads or 1
-        heads = heads or (kv_heads if free else kv_heads * each)
-        if free and heads % kv_heads:
-            heads += kv_heads - heads % kv_heads
-        shape = Shape(
-            feed_forward=self.feed_forward or (self.multiple_of if free else now.feed_forward),
-            heads=heads,
-            kv_heads=kv_heads,
-            width=self.width or (self.multiple_of if free else now.width),
-            layers=self.layers or ((2 if config.expert_names else 1) if free else now.layers),
-        )
-        shape = replace(
-            shape,
-            feed_forward=min(shape.feed_forward, now.feed_forward) if free else shape.feed_forward,
-            width=min(shape.width, now.width) if free else shape.width,
-        )
-        self._check(now, shape, config.head_dim)
-        return shape
-
-    def _check(self, now: Shape, shape: Shape, head_dim: int) -> None:
+        shape = self._floor(now, bool(config.expert_names)) if free else self._wanted(now)
         check(now, shape)
-        before, after = now.sizes(head_dim), shape.sizes(head_dim)
+        before, after = now.sizes(config.head_dim), shape.sizes(config.head_dim)
         for name in ("feed_forward", "width", "queries"):
-            if after[name] != before[name] and after[name] % self.multiple_of and not self._free():
+            if not free and after[name] != before[name] and after[name] % self.multiple_of:
                 told = f"{after[name]} is no multiple of {self.multiple_of}"
                 raise ValueError(f"{name}: {told}, which blocks of weights want")
-        if self.goal.asks() and self.goal.keep <= 0:
-            raise ValueError(f"keep = {self.goal.keep}; a share above 0 is wanted")
+        return shape
 
-    def _free(self) -> bool:
-        return self.goal.asks()
+    def _wanted(self, now: Shape) -> Shape:
+        """KV heads stay if the heads named can share them, else go with their heads."""
+        each = now.heads // now.kv_heads
+        groups = self.heads and self.heads % now.kv_heads and self.heads % each == 0
+        kv_heads = self.kv_heads or (self.heads // each if groups else now.kv_heads)
+        return Shape(
+            feed_forward=self.feed_forward or now.feed_forward,
+            heads=self.heads or kv_heads * each,
+            kv_heads=kv_heads,
+            width=self.width or now.width,
+            layers=self.layers or now.layers,
+        )
+
+    def _floor(self, now: Shape, experts: bool) -> Shape:
+        each, unit = now.heads // now.kv_heads, self.multiple_of
+        kv_heads = self.kv_heads or max(1, math.ceil(self.heads / each))
+        return Shape(
+            feed_forward=self.feed_forward or min(unit, now.feed_forward),
+            heads=math.ceil(max(self.heads, kv_heads) / kv_heads) * kv_heads,
+            kv_heads=kv_heads,
+            width=self.width or min(unit, now.width),
+            layers=self.layers or (2 if experts else 1),
+        )
 
 
 def _fewer(now: int, least: int, unit: int) -> Iterator[int]:
@@ -104,7 +100,7 @@ def _ways(now: Shape, least: Shape, unit: int, head_dim: int) -> dict[str, Itera
     each, least_each = now.heads // now.kv_heads, least.heads // least.kv_heads
 
     def heads_of(shapes: Iterable[Shape]) -> Iterable[Shape]:
-        return [s for s in shapes if s.heads * head_dim % unit == 0 or s.heads == least.heads]
+        return [s for s in shapes if s.heads * head_dim % unit == 0]
 
     fewer_each = [now.kv_heads * n for n in range(each - 1, least_each - 1, -1)]
     fewer_groups = [(n, n * each) for n in range(now.kv_heads - 1, least.kv_heads - 1, -1)]
@@ -150,10 +146,11 @@ class Cutter:
         """Parameters of that shape, without making it."""
         sizes, gone = shape.sizes(self.model.config.head_dim), self.gone(shape)
         prefixes = {p.prefix for p in parts(self.model) if p.number in gone}
+        exits = {f"model.exits.{n}" for n in exits_left(self.model.config, gone).values()}
         total = 0
         for name, parameter in self.model.named_parameters():
-            match = OF_LAYER.fullmatch(name)
-            if match and match[1] in prefixes:
+            above, _, _ = name.rpartition(".")
+            if place(name)[0] in prefixes or (OF_EXIT.fullmatch(name) and above not in exits):
                 continue
             named = zip(axes(name), parameter.shape, strict=True)
             total += math.prod(sizes[axis] if axis else size for axis, size in named)
@@ -178,10 +175,10 @@ class Cutter:
 
 
 class _Walk:
-    def __init__(
-        self, cutter: Cutter, compared: Reference, held_out: Reference, say: Say
-    ) -> None:  # fmt: skip
-        self.cutter, self.compared, self.held_out, self.say = cutter, compared, held_out, say
+    """From the whole model down."""
+
+    def __init__(self, cutter: Cutter, held_out: Reference, say: Say) -> None:
+        self.cutter, self.held_out, self.say = cutter, held_out, say
         self.goal, self.shape = cutter.wish.goal, cutter.whole
         self.model = cutter.model
         self.ladder = [self._rung(self.model, self.shape, "")]
@@ -207,7 +204,7 @@ class _Walk:
             wanted = min(wanted, left)
         return max(wanted, 1.0)
 
-    def _best(self) -> tuple[str, Shape, SelmForCausalLM] | None:
+    def _best(self, compared: Reference) -> tuple[str, Shape, SelmForCausalLM] | None:
         steps = self.cutter.steps(self.shape, self._wanted())
         if len(steps) < 2:
             return (*steps[0], self.cutter.cut(steps[0][1])) if steps else None
@@ -215,16 +212,15 @@ class _Walk:
         before, divergence = self.cutter.count(self.shape), math.nan
         for less, shape in steps:
             model = self.cutter.cut(shape)
-            mean = self.compared.divergence(model).mean
+            mean = compared.divergence(model).mean
             price = (mean - self.divergence) / (before - self.cutter.count(shape))
             if price < least:
                 best, least, divergence = (less, shape, model), price, mean
         self.divergence = divergence
         return best
 
-    def to(self, shape: Shape) -> None:
-        """At once."""
-        self._take("at once", shape, self.cutter.cut(shape))
+    def at_once(self) -> None:
+        self._take("at once", self.cutter.least, self.cutter.cut(self.cutter.least))
 
     def _take(self, less: str, shape: Shape, model: SelmForCausalLM) -> bool:
         step = self._rung(model, shape, less)
@@ -235,9 +231,12 @@ class _Walk:
             self.model, self.shape, self.taken = model, shape, len(self.ladder) - 1
         return within
 
-    def run(self) -> None:
+    def run(self, compared: Reference) -> None:
+        """Step by step; steps are compared on other text than the budget is held to."""
         while not self.arrived():
-            best = self._best()
+            best = self._best(compared)
+            if best is None and not self.goal.asks():  # only shapes between do not fit the blocks
+                best = "at once", self.cutter.least, self.cutter.cut(self.cutter.least)
             if best is None or not self._take(*best):
                 return
 
@@ -257,14 +256,13 @@ def prune(
     nothing may become less, or with the last step within the budget, which may be the model itself.
     Raises ValueError for a shape that cannot be."""
     least = wish.least(model.config)
-    cutter = Cutter(model, calibration, wish, least)
-    compared = Reference(model, calibration[:COMPARED], wish.tokens)
-    walk = _Walk(cutter, compared, Reference(model, held_out, wish.tokens), say)
+    reference = Reference(model, held_out, wish.tokens)
+    walk = _Walk(Cutter(model, calibration, wish, least), reference, say)
     if not wish.goal.asks() and wish.goal.kld == math.inf:
-        walk.to(least)
+        walk.at_once()
     else:
-        walk.run()
-    figures = {"shape": asdict(walk.shape), "layers_removed": sorted(cutter.gone(walk.shape))}
+        walk.run(Reference(model, calibration[:COMPARED], wish.tokens))
+    figures = {"shape": asdict(walk.shape), "layers_removed": sorted(walk.cutter.gone(walk.shape))}
     result = Smaller(walk.model, walk.ladder, walk.taken, walk.arrived(), figures)
     if heal is not None and walk.taken:
         heal(result.model, model)

@@ -104,7 +104,7 @@ def built(config: SelmConfig, weights: Mapping[str, Tensor]) -> SelmForCausalLM:
     """A model with copies of these weights, all that it has; their number type is its own."""
     with no_init_weights():
         model = SelmForCausalLM(config)
-    model.tie_weights()
+    model.tie_weights()  # type: ignore[no-untyped-call]
     nn.Module.to(model, weights["model.embed_tokens.weight"].dtype)
     model.load_state_dict(weights, strict=True)
     model.train(False)

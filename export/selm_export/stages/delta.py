@@ -17,16 +17,19 @@ from selm_export.stages.job import Job
 class Settings:
     """The first of ``from`` is the base, the others are the experts.
 
-    ``names`` of the experts; empty: their folders'. ``trunk_layers`` are shared by all.
-    ``rank`` of the deltas; where it keeps less than ``energy`` of what an expert changed, the file
-    has the experts' layers whole. ``tolerance``: how far what finds no place in the ensemble (the
-    trunk, embedding, norms, biases) may be from the base's, relative to the tensor's length.
-    ``route``: ``early``, by the trunk's stream, or ``full``, by every expert's. ``stickiness``: what
-    the last speaker has added to its score. ``whiten``: by the base's inputs on ``calibration``
-    documents, each cut to ``tokens``; else plainly.
+    ``names`` of the experts; empty: their folders'.
+    ``trunk_layers`` from the first are shared by all; 0: half of them.
+    ``rank`` of the deltas; where it keeps less than ``energy`` of what an expert changed, all
+    experts keep their layers whole.
+    ``tolerance``: how far what finds no place in the ensemble (the trunk, embedding, norms, biases)
+    may be from the base's, relative to the tensor's length.
+    ``route``: ``early``, by the trunk's stream, or ``full``, by every expert's.
+    ``stickiness``: what the last speaker has added to its score.
+    ``whiten``: by the base's inputs on ``calibration`` documents, each cut to ``tokens``; else
+    plainly.
     """
 
-    trunk_layers: int
+    trunk_layers: int = 0
     names: tuple[str, ...] = ()
     rank: int = 16
     energy: float = 0.9
@@ -80,8 +83,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         train = job.data / "train.jsonl"
         found = read_documents(train, base.tokenizer, settings.calibration, job.seed)
         documents = dict.fromkeys(names, found)
+    trunk = settings.trunk_layers or base.model.config.num_hidden_layers // 2
     wish = Wish(
-        settings.trunk_layers, settings.rank, settings.energy, settings.route, settings.stickiness,
+        trunk, settings.rank, settings.energy, settings.route, settings.stickiness,
         settings.tokens, job.seed,
     )  # fmt: skip
     try:
@@ -95,8 +99,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if made.model.config.expert_kind == "full":
         least = min(made.whole, key=lambda name: made.whole[name])
         job.say(
-            f"rank {settings.rank} keeps {made.whole[least]:.0%} of what {least} changed, less than "
-            f"{settings.energy:.0%}: the experts keep their layers whole "
+            f"rank {settings.rank} keeps {made.whole[least]:.0%} of what {least} changed, less "
+            f"than {settings.energy:.0%}: the experts keep their layers whole "
             f"(rank {made.needed[least]} would do)"
         )
     checkpoint.save(job.output, made.model, base.tokenizer)

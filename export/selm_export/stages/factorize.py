@@ -19,8 +19,8 @@ class Settings:
     """A size, within a budget.
 
     ``keep``: share of the parameters; ``bytes``: of the file's tensors, stored as ``stored_as``.
-    ``kld``: never further than this from the model as it was, in nats per token of held-out replies,
-    before healing; where the size needs more, what was reached within it is kept.
+    ``kld``: never further than this from the model as it was, in nats per token of held-out
+    replies, before healing; where the size needs more, what was reached within it is kept.
     ``multiple_of``: of ranks, as rows of the second factor are that long and blocks of quantised
     types want it. ``step``: share of the parameters that a step within a budget saves.
     ``whiten``: by what the matrices' inputs are on the data; else plainly, which loses more.

@@ -18,11 +18,11 @@ from selm_export.stages.job import Job
 class Settings:
     """A shape or a size.
 
-    ``feed_forward``, ``heads``, ``kv_heads``, ``width``, ``layers``: how many there should be; 0: as
-    many as there are. With ``keep`` or ``bytes`` they are the least, and 0 has no least.
+    ``feed_forward``, ``heads``, ``kv_heads``, ``width``, ``layers``: how many there should be; 0:
+    as many as there are. With ``keep`` or ``bytes`` they are the least, and 0 has no least.
     ``keep``: share of the parameters; ``bytes``: of the file's tensors, stored as ``stored_as``.
-    ``kld``: never further than this from the model as it was, in nats per token of held-out replies,
-    before healing; where the wish needs more, what was reached within it is kept.
+    ``kld``: never further than this from the model as it was, in nats per token of held-out
+    replies, before healing; where the wish needs more, what was reached within it is kept.
     ``multiple_of``: of rows of weights, as blocks of quantised types want it (256 suits all).
     ``step``: share of the parameters that a step towards a size or budget saves.
     ``influence_again``: layers' influence is measured anew after each that goes.
