@@ -20,13 +20,15 @@ from tokenizers import Tokenizer
 
 from selm_export import drafts, scoring
 from selm_export.data import dataset
+from selm_export.data.chat import TURN_END
 from selm_export.data.packing import Batch
-from selm_export.data.vocabulary import end_of_turn, rebuild_vocabulary
+from selm_export.data.vocabulary import end_of_turn
 from selm_export.errors import RecipeError
-from selm_export.gguf_file import fill, tensor_name
+from selm_export.gguf_file import open_file
+from selm_export.gguf_vocabulary import read_vocabulary
 from selm_export.ledger import file_hash, hash_of, write_json
 from selm_export.modeling.configuration import SelmConfig
-from selm_export.modeling.file import read_model, write_like
+from selm_export.modeling.file import model_of, read_model, write_like
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.network import Network, Shape
 from selm_export.recipe import Recipe
@@ -50,46 +52,29 @@ class Source:
 
 def read_source(path: Path) -> Source:
     """A file of the architecture ``qwen2`` with a tied head, weights of any type as floats."""
-    try:
-        reader = gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError) as problem:
-        raise RecipeError(path, f"not a GGUF file that can be read ({problem})", ANOTHER) from None
-    architecture = _field(reader, path, "general.architecture")
-    if architecture != "qwen2":
-        raise RecipeError(path, f"its architecture is {architecture}, not qwen2", ANOTHER)
-    tokens = _field(reader, path, "tokenizer.ggml.tokens")
-    model, pre = (_field(reader, path, f"tokenizer.ggml.{key}") for key in ("model", "pre"))
-    if (model, pre) != ("gpt2", "qwen2"):
-        raise RecipeError(path, f"its tokenizer is {model} / {pre}, not gpt2 / qwen2", ANOTHER)
-    tokenizer = rebuild_vocabulary(tokens, _field(reader, path, "tokenizer.ggml.merges"))
-    network = Network(_shape(reader, path, len(tokens)))
-    named = ((tensor_name(name), parameter) for name, parameter in network.named_parameters())
-    fill(path, {tensor.name: tensor for tensor in reader.tensors}, named, ANOTHER)
-    return Source(path, reader, network.eval(), tokenizer)
+    reader = open_file(path, ANOTHER)
+    model = model_of(reader, path, ("qwen2",))
+    if not model.config.tie_word_embeddings:
+        raise RecipeError(path, "the tensor output.weight has no place in it", ANOTHER)
+    tokenizer, config = read_vocabulary(reader, path)
+    if config.eot is None or config.eot != tokenizer.token_to_id(TURN_END):
+        raise RecipeError(path, f"its turns do not end with {TURN_END}", ANOTHER)
+    return Source(path, reader, network_of(model), tokenizer)
 
 
-def _field(reader: gguf.GGUFReader, path: Path, key: str) -> Any:
-    field = reader.get_field(key)
-    if field is None:
-        raise RecipeError(path, f"it has no key {key}", ANOTHER)
-    return field.contents()
-
-
-def _shape(reader: gguf.GGUFReader, path: Path, vocabulary: int) -> Shape:
-    def get(key: str) -> Any:
-        return _field(reader, path, f"qwen2.{key}")
-
-    return Shape(
-        vocab=vocabulary,
-        width=get("embedding_length"),
-        layers=get("block_count"),
-        heads=get("attention.head_count"),
-        kv_heads=get("attention.head_count_kv"),
-        feed_forward=get("feed_forward_length"),
-        context=get("context_length"),
-        rope_base=get("rope.freq_base"),
-        norm_epsilon=get("attention.layer_norm_rms_epsilon"),
-    )
+def network_of(model: SelmForCausalLM) -> Network:
+    """The inverse of ``to_selm``, of a model without exits."""
+    config, weights = model.config, model.state_dict()
+    del weights["lm_head.weight"]
+    shape = Shape(
+        vocab=config.vocab_size, width=config.hidden_size, layers=config.num_hidden_layers,
+        heads=config.num_attention_heads, kv_heads=config.num_key_value_heads,
+        feed_forward=config.intermediate_size, context=config.max_position_embeddings,
+        rope_base=config.rope_theta, norm_epsilon=config.rms_norm_eps,
+    )  # fmt: skip
+    network = Network(shape)
+    network.load_state_dict(weights)
+    return network.eval()
 
 
 def with_exits(network: Network, exits: tuple[int, ...]) -> Network:

@@ -1,36 +1,51 @@
-"""Writes a network and its tokenizer as one GGUF file of architecture ``qwen2``."""
+"""GGUF files as containers: written whole or not at all, one tensor in memory at a time."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 import torch
+from gguf.gguf_writer import TensorInfo, WriterState
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from selm_export.data.chat import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END
 from selm_export.errors import RecipeError
-from selm_export.network import Network, Shape
+from selm_export.network import Network
 
-LAYER_NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
+Type = gguf.GGMLQuantizationType
+Floats = npt.NDArray[np.float32]
+# A tensor's name and values to its bytes (rows of blocks) and their type.
+Encode = Callable[[str, Floats], tuple[npt.NDArray[Any], gguf.GGMLQuantizationType]]
+
+# general.file_type by the type of most weights.
+FILE_TYPES = {
+    Type.F32: gguf.LlamaFileType.ALL_F32,
+    Type.F16: gguf.LlamaFileType.MOSTLY_F16,
+    Type.BF16: gguf.LlamaFileType.MOSTLY_BF16,
+    Type.Q4_0: gguf.LlamaFileType.MOSTLY_Q4_0,
+    Type.Q4_1: gguf.LlamaFileType.MOSTLY_Q4_1,
+    Type.Q5_0: gguf.LlamaFileType.MOSTLY_Q5_0,
+    Type.Q5_1: gguf.LlamaFileType.MOSTLY_Q5_1,
+    Type.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
+    Type.Q2_K: gguf.LlamaFileType.MOSTLY_Q2_K,
+    Type.Q3_K: gguf.LlamaFileType.MOSTLY_Q3_K_M,
+    Type.Q4_K: gguf.LlamaFileType.MOSTLY_Q4_K_M,
+    Type.Q5_K: gguf.LlamaFileType.MOSTLY_Q5_K_M,
+    Type.Q6_K: gguf.LlamaFileType.MOSTLY_Q6_K,
+    Type.IQ4_NL: gguf.LlamaFileType.MOSTLY_IQ4_NL,
+    Type.IQ4_XS: gguf.LlamaFileType.MOSTLY_IQ4_XS,
 }
 
 
@@ -45,58 +60,16 @@ class Label:
     description: str = "A small assistant that runs on this device"
 
 
-def tensor_name(name: str) -> str:
-    """``model.layers.0.mlp.up_proj.weight`` -> ``blk.0.ffn_up.weight``."""
-    base, _, kind = name.removeprefix("model.").rpartition(".")
-    if base == "embed_tokens":
-        return f"token_embd.{kind}"
-    if base == "norm":
-        return f"output_norm.{kind}"
-    _, number, part = base.split(".", 2)
-    return f"blk.{number}.{LAYER_NAMES[part]}.{kind}"
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
-def _write_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
-    writer.add_context_length(shape.context)
-    writer.add_embedding_length(shape.width)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.feed_forward)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_layer_norm_rms_eps(shape.norm_epsilon)
-    writer.add_rope_freq_base(shape.rope_base)
-    writer.add_rope_dimension_count(shape.head_size)
-
-
-def write_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, size: int) -> None:
-    ids = tokenizer.get_vocab()
-    tokens = [f"[PAD{i}]" for i in range(size)]
-    kinds = [gguf.TokenType.UNUSED] * size
-    for token, i in ids.items():
-        tokens[i] = token
-        kinds[i] = gguf.TokenType.CONTROL if token in SPECIAL_TOKENS else gguf.TokenType.NORMAL
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    writer.add_eos_token_id(ids[TURN_END])
-    writer.add_eot_token_id(ids[TURN_END])
-    writer.add_pad_token_id(ids[END_OF_TEXT])
-    # Readers want some id here; add_bos_token says that it is never put in front.
-    writer.add_bos_token_id(ids[END_OF_TEXT])
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
-
-
-def _write_sampling(writer: gguf.GGUFWriter, sampling: Mapping[str, float]) -> None:
-    add = {
+def write_sampling(writer: gguf.GGUFWriter, sampling: Mapping[str, float]) -> None:
+    add: dict[str, Callable[[Any], None]] = {
         "temperature": writer.add_sampling_temp, "top_k": writer.add_sampling_top_k,
         "top_p": writer.add_sampling_top_p, "min_p": writer.add_sampling_min_p,
     }  # fmt: skip
     for name, value in sampling.items():
-        add[name](value)  # type: ignore[arg-type]
+        add[name](value)
 
 
 def write_label(writer: gguf.GGUFWriter, label: Label) -> None:
@@ -111,42 +84,128 @@ def write_label(writer: gguf.GGUFWriter, label: Label) -> None:
 
 
 @contextmanager
+def _whole(path: Path, architecture: str) -> Iterator[gguf.GGUFWriter]:
+    """A writer of a file beside ``path``, which takes its place when all went well."""
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".writing")
+        os.close(handle)
+        temporary = Path(name)
+        writer = gguf.GGUFWriter(temporary, architecture)
+        try:
+            yield writer
+        except BaseException:
+            with suppress(OSError):  # what is left in its buffer has no place either
+                writer.close()
+            raise
+        writer.close()
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as problem:
+        cause = f"it could not be written ({problem.strerror or problem})"
+        raise RecipeError(
+            path, cause, "Free space on the disk, or name another folder"
+        ) from problem
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def whole_file(path: Path, architecture: str) -> Iterator[gguf.GGUFWriter]:
     """A writer whose file appears under its name once it is whole, or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".writing")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        writer = gguf.GGUFWriter(temporary, architecture)
+    with _whole(path, architecture) as writer:
         yield writer
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def write_gguf(
-    path: Path, network: Network, tokenizer: Tokenizer, label: Label,
-    sampling: Mapping[str, float] = MappingProxyType({}),
-) -> None:  # fmt: skip
-    """Matrices as Q8_0, norms and biases as F32; ``sampling`` is what the file recommends."""
-    q8 = gguf.GGMLQuantizationType.Q8_0
-    with whole_file(path, "qwen2") as writer:
-        write_label(writer, label)
-        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-        _write_shape(writer, network.shape)
-        write_vocabulary(writer, tokenizer, network.shape.vocab)
-        _write_sampling(writer, sampling)
-        for name, parameter in network.named_parameters():
-            value = parameter.detach().float().numpy().astype(np.float32)
-            if value.ndim == 2:
-                writer.add_tensor(tensor_name(name), gguf.quants.quantize(value, q8), raw_dtype=q8)
-            else:
-                writer.add_tensor(tensor_name(name), value)
+def stored_as(
+    name: str, shape: Sequence[int], kind: gguf.GGMLQuantizationType
+) -> gguf.GGMLQuantizationType:
+    """Norms, gains and frozen features are small, and what depends on them is not: F32.
+    Rows that blocks of the kind do not fill, as those of a factor of low rank: F16."""
+    if len(shape) != 2 or any(part in name for part in ("performer", "head_gate")):
+        return Type.F32
+    block, _ = gguf.GGML_QUANT_SIZES[kind]
+    return kind if shape[1] % block == 0 else Type.F16
+
+
+def plain(kind: gguf.GGMLQuantizationType) -> Encode:
+    """Matrices as ``kind``, rounded to nearest by the gguf package."""
+
+    def encode(name: str, value: Floats) -> tuple[npt.NDArray[Any], gguf.GGMLQuantizationType]:
+        stored = stored_as(name, value.shape, kind)
+        return gguf.quants.quantize(value, stored), stored
+
+    return encode
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What is to be written, in order: names and our own memory of them. ``encode`` gives the
+    bytes; ``change`` turns our order of rows into the file's before."""
+
+    named: Sequence[tuple[str, Tensor]]
+    encode: Encode
+    change: Callable[[str, Floats], Floats] = lambda _, value: value
+
+
+def write_streamed(
+    path: Path, architecture: str, add_keys: Callable[[gguf.GGUFWriter], None], tensors: Tensors
+) -> Counter[gguf.GGMLQuantizationType]:
+    """Writes a whole file, with one tensor as floats in memory at a time; weights by type.
+
+    What a tensor is stored as is known only once it is encoded, so the header, whose length does
+    not depend on it, is written first to take its place and again at the end.
+    """
+    weights: Counter[gguf.GGMLQuantizationType] = Counter()
+    with _whole(path, architecture) as writer:
+        add_keys(writer)
+        writer.add_file_type(FILE_TYPES[Type.F32])
+        for name, tensor in tensors.named:
+            writer.add_tensor_info(name, [*tensor.shape], np.dtype(np.float32), 0)
+        file = _write_head(writer)
+        for name, tensor in tensors.named:
+            own = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+            data, kind = tensors.encode(name, tensors.change(name, own))
+            wanted = math.prod(gguf.quant_shape_to_byte_shape(own.shape, kind))
+            if data.nbytes != wanted:
+                told = f"{name} as {kind.name} has {wanted} bytes, not {data.nbytes}"
+                raise ValueError(told)  # a mistake of the encoder, not of a user
+            writer.tensors[0][name] = TensorInfo([*own.shape], kind, wanted)
+            data.tofile(file)
+            writer.write_padding(file, data.nbytes)
+            weights[kind] += own.size
+        most = max(weights, key=lambda kind: (weights[kind], kind))
+        writer.kv_data[0][gguf.Keys.General.FILE_TYPE].value = FILE_TYPES.get(
+            most, gguf.LlamaFileType.GUESSED
+        )
+        file.seek(0)
+        writer.state = WriterState.EMPTY
+        _write_head(writer)
+    return weights
+
+
+def _write_head(writer: gguf.GGUFWriter) -> Any:
+    """All before the tensors' data; the open file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout is not None
+    file = writer.fout[0]
+    writer.write_padding(file, file.tell())
+    file.flush()
+    return file
+
+
+def open_file(path: Path, advice: str) -> gguf.GGUFReader:
+    try:
+        return gguf.GGUFReader(path)
+    except (OSError, ValueError, IndexError) as problem:
+        cause = f"not a GGUF file that can be read ({problem})"
+        raise RecipeError(path, cause, advice) from problem
 
 
 def copy_keys(
@@ -162,10 +221,10 @@ def copy_keys(
 @torch.no_grad()
 def fill(
     path: Path, tensors: dict[str, gguf.ReaderTensor], parameters: Iterable[tuple[str, Tensor]],
-    advice: str,
+    advice: str, change: Callable[[str, Floats], Floats] = lambda _, value: value,
 ) -> None:  # fmt: skip
     """Copies a file's tensors into parameters, by the names they have there: every one must be
-    there and fit, and no other be there."""
+    there and fit, and no other be there. ``change`` turns the file's order of rows into ours."""
     for name, own in parameters:
         tensor = tensors.pop(name, None)
         if tensor is None:
@@ -174,7 +233,23 @@ def fill(
         if shape != [*own.shape]:
             shapes = f"{shape}, not {[*own.shape]}"
             raise RecipeError(path, f"the tensor {name} has the shape {shapes}", advice)
-        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        own.copy_(torch.from_numpy(np.array(value, np.float32)))
+        value = np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        own.copy_(torch.from_numpy(np.ascontiguousarray(change(name, value))))
     if tensors:
         raise RecipeError(path, f"the tensor {next(iter(tensors))} has no place in it", advice)
+
+
+def write_gguf(
+    path: Path, network: Network, tokenizer: Tokenizer, label: Label,
+    sampling: Mapping[str, float] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """A network as ``recipes/bundled.toml`` trains it, its matrices as Q8_0."""
+    from selm_export import gguf_export
+    from selm_export.checkpoint import Checkpoint
+    from selm_export.exits import to_selm
+    from selm_export.tokenizer_config import own
+
+    checkpoint = Checkpoint(path, to_selm(network, []), tokenizer, own(tokenizer))
+    gguf_export.write_gguf(
+        path, checkpoint, encode=plain(Type.Q8_0), label=label, sampling=sampling
+    )

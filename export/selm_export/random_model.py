@@ -7,7 +7,8 @@ with its fallbacks where a row is not a multiple of 256, so that sizes and speed
 real file; the text it makes is noise. `--vocab FILE.gguf` takes the vocabulary of another file.
 Of the `edge` shapes, the first sees all tokens; `edge-performer` (a `selm` file) differs in its
 attention alone: it sees the last 64, and the rest through features; `edge-experts` in that three
-experts share the lower half of its layers and differ by deltas in the upper one.
+experts share the lower half of its layers and differ by deltas in the upper one. `--hub DIR` writes
+a Hugging Face folder of bf16 shards instead, with a tokenizer, to try the export pipeline on.
 """
 
 from __future__ import annotations
@@ -253,20 +254,26 @@ def write_model(
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m selm_export.random_model",
-        description="Write a GGUF file with random weights of a known shape.",
+        description="Write a GGUF file, or a Hugging Face folder, with random weights.",
     )
     parser.add_argument("shape", choices=sorted(SHAPES))
-    parser.add_argument("output", type=Path, help="the GGUF file to write")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("output", type=Path, nargs="?", help="the GGUF file to write")
+    target.add_argument("--hub", type=Path, metavar="DIR", help="the folder to fill instead")
     parser.add_argument("--type", choices=sorted(MIXES), default="q4_0")
     parser.add_argument("--vocab", type=Path, help="take the vocabulary of this GGUF file")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    chosen: dict[str, Any] = {"vocabulary": options.vocab, "seed": options.seed}
     try:
-        write_model(
-            options.output, options.shape, options.type, vocabulary=options.vocab, seed=options.seed
-        )
+        if options.hub:
+            from selm_export import random_hub
+
+            random_hub.write_folder(options.hub, SHAPES[options.shape], **chosen)
+        else:
+            write_model(options.output, options.shape, options.type, **chosen)
     except (OSError, ValueError) as error:
-        print(f"error: {options.output}: {error}", file=sys.stderr)
+        print(f"error: {options.hub or options.output}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 import click
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
+from selm_export import pretokenizers
 from selm_export.data.chat import SPECIAL_TOKENS
 from selm_export.gguf_file import Label
 from selm_export.modeling.configuration import ATTENTION_KINDS, FEATURE_MAPS, SelmConfig
@@ -60,9 +62,11 @@ def rows(batch: int, pairs: int, words: int, generator: torch.Generator) -> Rows
 def vocabulary(words: int) -> Tokenizer:
     """A character for each key and value (printable ASCII while it lasts), then the tokens that
     every file names."""
-    characters = sorted(pre_tokenizers.ByteLevel.alphabet())[: 2 * words]
+    characters = sorted(ByteLevel.alphabet())[: 2 * words]
     ids = {token: i for i, token in enumerate((*characters, *SPECIAL_TOKENS))}
-    return Tokenizer(models.BPE(ids, []))
+    tokenizer = Tokenizer(models.BPE(ids, []))
+    tokenizer.pre_tokenizer = pretokenizers.build(pretokenizers.CUTS["qwen2"])
+    return tokenizer
 
 
 def answers(model: SelmForCausalLM, asked: Rows) -> tuple[Tensor, Tensor]:

@@ -116,7 +116,7 @@ def read_network(path: Path) -> Any:
     """The network of a file that ``write_gguf`` wrote, dequantised: read by the gguf package."""
     import gguf
     import torch
-    from selm_export.gguf_file import tensor_name
+    from selm_export.modeling.file import tensor_name
     from selm_export.network import Network, Shape
 
     reader = gguf.GGUFReader(str(path))

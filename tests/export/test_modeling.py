@@ -288,6 +288,9 @@ def test_far_memory_reaches_the_loss() -> None:
         ({"feature_map": "elu1", "features": 16}, "as many features as a head"),
         ({"exit_layers": [3]}, "after layer 3 of 3"),
         ({"num_key_value_heads": 3}, "do not share"),
+        ({"ranks": {"layers.3.mlp.up_proj": 4}}, "layers.3.mlp.up_proj, which is no projection"),
+        ({"ranks": {"mlp.up": 4}}, "mlp.up, which is no projection"),
+        ({"ranks": {"mlp.up_proj": 0}}, "rank 0; the least is 1"),
     ],
 )
 def test_contradictions_are_told(changes: dict[str, Any], told: str) -> None:

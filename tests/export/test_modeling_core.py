@@ -44,6 +44,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "ranks": {"mlp.up_proj": 12, "self_attn.q_proj": 8, "self_attn.o_proj": 8,
                   "mlp.down_proj": 6, "mlp.gate_proj": 5, "self_attn.v_proj": 4},
     },
+    "factors, each layer its own": {
+        "attention_kinds": ["performer", "window", "softmax"],
+        "ranks": {"layers.0.mlp.up_proj": 12, "layers.2.mlp.up_proj": 7, "self_attn.o_proj": 8,
+                  "layers.1.self_attn.o_proj": 20, "layers.1.self_attn.q_proj": 4},
+    },
     "one KV head for all": {"attention_kinds": FAR, "num_key_value_heads": 1},
     "exits": {"attention_kinds": FAR, "exit_layers": [1, 2]},
     "exits, biases": {

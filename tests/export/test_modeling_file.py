@@ -41,6 +41,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "attention_bias": True, "exit_layers": [2], "draft_vocabulary": [7, 3, 399],
         "ranks": {"self_attn.q_proj": 8}, "attention_kinds": MIXED,
     },
+    "ranks by layer": {
+        "ranks": {"layers.0.mlp.up_proj": 12, "layers.2.mlp.up_proj": 8, "self_attn.o_proj": 8,
+                  "layers.1.self_attn.k_proj": 4},
+    },
+    "ranks by layer of full experts": {
+        **FULL, "ranks": {"layers.1.mlp.up_proj": 12, "layers.2.mlp.down_proj": 8},
+    },
     "untied": {"tie_word_embeddings": False},
     "delta experts": {
         **DELTAS, "attention_kinds": MIXED, "head_gate": True, "exit_layers": [1],
@@ -101,12 +108,12 @@ def test_other_files_are_refused_by_name(tokenizer: Any, tmp_path: Path) -> None
     path.write_bytes(b"not a model")
     with pytest.raises(RecipeError, match=r"m\.gguf: not a GGUF file"):
         read_model(path)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "gemma")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(RecipeError, match="architecture is llama, not selm"):
+    with pytest.raises(RecipeError, match="architecture is gemma, not llama, qwen2, qwen3 or selm"):
         read_model(path)
 
 

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from selm_export import pretokenizers
 from selm_export.data.chat import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, Conversation, render
-
-# The expression that files with tokenizer.ggml.pre = qwen2 are read with.
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def _byte_level(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = pretokenizers.build(pretokenizers.CUTS["qwen2"])
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def rebuild_vocabulary(tokens: Sequence[str], merges: Sequence[str]) -> Tokenizer:
-    """The tokenizer of a file that holds its tokens, by id, and its merges ("a b")."""
-    pairs = [(a, b) for a, b in (merge.split(" ") for merge in merges)]
-    tokenizer = _byte_level(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
 
 

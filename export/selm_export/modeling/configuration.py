@@ -10,6 +10,10 @@ from transformers import PretrainedConfig
 
 ATTENTION_KINDS = ("softmax", "window", "performer")
 FEATURE_MAPS = ("favor+", "elu1", "relu", "hedgehog")
+PROJECTIONS = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
 
 
 class SelmConfig(PretrainedConfig):
@@ -19,11 +23,14 @@ class SelmConfig(PretrainedConfig):
     ``sinks`` tokens and the last ``window`` (its own included), ``performer`` also all others
     through ``features`` features of ``feature_map``. ``qk_norm`` normalises queries and keys per
     head; ``clamp`` bounds the length of what the feature map sees (scaled by head_dim ** -0.25).
+    ``rope_factors`` divide the frequencies of the rotary embedding, one for each pair of a head:
+    Llama 3's rule for long texts, or all equal for linear interpolation; empty: none.
     ``head_gate`` multiplies each head's output by a sigmoid of the layer's input;
     ``attention_bias`` adds one to queries, keys and values. After the layers in ``exit_layers``
     (counted from 1) the shared head may speak; drafts are of the tokens in ``draft_vocabulary``
-    alone, if there are any. ``ranks`` names projections ("mlp.up_proj") that are products of two
-    factors, and their rank.
+    alone, if there are any. ``ranks`` names projections that are products of two factors, and
+    their rank: of all layers ("mlp.up_proj") or, which counts more, of one
+    ("layers.3.mlp.up_proj").
 
     ``expert_names`` share the first ``trunk_layers``; above, an expert of the kind ``delta`` adds
     products of rank ``expert_rank`` to the projections, one of the kind ``full`` has layers of its
@@ -47,6 +54,7 @@ class SelmConfig(PretrainedConfig):
         head_dim: int | None = None,
         max_position_embeddings: int = 1024,
         rope_theta: float = 10000.0,
+        rope_factors: Sequence[float] = (),
         rms_norm_eps: float = 1e-6,
         attention_kinds: Sequence[str] | None = None,
         window: int = 64,
@@ -79,6 +87,7 @@ class SelmConfig(PretrainedConfig):
         self.head_dim = head_dim or hidden_size // num_attention_heads
         self.max_position_embeddings = max_position_embeddings
         self.rope_theta = rope_theta
+        self.rope_factors = list(rope_factors)
         self.rms_norm_eps = rms_norm_eps
         self.attention_kinds = list(attention_kinds or ["softmax"] * num_hidden_layers)
         self.window = window
@@ -101,6 +110,10 @@ class SelmConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self._check()
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    def rank(self, layer: int, projection: str) -> int | None:
+        """Of the factors of a projection in this layer (counted from 0); None where it is whole."""
+        return self.ranks.get(f"layers.{layer}.{projection}", self.ranks.get(projection))
 
     def has_deltas(self, layer: int) -> bool:
         """Whether experts add to the projections of this layer (counted from 0)."""
@@ -138,9 +151,20 @@ class SelmConfig(PretrainedConfig):
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"the draft vocabulary has a token {token} of {self.vocab_size}")
 
+    def _check_ranks(self) -> None:
+        layers = [
+            f"layers.{i}.{name}" for i in range(self.num_hidden_layers) for name in PROJECTIONS
+        ]
+        for name, rank in self.ranks.items():
+            if name not in PROJECTIONS and name not in layers:
+                raise ValueError(f"ranks names {name}, which is no projection of a layer")
+            if rank < 1:
+                raise ValueError(f"{name} has factors of rank {rank}; the least is 1")
+
     def _check(self) -> None:
         self._check_experts()
         self._check_exits()
+        self._check_ranks()
         if len(self.attention_kinds) != self.num_hidden_layers:
             named, layers = len(self.attention_kinds), self.num_hidden_layers
             raise ValueError(f"attention_kinds names {named} layers of {layers}")
@@ -155,6 +179,11 @@ class SelmConfig(PretrainedConfig):
             raise ValueError(
                 f"{self.num_attention_heads} heads do not share {self.num_key_value_heads} evenly"
             )
+        if self.rope_factors and len(self.rope_factors) != self.head_dim // 2:
+            pairs, found = self.head_dim // 2, len(self.rope_factors)
+            raise ValueError(f"rope_factors has {found} divisors for {pairs} pairs")
+        if not all(0 < factor < math.inf for factor in self.rope_factors):
+            raise ValueError("rope_factors are positive")
         if self.window < 1 or self.sinks < 0 or self.clamp <= 0:
             raise ValueError("window must be at least 1, sinks at least 0, clamp above 0")
         if self.feature_map == "elu1" and self.features != self.head_dim:

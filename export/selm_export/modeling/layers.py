@@ -38,7 +38,7 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         rows, columns = size
-        rank = config.ranks.get(name)
+        rank = config.rank(layer, name)
         self.factorized, self.has_deltas = rank is not None, config.has_deltas(layer)
         if rank is not None:
             self.lora_a = nn.Linear(columns, rank, bias=False)
@@ -71,14 +71,18 @@ class Projection(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding over pairs (i, i + size / 2) (arXiv 2104.09864)."""
+    """Rotary position embedding over pairs (i, i + size / 2) (arXiv 2104.09864), its
+    frequencies divided by ``rope_factors``."""
 
     inverse: Tensor
 
     def __init__(self, config: SelmConfig) -> None:
         super().__init__()
         steps = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-        self.register_buffer("inverse", config.rope_theta**-steps, persistent=False)
+        inverse = config.rope_theta**-steps
+        if config.rope_factors:
+            inverse = inverse / torch.tensor(config.rope_factors, dtype=torch.float64)
+        self.register_buffer("inverse", inverse, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """positions [batch, tokens] -> cosines and sines [batch, 1, tokens, size / 2]."""
