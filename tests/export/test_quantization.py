@@ -12,11 +12,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
-from support.core import dequantize, llama_python
-
-torch = pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
-
+import torch
 from selm_export.quantization.quantize import FOUND_IN_GGUF, GRIDS, TYPES, quantize
+from support.core import dequantize, llama_python
 
 Type = gguf.GGMLQuantizationType
 Floats = npt.NDArray[np.float32]

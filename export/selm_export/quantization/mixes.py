@@ -40,7 +40,7 @@ class Mix:
     def is_finer(self, layer: int, count: int) -> bool:
         eighth = count // 8
         if self.layers == "some":
-            inner = eighth <= layer < count - eighth
+            inner = eighth <= layer < 7 * count // 8
             return not inner or (layer - eighth) % 3 == 2
         return self.layers == "all" or layer < max(1, eighth)
 

@@ -84,7 +84,11 @@ class Search:
     """The fit of one slice; ``x`` and ``w`` are [groups, size, blocks]."""
 
     def __init__(self, grid: Grid, x: Tensor, w: Tensor) -> None:
-        self.grid, self.x, self.w = grid, x, w
+        self.grid, self.x = grid, x
+        # Large weights count a little more, as llama.cpp has it too. That costs hundredths of the
+        # error, and takes a tenth off the divergence that an importance leaves: a fit by the plain
+        # error shrinks the large ones, all in one direction.
+        self.w = w = w * (x * x + (x * x).mean((0, 1))).sqrt()
         self.wx = w * x
         self.sum_w, self.sum_x = w.sum(1), self.wx.sum(1)
         if grid.book:
