@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from selm_export.errors import RecipeError
-from selm_export.modeling.file import Encode, _tensors
+from selm_export.gguf_file import Encode
+from selm_export.modeling.file import _tensors
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.quantization.imatrix import Importance
 from selm_export.quantization.mixes import Types
