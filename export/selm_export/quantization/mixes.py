@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import gguf
 
+from selm_export.gguf_file import stored_as
+
 Type = gguf.GGMLQuantizationType
 Types = dict[str, Type]  # by the tensor's name in the file; what is not named is F32
 Shapes = Mapping[str, tuple[int, ...]]
@@ -24,8 +26,6 @@ _OF_32 = {
     Type.Q5_K: Type.Q5_1,
     Type.Q6_K: Type.Q8_0,
 }
-# Norms, gains and frozen features are small, and what depends on them is not.
-_FLOATS = ("performer", "head_gate")
 # Small, and they decide who speaks.
 _SCORES = ".score."
 
@@ -68,7 +68,7 @@ MIXES = {
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether the tensor may be anything but F32."""
-    return len(shape) == 2 and not any(part in name for part in _FLOATS)
+    return stored_as(name, shape, Type.F16) != Type.F32
 
 
 def fitting(kind: Type, columns: int) -> Type:

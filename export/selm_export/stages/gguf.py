@@ -20,19 +20,33 @@ TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """``type`` of the matrices, rounded to nearest: ``f32``, ``f16``, ``bf16``, ``q8_0``, ``q5_1``,
-    ``q5_0``, ``q4_1`` or ``q4_0`` (the stage ``quantize`` has finer ones). ``title``, ``version``,
-    ``author``, ``license`` and ``description`` go into the file, and so does ``sampling``, what it
-    recommends: ``temperature``, ``top_k``, ``top_p``, ``min_p``."""
+class Said:
+    """What goes into the file: ``title``, ``version``, ``author``, ``license`` and
+    ``description``, and ``sampling``, what it recommends: ``temperature``, ``top_k``, ``top_p``,
+    ``min_p``."""
 
-    type: str = "q8_0"
     title: str = ""
     version: str = Label.version
     author: str = Label.author
     license: str = Label.license
     description: str = Label.description
     sampling: Mapping[str, float] = field(default_factory=dict)
+
+    def label(self, job: Job) -> Label:
+        for key in self.sampling:
+            if key not in SAMPLING:
+                cause = f"has an unknown key sampling.{key}, none of {', '.join(SAMPLING)}"
+                raise RecipeError(job.name, cause, "Correct it, or take it out")
+        title = self.title or job.name
+        return Label(title, self.version, self.author, self.license, self.description)
+
+
+@dataclass(frozen=True)
+class Settings(Said):
+    """``type`` of the matrices, rounded to nearest: ``f32``, ``f16``, ``bf16``, ``q8_0``, ``q5_1``,
+    ``q5_0``, ``q4_1`` or ``q4_0`` (the stage ``quantize`` has finer ones)."""
+
+    type: str = "q8_0"
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
@@ -42,15 +56,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if settings.type not in TYPES:
         cause = f"has the type {settings.type!r}, none of {', '.join(TYPES)}"
         raise RecipeError(job.name, cause, "Correct it, or use the stage quantize")
-    for key in settings.sampling:
-        if key not in SAMPLING:
-            cause = f"has an unknown key sampling.{key}, none of {', '.join(SAMPLING)}"
-            raise RecipeError(job.name, cause, "Correct it, or take it out")
+    label = settings.label(job)
     loaded, path = checkpoint.load(job.inputs[0]), job.output / FILE
-    label = Label(
-        settings.title or job.name, settings.version, settings.author, settings.license,
-        settings.description,
-    )  # fmt: skip
     kind = gguf.GGMLQuantizationType[settings.type.upper()]
     weights = write_gguf(path, loaded, encode=plain(kind), label=label, sampling=settings.sampling)
     size = path.stat().st_size

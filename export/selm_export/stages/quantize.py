@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from selm_export import checkpoint as checkpoints
-from selm_export.checkpoint import Checkpoint
 from selm_export.data.dataset import sample
 from selm_export.data.packing import Document
 from selm_export.errors import RecipeError
 from selm_export.gguf_export import write_gguf
-from selm_export.gguf_file import Encode, Label
+from selm_export.gguf_file import Encode
 from selm_export.modeling.file import _tensors
 from selm_export.quantization import imatrix
 from selm_export.quantization.allocate import Probe, search_loss, within_bytes
@@ -30,16 +29,16 @@ from selm_export.quantization.mixes import (
     of_routes,
     replaced,
 )
+from selm_export.stages.gguf import FILE, Said
 from selm_export.stages.job import Job
 
-MODEL = "model.gguf"
 IMPORTANCE = "importance.safetensors"
 TYPES = "types.json"
 NAMED = "q4_k_m"  # where nothing is asked for
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Said):
     """At most one of ``mix``, ``bytes``, ``bits_per_weight`` and ``kld``; with none, q4_k_m."""
 
     mix: str | None = None  # a named mix of types: f16, q8_0, q6_k, q5_k_m, q4_k_m, q3_k_m, ...
@@ -51,18 +50,6 @@ class Settings:
     probe_tokens: int = 1024  # of these, for what each tensor loses
     measured_tokens: int = 4096  # of held-out documents, for the figures
     compare: bool = False  # measure the same types without importance too
-    title: str | None = None  # what the file says of itself; the stage's name if not said
-
-
-def write_quantized(
-    path: Path, checkpoint: Checkpoint, types: Types, importance: Importance | None, title: str
-) -> None:
-    """What is not in ``types`` is F32."""
-    _write(path, checkpoint, Encoder(checkpoint.path, types, importance), title)
-
-
-def _write(path: Path, checkpoint: Checkpoint, encode: Encode, title: str) -> None:
-    write_gguf(path, checkpoint, encode=encode, label=Label(title))
 
 
 class _Quantization:
@@ -74,7 +61,7 @@ class _Quantization:
         tensors = dict(_tensors(self.checkpoint.model))
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.parameters = sum(tensor.numel() for tensor in tensors.values())
-        self.title = settings.title or job.name
+        self.label = settings.label(job)
 
     def documents(self, file: str, tokens: int) -> list[Document]:
         path = self.job.data / file
@@ -126,17 +113,21 @@ class _Quantization:
             chosen = within_bytes(where, choices, size - rest)
         return {**chosen.types, **fixed}, {"predicted_kld": chosen.loss}
 
+    def write(self, path: Path, encode: Encode) -> None:
+        sampling = self.settings.sampling
+        write_gguf(path, self.checkpoint, encode=encode, label=self.label, sampling=sampling)
+
     def size(self, types: Types) -> int:
         """Of the file in bytes, found by writing one without content."""
         path = self.job.output / "size.gguf"
         try:
-            _write(path, self.checkpoint, Blank(types), self.title)
+            self.write(path, Blank(types))
             return path.stat().st_size
         finally:
             path.unlink(missing_ok=True)
 
     def figures(self, types: Types, importance: Importance | None) -> dict[str, Any]:
-        size = (self.job.output / MODEL).stat().st_size
+        size = (self.job.output / FILE).stat().st_size
         found: dict[str, Any] = {
             "bytes": size,
             "parameters": self.parameters,
@@ -176,6 +167,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     types, how = work.types(importance)
     names = {name: kind.name for name, kind in types.items()}
     (job.output / TYPES).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
-    job.say(f"writing {job.output / MODEL}")
-    write_quantized(job.output / MODEL, work.checkpoint, types, importance, work.title)
+    job.say(f"writing {job.output / FILE}")
+    work.write(job.output / FILE, Encoder(work.checkpoint.path, types, importance))
     return {**work.figures(types, importance), **how}
