@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from selm_export import checkpoint
 from selm_export.compress.structure import parts, place
 from selm_export.data import dataset, generate_copy, generate_notes, generate_numbers
 from selm_export.data.packing import Document
-from selm_export.exits import read_source, to_selm
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.stages.job import Job
 
@@ -56,8 +56,8 @@ def random_documents(count: int, vocabulary: int, seed: int = 0) -> list[Documen
 @functools.cache
 def bundled() -> tuple[SelmForCausalLM, Any]:
     """The model that ships, and its tokenizer."""
-    source = read_source(BUNDLED)
-    return to_selm(source.network, []), source.tokenizer
+    found = checkpoint.load(BUNDLED)
+    return found.model, found.tokenizer
 
 
 def conversations(count: int, seed: int) -> list[Any]:
