@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from selm_export import checkpoint
 from selm_export.data.chat import chat
 from selm_export.data.dataset import GENERATE, document
 from selm_export.data.packing import Document
 from selm_export.errors import RecipeError
+from selm_export import checkpoint
 from selm_export.modeling import file
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.quantization import imatrix
@@ -140,20 +140,19 @@ def generated(tokenizer: Any, seeds: range) -> list[Document]:
 
 @pytest.mark.parametrize("kind", [Type.Q3_K, Type.Q4_0], ids=lambda t: t.name)
 def test_importance_brings_the_model_nearer_to_itself(kind: Type) -> None:
-    """Measured on other text than it was taken from; the embedding stays as it is, to save time."""
+    """Measured on other text than it was taken from."""
     source = checkpoint.load(BUNDLED)
     model = source.model
     importance = imatrix.measure(model, generated(source.tokenizer, range(10)))
     prompts = (DATA / "talk-prompts.txt").read_text(encoding="utf-8").splitlines()
     held_out = generated(source.tokenizer, range(100, 104))
     held_out += [document(source.tokenizer, chat("test", prompt)) for prompt in prompts]
-    types = {name: kind for name in matrices(model) if name != "token_embd.weight"}
+    types = dict.fromkeys(matrices(model), kind)
     with_it, without = (
         compare(model, applied(model, Encoder(BUNDLED, types, known)), held_out).mean
         for known in (importance, None)
     )
-    print(with_it, without)
-    assert 0 < with_it < 0.97 * without
+    assert 0 < with_it < 0.95 * without
 
 
 def test_a_missing_or_broken_entry_is_named() -> None:

@@ -59,8 +59,8 @@ def _check(values: Floats, kind: Type) -> None:
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     if values.shape[1] % block:
         raise ValueError(f"rows of {values.shape[1]} do not fill {kind.name}'s blocks of {block}")
-    largest = np.abs(values).max(initial=0)
-    if not np.isfinite(largest):
+    largest = max(values.max(initial=0), -values.min(initial=0))
+    if not np.isfinite(largest):  # as max and min of a NaN are NaN
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(f"the weight [{row}, {column}] is {values[row, column]}")
     if largest > LARGEST and kind not in (Type.F32, Type.BF16):
