@@ -1,9 +1,12 @@
-"""The int8 variant of an ONNX folder: onnxruntime's dynamic quantisation, one matrix for both ends.
+"""The int8 variant of an ONNX folder: onnxruntime's dynamic quantisation, and two things more.
 
 Every matrix product with a weight becomes one of int8, the weight scaled per output channel, what
-it is applied to scaled anew at each step. Scalar heads and head gates stay in float32: they are
-small and decide much. With a tied head the embedding is looked up in the head's int8 matrix, a
-token being one of its output channels, so no second one is stored.
+it is applied to scaled anew at each step, and that per token: the standard's DynamicQuantizeLinear
+has one scale for all tokens of a step, so the largest of them (a text's first has activations that
+dwarf all others) would cost the rest, and a text's result would depend on how it was cut. Scalar
+heads and head gates stay in float32: they are small and decide much. With a tied head the embedding
+is looked up in the head's int8 matrix, a token being one of its output channels, so no second one
+is stored.
 """
 
 from __future__ import annotations
@@ -49,6 +52,58 @@ def _untransposed(graph: onnx.GraphProto) -> None:
         stored = numpy_helper.from_array(np.ascontiguousarray(value), turn.output[0])
         graph.initializer.append(stored)
         graph.node.remove(turn)
+
+
+PER_TOKEN: dict[str, np.ndarray[Any, Any]] = {
+    "last": np.array([-1], np.int64), "most": np.array(127, np.float32),
+    "least": np.array(1e-30, np.float32), "middle": np.array(128, np.float32),
+    "zero": np.array(128, np.uint8),
+}  # fmt: skip
+
+
+def _token_by_token(x: str, result: str, scale: str) -> list[onnx.NodeProto]:
+    """x [..., tokens, n] as uint8 around 128, and its scales [..., tokens, 1]."""
+    steps = (
+        ("Abs", [x], f"{result}/size"),
+        ("ReduceMax", [f"{result}/size", "/token/last"], f"{result}/largest"),
+        ("Div", [f"{result}/largest", "/token/most"], f"{result}/step"),
+        ("Max", [f"{result}/step", "/token/least"], scale),  # a token may be all zeros
+        ("Div", [x, scale], f"{result}/ratio"),
+        ("Round", [f"{result}/ratio"], f"{result}/whole"),
+        ("Add", [f"{result}/whole", "/token/middle"], f"{result}/moved"),
+    )
+    made = [helper.make_node(kind, given, [out], name=out) for kind, given, out in steps]
+    last = helper.make_node(
+        "Cast", [f"{result}/moved"], [result], name=result, to=onnx.TensorProto.UINT8
+    )
+    return [*made, last]
+
+
+def _per_token(graph: onnx.GraphProto) -> None:
+    """Each DynamicQuantizeLinear replaced; products are multiplied first by the weight's scales,
+    then by the tokens': onnxruntime takes one product of both for the one scale that it was."""
+    for name, value in PER_TOKEN.items():
+        graph.initializer.append(numpy_helper.from_array(value, f"/token/{name}"))
+    nodes: list[onnx.NodeProto] = []
+    zeros, scales, both = set(), set(), dict[str, tuple[str, str]]()
+    for node in graph.node:
+        if node.op_type == "DynamicQuantizeLinear":
+            scales.add(node.output[1])
+            zeros.add(node.output[2])
+            nodes += _token_by_token(node.input[0], *node.output[:2])
+        elif node.op_type == "Mul" and node.input[0] in scales:
+            both[node.output[0]] = node.input[0], node.input[1]
+        elif node.op_type == "Mul" and node.input[1] in both:
+            of_tokens, of_weight = both[node.input[1]]
+            half = f"{node.output[0]}/half"
+            nodes.append(helper.make_node("Mul", [node.input[0], of_weight], [half], name=half))
+            node.input[:] = [half, of_tokens]
+            nodes.append(node)
+        else:
+            node.input[:] = ["/token/zero" if name in zeros else name for name in node.input]
+            nodes.append(node)
+    del graph.node[:], graph.value_info[:]  # which still has one scale's shape
+    graph.node.extend(nodes)
 
 
 def _share_with_head(graph: onnx.GraphProto, head: str) -> None:
@@ -103,6 +158,7 @@ def quantize(source: Path, path: Path, *, head: bool) -> dict[str, Any]:
         made = onnx.load(folder / "int8.onnx")
         for file in folder.iterdir():
             file.unlink()
+        _per_token(made.graph)
         if head and tied:
             _share_with_head(made.graph, weight)
         save_graph(made, folder)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib import import_module, util
 from typing import Any
 
@@ -42,13 +43,14 @@ class OnnxTokenizer:
 
     def __init__(self, folder: OnnxFolder) -> None:
         tokenizers = import_module("tokenizers")
+        self._open: Callable[[], Any] = partial(
+            tokenizers.Tokenizer.from_file, str(folder.tokenizer)
+        )
         try:
-            self._reading = tokenizers.Tokenizer.from_file(str(folder.tokenizer))
-            self._plain = tokenizers.Tokenizer.from_file(str(folder.tokenizer))
+            self._reading = self._open()
         except Exception as error:  # that package raises no other kind
             cause = f"is no tokenizer that can be read: {error}"
             raise ModelError(str(folder.tokenizer), cause, hint=AGAIN) from None
-        self._plain.encode_special_tokens = True  # reads <|im_end|> as the letters that it has
         self._decoding = tokenizers.decoders.DecodeStream
         self.vocab_size = folder.vocabulary
         if (found := self._reading.get_vocab_size()) > folder.vocabulary:
@@ -62,6 +64,13 @@ class OnnxTokenizer:
         self._ends = {i for i in (self.eos, eot, *ends) if i is not None}
         self._before = self._put(folder, "bos", self.bos)
         self._after = self._put(folder, "eos", self.eos)
+
+    @cached_property
+    def _plain(self) -> Any:
+        """One that reads <|im_end|> as the letters that it has; chats need it seldom."""
+        tokenizer = self._open()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
@@ -368,7 +377,7 @@ class OnnxSession:
             self.truncate(0)
             self._expert = chosen
 
-    def _picker(self, sampling: Sampling) -> Any:
+    def _picker(self, sampling: Sampling) -> Callable[[], int]:
         """The core's sampler over the last logits; the n-th call uses the n-th random number."""
         from selm_edge import _core
 

@@ -20,7 +20,7 @@ from selm_export.gguf_export import write_gguf
 from selm_export.gguf_file import Label, plain
 from support.onnx_models import EXPERTS, PERFORMER, write
 
-from selm_edge import Cancelled, ContextError, Model, ModelError, SelmError
+from selm_edge import Cancelled, ContextError, Model, ModelError, SelmError, UnsupportedModelError
 from selm_edge.backends import onnx as backend
 from selm_edge.backends.base import Engine, EngineSession, EngineTokenizer, TokenStream
 from selm_edge.cli.app import selm
@@ -343,6 +343,13 @@ def test_a_folder_that_is_not_right(
         Model.load(folder)
     assert error.value.path == str(folder / file)
     assert cause in error.value.cause and error.value.hint
+
+
+def test_what_is_for_another_backend(folder: Path, native: dict[str, Path]) -> None:
+    with pytest.raises(UnsupportedModelError, match="--backend native"):
+        Model.load(native["qwen2"], backend="onnx")
+    with pytest.raises(UnsupportedModelError, match="--backend onnx"):
+        Model.load(folder, backend="native")
 
 
 def test_without_its_packages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
