@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from selm_export.checkpoint import TOKENIZER
 from selm_export.onnx_export import (
     GRAPH,
     MANIFEST,
+    WEIGHTS,
     producer,
     quiet,
     save_graph,
@@ -133,37 +135,58 @@ def _share_with_head(graph: onnx.GraphProto, head: str) -> None:
     graph.initializer.remove(stored)
 
 
-def quantize(source: Path, path: Path, *, head: bool) -> dict[str, Any]:
-    """Fills ``path`` from the float32 folder ``source``; ``head``: the head (and a tied embedding)
-    too. Gives its figures."""
-    said = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+@dataclass(frozen=True)
+class Plan:
+    """``kept``: the nodes that stay in float32; ``head``: the name of the head's weight, if that
+    and a tied embedding become one int8 matrix."""
+
+    kept: list[str]
+    head: str | None
+
+
+def _prepare(source: Path, folder: Path, head: bool) -> Plan:
+    """The graph as the quantiser wants it. (Any part of a graph holds all of its memory, so none is
+    left when this returns: each step here takes some times the weights as it is.)"""
     model = onnx.load(source / GRAPH)
     graph = model.graph
     last = producer(graph, "logits")
-    tied = any(n.op_type == "Transpose" and n.output[0] == last.input[1] for n in graph.node)
-    weight = last.input[1]
+    weight = str(last.input[1])
+    tied = any(n.op_type == "Transpose" and n.output[0] == weight for n in graph.node)
+    kept = [str(n.name) for n in graph.node if any(part in n.name for part in KEPT)]
+    if not head:
+        kept.append(str(last.name))
     if head or not tied:
         _untransposed(graph)
-    kept = [n.name for n in graph.node if any(part in n.name for part in KEPT)]
+    save_graph(model, folder)
+    return Plan(kept, weight if head and tied else None)
+
+
+def _finish(folder: Path, plan: Plan) -> None:
+    """What the quantiser wrote, as it gets its name."""
+    made = onnx.load(folder / "int8.onnx")
+    for file in folder.iterdir():
+        file.unlink()
+    _per_token(made.graph)
+    if plan.head is not None:
+        _share_with_head(made.graph, plan.head)
+    save_graph(made, folder)
+
+
+def quantize(source: Path, path: Path, *, head: bool) -> dict[str, Any]:
+    """Fills ``path`` from the float32 folder ``source``; ``head``: the head (and a tied embedding)
+    too. Gives its figures."""
     with whole_folder(path) as folder, quiet():
-        save_graph(model, folder)
-        del model, graph
+        plan = _prepare(source, folder, head)
         quantize_dynamic(
             folder / GRAPH, folder / "int8.onnx", op_types_to_quantize=["MatMul"],
-            per_channel=True, weight_type=QuantType.QInt8,
-            nodes_to_exclude=kept if head else [*kept, last.name],
-            use_external_data_format=(folder / "model.onnx.data").exists(),
+            per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=plan.kept,
+            use_external_data_format=(folder / WEIGHTS).exists(),
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
         )  # fmt: skip
-        made = onnx.load(folder / "int8.onnx")
-        for file in folder.iterdir():
-            file.unlink()
-        _per_token(made.graph)
-        if head and tied:
-            _share_with_head(made.graph, weight)
-        save_graph(made, folder)
+        _finish(folder, plan)
         shutil.copyfile(source / TOKENIZER, folder / TOKENIZER)
-        said.pop("files")
+        said = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+        del said["files"]
         write_manifest(folder, said | {"type": "int8"})
         size = sum(file.stat().st_size for file in folder.iterdir())
     return {"bytes": size, "head": "int8" if head else "fp32"}

@@ -99,8 +99,14 @@ class OnnxTokenizer:
     def control_tokens(self) -> Mapping[str, int]:
         return self._control
 
-    def pieces(self, before: Sequence[int]) -> Pieces:
-        return Pieces(self, before)
+    def stream(self, before: Sequence[int]) -> Any:
+        """That package's own, after a text's last tokens; half a character it would say again."""
+        whole = not self.decode(before).endswith("\ufffd")
+        return self._decoding(list(before) if whole else None, skip_special_tokens=True)
+
+    def step(self, stream: Any, token: int) -> str | None:
+        text: str | None = stream.step(self._reading, token)
+        return text
 
 
 class Pieces:
@@ -108,12 +114,15 @@ class Pieces:
 
     def __init__(self, tokenizer: OnnxTokenizer, before: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._stream = tokenizer._decoding(list(before), skip_special_tokens=True)
+        self._stream = tokenizer.stream(before)
         self._held: list[int] = []
 
     def feed(self, token: int) -> bytes:
         self._held.append(token)
-        text = self._stream.step(self._tokenizer._reading, token)
+        try:
+            text = self._tokenizer.step(self._stream, token)
+        except Exception:  # bytes that are no text, which that package may give up on
+            text, self._stream = self._tokenizer.decode(self._held), self._tokenizer.stream(())
         if text is None:
             return b""
         self._held.clear()
@@ -360,7 +369,7 @@ class OnnxSession:
             raise ContextError(len(prompt), self.context - 1)
         self._choose(expert)
         self.clear_cancel()
-        pieces = self._engine.tokenizer.pieces(prompt[-16:])
+        pieces = Pieces(self._engine.tokenizer, prompt[-16:])
         is_end = self._engine.tokenizer.is_end
         voice = Voice(self._picker(sampling), is_end, pieces.feed, pieces.rest)
         return ReplyStream(self, prompt, voice, max_tokens=max_tokens, stop=stop, deadline=deadline)
