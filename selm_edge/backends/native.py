@@ -554,4 +554,7 @@ class NativeBackend:
         missing = self.available()
         if missing is not None:
             raise SelmError(missing)
+        if os.path.isdir(path):  # noqa: PTH112 (bytes in, bytes out)
+            hint = "The onnx backend runs folders: --backend onnx (backend='onnx')."
+            raise UnsupportedModelError(path, "is a folder, not a GGUF file", hint=hint)
         return NativeEngine(path, threads=threads, context=context)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib import import_module, util
 from typing import Any
 
@@ -42,13 +43,14 @@ class OnnxTokenizer:
 
     def __init__(self, folder: OnnxFolder) -> None:
         tokenizers = import_module("tokenizers")
+        self._open: Callable[[], Any] = partial(
+            tokenizers.Tokenizer.from_file, str(folder.tokenizer)
+        )
         try:
-            self._reading = tokenizers.Tokenizer.from_file(str(folder.tokenizer))
-            self._plain = tokenizers.Tokenizer.from_file(str(folder.tokenizer))
+            self._reading = self._open()
         except Exception as error:  # that package raises no other kind
             cause = f"is no tokenizer that can be read: {error}"
             raise ModelError(str(folder.tokenizer), cause, hint=AGAIN) from None
-        self._plain.encode_special_tokens = True  # reads <|im_end|> as the letters that it has
         self._decoding = tokenizers.decoders.DecodeStream
         self.vocab_size = folder.vocabulary
         if (found := self._reading.get_vocab_size()) > folder.vocabulary:
@@ -62,6 +64,13 @@ class OnnxTokenizer:
         self._ends = {i for i in (self.eos, eot, *ends) if i is not None}
         self._before = self._put(folder, "bos", self.bos)
         self._after = self._put(folder, "eos", self.eos)
+
+    @cached_property
+    def _plain(self) -> Any:
+        """One that reads <|im_end|> as the letters that it has; chats need it seldom."""
+        tokenizer = self._open()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
@@ -90,8 +99,14 @@ class OnnxTokenizer:
     def control_tokens(self) -> Mapping[str, int]:
         return self._control
 
-    def pieces(self, before: Sequence[int]) -> Pieces:
-        return Pieces(self, before)
+    def stream(self, before: Sequence[int]) -> Any:
+        """That package's own, after a text's last tokens; half a character it would say again."""
+        whole = not self.decode(before).endswith("\ufffd")
+        return self._decoding(list(before) if whole else None, skip_special_tokens=True)
+
+    def step(self, stream: Any, token: int) -> str | None:
+        text: str | None = stream.step(self._reading, token)
+        return text
 
 
 class Pieces:
@@ -99,12 +114,15 @@ class Pieces:
 
     def __init__(self, tokenizer: OnnxTokenizer, before: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._stream = tokenizer._decoding(list(before), skip_special_tokens=True)
+        self._stream = tokenizer.stream(before)
         self._held: list[int] = []
 
     def feed(self, token: int) -> bytes:
         self._held.append(token)
-        text = self._stream.step(self._tokenizer._reading, token)
+        try:
+            text = self._tokenizer.step(self._stream, token)
+        except Exception:  # bytes that are no text, which that package may give up on
+            text, self._stream = self._tokenizer.decode(self._held), self._tokenizer.stream(())
         if text is None:
             return b""
         self._held.clear()
@@ -351,7 +369,7 @@ class OnnxSession:
             raise ContextError(len(prompt), self.context - 1)
         self._choose(expert)
         self.clear_cancel()
-        pieces = self._engine.tokenizer.pieces(prompt[-16:])
+        pieces = Pieces(self._engine.tokenizer, prompt[-16:])
         is_end = self._engine.tokenizer.is_end
         voice = Voice(self._picker(sampling), is_end, pieces.feed, pieces.rest)
         return ReplyStream(self, prompt, voice, max_tokens=max_tokens, stop=stop, deadline=deadline)
@@ -368,7 +386,7 @@ class OnnxSession:
             self.truncate(0)
             self._expert = chosen
 
-    def _picker(self, sampling: Sampling) -> Any:
+    def _picker(self, sampling: Sampling) -> Callable[[], int]:
         """The core's sampler over the last logits; the n-th call uses the n-th random number."""
         from selm_edge import _core
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from selm_edge.backends.base import MetadataValue
-from selm_edge.errors import ModelError
+from selm_edge.errors import ModelError, UnsupportedModelError
 
 MANIFEST, GRAPH, TOKENIZER = "model.json", "model.onnx", "tokenizer.json"
 FORMAT = 1
@@ -70,6 +70,9 @@ def manifest_of(path: str) -> Path:
 
 def read(path: str) -> OnnxFolder:
     """ModelError names the file that is missing, damaged or of another format."""
+    if not is_folder(path) and Path(path).exists():
+        hint = "The native backend may run it: --backend native (backend='native')."
+        raise UnsupportedModelError(path, "is no folder of an ONNX model", hint=hint)
     manifest = manifest_of(path)
     try:
         said = json.loads(manifest.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import threading
@@ -20,7 +21,7 @@ from selm_export.gguf_export import write_gguf
 from selm_export.gguf_file import Label, plain
 from support.onnx_models import EXPERTS, PERFORMER, write
 
-from selm_edge import Cancelled, ContextError, Model, ModelError, SelmError
+from selm_edge import Cancelled, ContextError, Model, ModelError, SelmError, UnsupportedModelError
 from selm_edge.backends import onnx as backend
 from selm_edge.backends.base import Engine, EngineSession, EngineTokenizer, TokenStream
 from selm_edge.cli.app import selm
@@ -172,6 +173,28 @@ def test_memory_does_not_grow_with_the_text(made: dict[str, tuple[Path, Checkpoi
         before = session.state_bytes
         session.eval([5] * 200)
         assert session.state_bytes == before
+
+
+def test_pieces_are_the_text(made: dict[str, tuple[Path, Checkpoint]]) -> None:
+    with Model.load(made["qwen2"][0]) as model:
+        tokenizer = model.engine.tokenizer
+        assert isinstance(tokenizer, backend.OnnxTokenizer)
+        text = " a näïve 你好 🙂, and <|im_end|>more"
+        ids = model.tokenize(text, parse_special=True)
+        pieces = backend.Pieces(tokenizer, model.tokenize("Before"))
+        found = [pieces.feed(token).decode() for token in ids]
+        assert "".join(found) == text.replace("<|im_end|>", "") and "" in found
+        assert pieces.rest() == b""
+        half = backend.Pieces(tokenizer, [])
+        fed = b"".join(half.feed(token) for token in model.tokenize("🙂")[:-1])
+        assert fed == b"" and half.rest().decode() == "\ufffd"
+        draw = random.Random(4)
+        for _ in range(20):  # mostly no text at all
+            ids = [draw.randrange(400) for _ in range(30)]
+            pieces = backend.Pieces(tokenizer, ids[:5])
+            whole = b"".join(map(pieces.feed, ids[5:])) + pieces.rest()
+            said = [c for c in model.detokenize(ids[5:]) if c != "\ufffd"]
+            assert [c for c in whole.decode() if c != "\ufffd"] == said
 
 
 # ---- Ends of replies -----------------------------------------------------------------------------
@@ -343,6 +366,13 @@ def test_a_folder_that_is_not_right(
         Model.load(folder)
     assert error.value.path == str(folder / file)
     assert cause in error.value.cause and error.value.hint
+
+
+def test_what_is_for_another_backend(folder: Path, native: dict[str, Path]) -> None:
+    with pytest.raises(UnsupportedModelError, match="--backend native"):
+        Model.load(native["qwen2"], backend="onnx")
+    with pytest.raises(UnsupportedModelError, match="--backend onnx"):
+        Model.load(folder, backend="native")
 
 
 def test_without_its_packages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
