@@ -193,19 +193,20 @@ class _Walk:
             return small_enough(self.ladder[self.taken], self.ladder[0], self.goal)
         return self.shape == self.cutter.least
 
-    def _wanted(self) -> float:
-        """Parameters that the next step should save: no more than are left to save."""
+    def _left(self) -> float:
+        """Parameters that are still to be saved."""
         first, now = self.ladder[0], self.ladder[self.taken]
-        wanted = self.cutter.wish.step * first.parameters
-        if self.goal.asks():
-            left = now.parameters - self.goal.keep * first.parameters
-            if self.goal.bytes:
-                left = max(left, (now.bytes - self.goal.bytes) * now.parameters / now.bytes)
-            wanted = min(wanted, left)
-        return max(wanted, 1.0)
+        if not self.goal.asks():
+            return math.inf
+        left = now.parameters - self.goal.keep * first.parameters
+        if self.goal.bytes:
+            left = max(left, (now.bytes - self.goal.bytes) * now.parameters / now.bytes)
+        return max(left, 1.0)
 
     def _best(self, compared: Reference) -> tuple[str, Shape, SelmForCausalLM] | None:
-        steps = self.cutter.steps(self.shape, self._wanted())
+        left = self._left()
+        wanted = self.cutter.wish.step * self.ladder[0].parameters
+        steps = self.cutter.steps(self.shape, min(wanted, left))
         if len(steps) < 2:
             return (*steps[0], self.cutter.cut(steps[0][1])) if steps else None
         best, least = None, math.inf
@@ -213,7 +214,8 @@ class _Walk:
         for less, shape in steps:
             model = self.cutter.cut(shape)
             mean = compared.divergence(model).mean
-            price = (mean - self.divergence) / (before - self.cutter.count(shape))
+            saved = min(before - self.cutter.count(shape), left)  # more is not asked for
+            price = (mean - self.divergence) / saved
             if price < least:
                 best, least, divergence = (less, shape, model), price, mean
         self.divergence = divergence
