@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from selm_export import checkpoint
 from selm_export.data.chat import chat
 from selm_export.data.dataset import GENERATE, document
 from selm_export.data.packing import Document
 from selm_export.errors import RecipeError
-from selm_export import checkpoint
 from selm_export.modeling import file
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.quantization import imatrix

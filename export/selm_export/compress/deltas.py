@@ -6,17 +6,15 @@ factors per projection say it. Where it differs by more, the experts keep their 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from selm_export.checkpoint import Checkpoint
+from selm_export.checkpoint import Checkpoint, same_tokenizer
 from selm_export.compress.spectra import Spectrum, grams, root, spectrum
 from selm_export.compress.structure import OF_LAYER, built, changed, dense, parts, place
 from selm_export.data.packing import Document
@@ -79,41 +77,14 @@ class Ensemble:
         }
 
 
-def first_difference(a: Tokenizer, b: Tokenizer) -> str | None:
-    """Where two tokenizers part, told; None where they do not."""
-    one, other = ({i: t for t, i in x.get_vocab().items()} for x in (a, b))
-    for i in sorted(one.keys() | other.keys()):
-        if one.get(i) != other.get(i):
-            return f"token {i} is {one.get(i)!r} in the one and {other.get(i)!r} in the other"
-    first, second = (json.loads(x.to_str()) for x in (a, b))
-    merges = (x["model"].get("merges", []) for x in (first, second))
-    for i, (own, its) in enumerate(zip(*merges, strict=False)):
-        if own != its:
-            return f"merge {i} is {own!r} in the one and {its!r} in the other"
-    for key in ("normalizer", "pre_tokenizer", "post_processor", "model", "added_tokens"):
-        if first.get(key) != second.get(key):
-            return f"they differ in {key}"
-    return None
-
-
 def check_alike(base: Checkpoint, expert: Checkpoint) -> None:
     """Raises RecipeError that names both folders and what differs first, of tokenizer or shape; or
-    the one that is no model of its own, or whose weights are not finite."""
+    the one that is an ensemble itself."""
     for own in (base, expert):
-        for name, weight in own.model.state_dict().items():
-            if not bool(weight.isfinite().all()):
-                raise RecipeError(
-                    own.path, f"the tensor {name} holds what is infinite or no number",
-                    "Train it again, at a lower rate",
-                )  # fmt: skip
         if own.model.config.expert_names:
             raise RecipeError(own.path, "is an ensemble already", "Give checkpoints of one model")
+    same_tokenizer([base, expert])
     both = f"{base.path} and {expert.path}"
-    if told := first_difference(base.tokenizer, expert.tokenizer):
-        raise RecipeError(
-            both, f"have different tokenizers: {told}",
-            "Experts of one base read the same tokens; train them from this base",
-        )  # fmt: skip
     for key in SAME:
         one, other = getattr(base.model.config, key), getattr(expert.model.config, key)
         if one != other:
