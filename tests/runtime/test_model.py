@@ -289,9 +289,9 @@ def test_backends_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_added", {})
     engine = FakeEngine()
     backends.register(FakeBackend(engine))
-    assert backends.names() == ["native", "llama-cpp", "fake"]
+    assert backends.names() == ["native", "llama-cpp", "onnx", "fake"]
     assert Model.load("anything.gguf", backend="fake").engine is engine
-    with pytest.raises(SelmError, match="native, llama-cpp, fake"):
+    with pytest.raises(SelmError, match="native, llama-cpp, onnx, fake"):
         backends.get("nothing")
 
 
