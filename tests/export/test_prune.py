@@ -355,6 +355,7 @@ def test_a_stage_that_cannot_says_why_and_writes_nothing(tmp_path: Path) -> None
     checkpoint.save(tmp_path / "model", broken, some_tokenizer())
     with pytest.raises(RecipeError, match=r"up_proj.weight holds a value that is not finite"):
         stage.run(job, stage.Settings(feed_forward=64, tokens=64))
+    checkpoint.save(tmp_path / "model", some_model(), some_tokenizer())
     (job.data / "train.jsonl").write_text("", "utf-8")
     with pytest.raises(RecipeError, match=r"train.jsonl: holds no documents"):
         stage.run(job, stage.Settings(feed_forward=64))
