@@ -218,23 +218,28 @@ def test_the_stage(job: Job) -> None:
     }  # fmt: skip
 
 
+SMALLER = {"num_hidden_layers": 2, "intermediate_size": 256}
+
+
+@pytest.mark.parametrize("job", [SMALLER], ids=[""], indirect=True)
 def test_the_stage_under_a_budget_of_bytes(job: Job) -> None:
     sizes = {}
-    for bits in (5.5, 8.0):
+    for bits in (6.0, 8.0):
         found = run(job, replace(FEW, bits_per_weight=bits))
         assert found["bytes"] * 8 <= bits * found["parameters"]
         assert found["bytes"] * 8 > (bits - 0.6) * found["parameters"]
         sizes[bits] = found
-    assert sizes[8.0]["mean_kld"] < sizes[5.5]["mean_kld"]
-    small, size = sizes[5.5], sizes[5.5]["bytes"]
+    assert sizes[8.0]["mean_kld"] < sizes[6.0]["mean_kld"]
+    small, size = sizes[6.0], sizes[6.0]["bytes"]
     same = run(job, replace(FEW, bytes=size))
     assert (same["bytes"], same["types"]) == (size, small["types"])
-    with pytest.raises(RecipeError, match=r"its matrices take .* bytes or more"):
+    with pytest.raises(RecipeError, match=r"small: the file takes \d+ bytes or more, and may"):
         run(job, replace(FEW, bytes=size // 4))
     # What was there before a failure still is.
     assert (job.output / "model.gguf").stat().st_size == size
 
 
+@pytest.mark.parametrize("job", [SMALLER], ids=[""], indirect=True)
 def test_the_stage_with_a_target_of_divergence(job: Job) -> None:
     coarse, fine = (run(job, replace(FEW, kld=target)) for target in (0.05, 0.005))
     assert 0.005 < coarse["mean_kld"] <= 0.05
@@ -256,6 +261,8 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
         with pytest.raises(RecipeError) as caught:
             run(job, settings)
         assert message in str(caught.value)
+    with pytest.raises(RecipeError, match="small: is given 0 models"):
+        run(replace(job, inputs=()), Settings())
     checkpoint.save(tmp_path, some_model(), some_tokenizer())
     with pytest.raises(RecipeError, match=r"train.jsonl: there is no such data"):
         run(job, Settings())

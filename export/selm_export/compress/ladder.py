@@ -17,8 +17,6 @@ from selm_export.compress.structure import parameters
 from selm_export.modeling import file
 from selm_export.modeling.model import SelmForCausalLM
 
-# Trains a student towards its teacher, in place.
-Heal = Callable[[SelmForCausalLM, SelmForCausalLM], None]
 Say = Callable[[str], None]
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from selm_export.compress.calibration import Reference
-from selm_export.compress.ladder import Goal, Heal, Smaller, rung, small_enough
+from selm_export.compress.ladder import Goal, Smaller, rung, small_enough
 from selm_export.compress.spectra import Spectrum, grams, root, spectrum
 from selm_export.compress.structure import built, changed, parameters, parts
 from selm_export.data.packing import Document
@@ -231,11 +231,9 @@ def factorize(
     calibration: Sequence[Document],
     held_out: Sequence[Document],
     *,
-    heal: Heal | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Smaller:
-    """The model with as many matrices as factors as the wish needs; ``heal`` trains it towards
-    ``model`` then.
+    """The model with as many matrices as factors as the wish needs.
 
     Without a budget at once, else step by step until the size is reached or the budget is used up.
     Projections that are factors already stay so."""
@@ -260,7 +258,4 @@ def factorize(
             break
         made, taken = smaller, len(ladder) - 1
     figures = dict(ladder[taken].what)
-    result = Smaller(made, ladder, taken, small_enough(ladder[taken], ladder[0], goal), figures)
-    if heal is not None and taken:
-        heal(result.model, model)
-    return result
+    return Smaller(made, ladder, taken, small_enough(ladder[taken], ladder[0], goal), figures)

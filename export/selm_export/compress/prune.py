@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from selm_export.compress.calibration import Reference
 from selm_export.compress.depth import exits_left, least_influential, shortened
-from selm_export.compress.ladder import Goal, Heal, Rung, Say, Smaller, rung, small_enough
+from selm_export.compress.ladder import Goal, Rung, Say, Smaller, rung, small_enough
 from selm_export.compress.structure import OF_EXIT, axes, parts, place
 from selm_export.compress.width import Importance, Width, check, importance, narrowed
 from selm_export.data.packing import Document
@@ -249,10 +249,9 @@ def prune(
     calibration: Sequence[Document],
     held_out: Sequence[Document],
     *,
-    heal: Heal | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Smaller:
-    """A smaller model of the wished shape or size; ``heal`` trains it towards ``model`` then.
+    """A smaller model of the wished shape or size.
 
     A shape without a budget is cut at once. Else the walk ends where the wish is fulfilled, where
     nothing may become less, or with the last step within the budget, which may be the model itself.
@@ -265,7 +264,4 @@ def prune(
     else:
         walk.run(Reference(model, calibration[:COMPARED], wish.tokens))
     figures = {"shape": asdict(walk.shape), "layers_removed": sorted(walk.cutter.gone(walk.shape))}
-    result = Smaller(walk.model, walk.ladder, walk.taken, walk.arrived(), figures)
-    if heal is not None and walk.taken:
-        heal(result.model, model)
-    return result
+    return Smaller(walk.model, walk.ladder, walk.taken, walk.arrived(), figures)

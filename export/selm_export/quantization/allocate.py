@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from selm_export.modeling.model import SelmForCausalLM
 from selm_export.quantization.divergence import between, predictions
 from selm_export.quantization.encode import Encoder
 from selm_export.quantization.imatrix import Importance
-from selm_export.quantization.mixes import Types, bytes_of, fitting
+from selm_export.quantization.mixes import Shapes, Types, bytes_of, fitting
 from selm_export.quantization.quantize import Floats, Type, dequantize
 
 KINDS = (
@@ -44,6 +45,16 @@ class Choice:
 
 
 Menu = dict[str, list[Choice]]  # of each tensor, from the smallest on; each step pays less per byte
+
+
+def smallest(shapes: Shapes, names: Sequence[str]) -> Types:
+    """Of the kinds that a menu may offer."""
+
+    def size(kind: Type) -> float:
+        block, taken = gguf.GGML_QUANT_SIZES[kind]
+        return taken / block
+
+    return {n: min((fitting(kind, shapes[n][1]) for kind in KINDS), key=size) for n in names}
 
 
 def _some_rows(value: Floats) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from selm_export.gguf_export import write_gguf
 from selm_export.gguf_file import Encode
 from selm_export.modeling.file import _tensors
 from selm_export.quantization import imatrix
-from selm_export.quantization.allocate import Probe, search_loss, within_bytes
+from selm_export.quantization.allocate import Menu, Probe, search_loss, smallest, within_bytes
 from selm_export.quantization.divergence import Divergence, compare, first_tokens
 from selm_export.quantization.encode import Blank, Encoder, applied
 from selm_export.quantization.imatrix import Importance
 from selm_export.quantization.mixes import (
     MIXES,
     Types,
+    bytes_of,
     fitted,
     is_matrix,
     of_mix,
@@ -98,20 +100,32 @@ class _Quantization:
             return types, {"replaced": replaced(types, plan)}
         fixed = fitted(of_routes(self.shapes), self.shapes)
         names = [n for n, shape in self.shapes.items() if is_matrix(n, shape) and n not in fixed]
-        documents = self.documents("train.jsonl", wanted.probe_tokens)
-        where, model = self.checkpoint.path, self.checkpoint.model
-        choices = Probe(where, model, documents, importance).menu(names, self.job.say)
         if wanted.kld is not None:
             chosen = search_loss(
-                where, choices, wanted.kld,
+                self.checkpoint.path, self._menu(names, importance), wanted.kld,
                 lambda types: self.measured({**types, **fixed}, importance).mean,
             )  # fmt: skip
         else:
-            size = wanted.bytes or int((wanted.bits_per_weight or 0) * self.parameters / 8)
-            smallest = {name: of[0].kind for name, of in choices.items()}
-            rest = self.size({**smallest, **fixed}) - sum(of[0].size for of in choices.values())
-            chosen = within_bytes(where, choices, size - rest)
+            left = self._left(smallest(self.shapes, names), fixed)
+            chosen = within_bytes(self.checkpoint.path, self._menu(names, importance), left)
         return {**chosen.types, **fixed}, {"predicted_kld": chosen.loss}
+
+    def _left(self, least: Types, fixed: Types) -> int:
+        """Bytes for the tensors that have a choice; ``least`` is the smallest."""
+        wanted = self.settings
+        budget = wanted.bytes or int((wanted.bits_per_weight or 0) * self.parameters / 8)
+        size = self.size({**least, **fixed})
+        if size > budget:
+            raise RecipeError(
+                self.job.name, f"the file takes {size} bytes or more, and may have {budget}",
+                "Allow more, or prune the model first",
+            )  # fmt: skip
+        return budget - size + sum(bytes_of(kind, self.shapes[n]) for n, kind in least.items())
+
+    def _menu(self, names: Sequence[str], importance: Importance | None) -> Menu:
+        documents = self.documents("train.jsonl", self.settings.probe_tokens)
+        probe = Probe(self.checkpoint.path, self.checkpoint.model, documents, importance)
+        return probe.menu(names, self.job.say)
 
     def write(self, path: Path, encode: Encode) -> None:
         sampling = self.settings.sampling
@@ -141,6 +155,8 @@ class _Quantization:
 
 
 def _check(job: Job, settings: Settings) -> None:
+    if len(job.inputs) != 1:
+        raise RecipeError(job.name, f"is given {len(job.inputs)} models", "Name one under `from`")
     budgets = {"bytes": settings.bytes, "bits_per_weight": settings.bits_per_weight,
                "kld": settings.kld}  # fmt: skip
     given = [name for name, value in {"mix": settings.mix, **budgets}.items() if value is not None]
