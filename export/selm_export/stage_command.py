@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields, is_dataclass
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -35,7 +36,8 @@ def stage_command(name: str) -> click.Command:
     module = stage_module(name)
     about = STAGES[name]
     keys = "\n".join(describe(module.Settings))
-    help_text = f"{about}\n\n{module.Settings.__doc__}\n\n\b\nKeys for --set:\n{keys}"
+    docs = [cleandoc(vars(c)["__doc__"]) for c in module.Settings.__mro__ if is_dataclass(c)]
+    help_text = "\n\n".join([about, *docs, f"\b\nKeys for --set:\n{keys}"])
 
     @click.option("--from", "inputs", multiple=True, type=click.Path(path_type=Path, exists=True),
                   help="A model's folder, as an earlier stage left it; several where the stage"

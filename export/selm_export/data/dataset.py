@@ -44,12 +44,14 @@ TESTS = ("medquad-test", "gsm8k-test")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be prepared: ``held_out`` of the talk (a share) and ``tested`` rows of each test
-    file are kept out; a vocabulary of so many tokens sees ``generated`` conversations of each
-    generator, and some sources ``repeat``edly."""
+    """What is to be prepared. ``sources`` are named files of ``folder``; ``files`` are the user's
+    own: .jsonl (messages, or a question and an answer, or text), .txt, .md, folders of documents or
+    of saved `datasets`. ``held_out`` of the talk (a share) and ``tested`` rows of each test file
+    are kept out of training. A tokenizer of ``vocabulary`` tokens sees ``generated`` conversations
+    of each generator, and some sources ``repeat``edly."""
 
-    folder: Path
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    folder: Path = Path("../shared/data")
     files: tuple[Path, ...] = ()
     held_out: float = 0.04
     tested: int = 200

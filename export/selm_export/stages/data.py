@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,10 @@ from selm_export.stages.job import Job
 
 
 @dataclass(frozen=True)
-class Settings:
-    """``sources`` are named files of ``folder``; ``files`` are the user's own: .jsonl (messages, or
-    a question and an answer, or text), .txt, .md, folders of documents or of saved `datasets`.
-    ``tokenizer`` takes that of a model (a folder, tokenizer.json or .gguf) instead of training one
-    of ``vocabulary`` tokens."""
+class Settings(dataset.Wanted):
+    """``tokenizer``: take that of a model (a folder, tokenizer.json or .gguf), and train none."""
 
-    sources: tuple[str, ...] = ()
-    folder: Path = Path("../shared/data")
-    files: tuple[Path, ...] = ()
-    held_out: float = 0.04
-    tested: int = 200
-    vocabulary: int = 8192
-    repeat: dict[str, int] = field(default_factory=dict)
-    generated: int = 4000
     tokenizer: Path | None = None
-
-
-def wanted(settings: Settings) -> dataset.Wanted:
-    return dataset.Wanted(
-        settings.folder, settings.sources, settings.files, settings.held_out, settings.tested,
-        settings.vocabulary, settings.repeat, settings.generated,
-    )  # fmt: skip
 
 
 def sources(settings: Settings) -> Any:
@@ -47,11 +29,11 @@ def sources(settings: Settings) -> Any:
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    counts = dataset.prepare(wanted(settings), job.output)
+    counts = dataset.prepare(settings, job.output)
     job.say("  conversations: " + ", ".join(f"{k} {v:,}" for k, v in counts.items()))
     if settings.tokenizer:
         tokenizer = read_tokenizer(settings.tokenizer)
     else:
-        tokenizer = dataset.make_vocabulary(wanted(settings), job.output, job.seed)
+        tokenizer = dataset.make_vocabulary(settings, job.output, job.seed)
     tokenizer.save(str(job.output / TOKENIZER))
     return {"conversations": counts, "vocabulary": tokenizer.get_vocab_size()}
