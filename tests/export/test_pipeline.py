@@ -23,7 +23,7 @@ from selm_export.cli import main
 pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
 from selm_export import checkpoint
 from selm_export.errors import RecipeError
-from selm_export.ledger import Ledger
+from selm_export.ledger import Ledger, file_hash
 from selm_export.pipeline import Pipeline
 from selm_export.recipe import read_recipe
 from support.processes import child_environment
@@ -271,6 +271,29 @@ def test_the_smoke_models_are_what_their_stages_say(smoke: Path) -> None:
     assert losses[str(kept)] == max(losses.values())  # the one whose conversion costs most
     exits = checkpoint.load(smoke / "exits").model.config
     assert exits.exit_layers == [1] and len(exits.draft_vocabulary) == 128
+
+
+def test_the_smoke_files_are_what_they_say(smoke: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    facts = json.loads((smoke / "publish" / "selm-smoke.json").read_text())
+    model = smoke / "publish" / facts["file"]
+    assert facts["sha256"] == file_hash(model) and facts["size"] == model.stat().st_size
+    card = (smoke / "publish" / "selm-smoke-card.md").read_text()
+    assert "The experts general, medical, math share the first 2" in card
+    assert (smoke / "publish" / "selm-smoke-loss.png").stat().st_size > 1000
+
+    def architecture(path: Path) -> str:
+        return str(gguf.GGUFReader(path).get_field("general.architecture").contents())
+
+    assert architecture(model) == "selm"
+    assert architecture(smoke / "student-gguf" / "model.gguf") == "qwen2"
+    assert (smoke / "onnx" / "int8" / "model.onnx").exists()
+    told = figures(smoke)
+    assert abs(told["route"]["early_nll"]["value"] - told["route"]["full_nll"]["value"]) < 0.1
+    assert told["student"]["reference"] == "route"
+    page = (smoke / "report" / "report.html").read_text()
+    for name in told:
+        assert f">{name}<" in page
 
 
 def test_torchrun_runs_a_recipe_as_one_process_does(folder: Path) -> None:
