@@ -222,6 +222,38 @@ def test_users_files_become_conversations_and_texts(tmp_path: Path) -> None:
         read_user_files(tmp_path / "empty")
 
 
+def test_a_model_from_elsewhere_goes_through_without_data(tmp_path: Path) -> None:
+    """`base` takes a Hugging Face folder as it is; nothing has to be prepared to pack it."""
+    gguf = pytest.importorskip("gguf")
+    from support.hub_models import transformers_model, write_folder
+
+    write_folder(tmp_path / "hub", transformers_model("Llama"))
+    (tmp_path / "tiny.toml").write_text(
+        """
+        [[stages]]
+        stage = "base"
+        start = "hub"
+        [[stages]]
+        stage = "quantize"
+        mix = "q4_k_m"
+        importance = false
+        [[stages]]
+        stage = "onnx"
+        from = "base"
+        samples = 2
+        tokens = 24
+        """,
+        encoding="utf-8",
+    )
+    run(tmp_path)
+    reader = gguf.GGUFReader(tmp_path / "work" / "quantize" / "model.gguf")
+    assert reader.get_field("general.architecture").contents() == "llama"
+    assert (tmp_path / "work" / "onnx" / "int8" / "model.json").exists()
+    (tmp_path / "hub" / "model.safetensors").unlink()
+    assert "model.safetensors" in run(tmp_path, "--from", "base", code=1)
+    assert (tmp_path / "work" / "quantize" / "model.gguf").exists()  # what was finished stays
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`recipes/smoke.toml`, killed once at a moment that chance decides, then run to its end."""

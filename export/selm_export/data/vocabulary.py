@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from selm_export import pretokenizers
 from selm_export.data.chat import END_OF_TEXT, SPECIAL_TOKENS, TURN_END, Conversation, render
+from selm_export.errors import RecipeError
 
 
 def _byte_level(model: models.BPE) -> Tokenizer:
@@ -47,9 +48,24 @@ def encode(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int],
     return ids, reply
 
 
+def speaks_chatml(tokenizer: Tokenizer) -> bool:
+    """Whether it has the tokens that conversations are written with here (Qwen's have)."""
+    return all(tokenizer.token_to_id(token) is not None for token in SPECIAL_TOKENS)
+
+
+def _special(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise RecipeError(
+            "the tokenizer", f"has no token {token}, with which conversations are written",
+            "Train a model whose chats are ChatML, as Qwen's; export others as they are",
+        )  # fmt: skip
+    return int(found)
+
+
 def end_of_turn(tokenizer: Tokenizer) -> int:
-    return int(tokenizer.token_to_id(TURN_END))
+    return _special(tokenizer, TURN_END)
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:
-    return int(tokenizer.token_to_id(END_OF_TEXT))
+    return _special(tokenizer, END_OF_TEXT)

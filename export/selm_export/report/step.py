@@ -6,6 +6,7 @@ from typing import Any
 
 from selm_export import checkpoint
 from selm_export.data.dataset import HELD_OUT, sample
+from selm_export.data.vocabulary import speaks_chatml
 from selm_export.report import quality
 from selm_export.stages.job import Job
 
@@ -24,7 +25,7 @@ def measured(job: Job, stage: str) -> dict[str, Any]:
     }
     before = job.inputs[1:2] if stage == "distill" else job.inputs[:1]
     held_out = job.data / HELD_OUT
-    if not before or not held_out.is_file():
+    if not before or not held_out.is_file() or not speaks_chatml(made.tokenizer):
         return found
     reference = checkpoint.load(before[0])
     documents = sample(held_out, made.tokenizer, DOCUMENTS, job.seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selm_export import checkpoint as checkpoints
-from selm_export.data.dataset import sample
+from selm_export.data.dataset import HELD_OUT, TRAINING, sample
 from selm_export.data.packing import Document
 from selm_export.errors import RecipeError
 from selm_export.gguf_export import write_gguf
@@ -79,7 +79,7 @@ class _Quantization:
     def importance(self) -> Importance | None:
         if not self.settings.importance:
             return None
-        documents = self.documents("train.jsonl", self.settings.calibration_tokens)
+        documents = self.documents(TRAINING, self.settings.calibration_tokens)
         self.job.say(f"importance of columns, on {sum(map(len, documents))} tokens")
         found = imatrix.measure(self.checkpoint.model, documents)
         imatrix.save(self.job.output / IMPORTANCE, found)
@@ -88,7 +88,7 @@ class _Quantization:
     def measured(self, types: Types, importance: Importance | None) -> Divergence:
         model = self.checkpoint.model
         changed = applied(model, Encoder(self.checkpoint.path, types, importance))
-        documents = self.documents("held-out.jsonl", self.settings.measured_tokens)
+        documents = self.documents(HELD_OUT, self.settings.measured_tokens)
         return compare(model, changed, documents)
 
     def types(self, importance: Importance | None) -> tuple[Types, dict[str, Any]]:
@@ -123,7 +123,7 @@ class _Quantization:
         return budget - size + sum(bytes_of(kind, self.shapes[n]) for n, kind in least.items())
 
     def _menu(self, names: Sequence[str], importance: Importance | None) -> Menu:
-        documents = self.documents("train.jsonl", self.settings.probe_tokens)
+        documents = self.documents(TRAINING, self.settings.probe_tokens)
         probe = Probe(self.checkpoint.path, self.checkpoint.model, documents, importance)
         return probe.menu(names, self.job.say)
 
@@ -147,8 +147,10 @@ class _Quantization:
             "parameters": self.parameters,
             "bits_per_weight": 8 * size / self.parameters,
             "types": dict(Counter(kind.name for kind in types.values())),
-            **self.measured(types, importance).summary(),
         }
+        if not (self.job.data / HELD_OUT).is_file():
+            return found
+        found |= self.measured(types, importance).summary()
         if self.settings.compare and importance is not None:
             found["without_importance"] = self.measured(types, None).summary()
         return found

@@ -13,6 +13,7 @@ from selm_export import checkpoint
 from selm_export.checkpoint import Checkpoint
 from selm_export.data.dataset import HELD_OUT, Sources, read_conversations
 from selm_export.data.packing import Batch
+from selm_export.data.vocabulary import speaks_chatml
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.stages.job import Job
 from selm_export.training.measure import reply_bits
@@ -77,9 +78,10 @@ def save(job: Job, model: SelmForCausalLM, source: Checkpoint) -> None:
 
 def held_out_bits(job: Job, model: SelmForCausalLM, tokenizer: Tokenizer) -> dict[str, float]:
     """Of the talk that was kept out: for the report's line."""
-    if not processes().is_main_process:
+    held_out = job.data / HELD_OUT
+    if not (processes().is_main_process and held_out.is_file() and speaks_chatml(tokenizer)):
         return {}
-    tally = reply_bits(model, tokenizer, read_conversations(job.data / HELD_OUT))
+    tally = reply_bits(model, tokenizer, read_conversations(held_out))
     return {"bits_per_byte": round(tally.bits_per_byte, 4), "nll": round(tally.nll, 4)}
 
 
