@@ -181,8 +181,10 @@ def test_versions_and_a_correction(picture: Any, size: tuple[int, int]) -> None:
     async def correct(app: ChatApp, pilot: Pilot[None]) -> None:
         app.session.correct(app.session.path[3], "Every two weeks: your water is hard.")
         await app.refresh_conversation()
+        await until_shown(app, pilot, "your water is hard")
         await pilot.press("up")
         await settle(pilot)
+        await until_shown(app, pilot, "your water is hard")
 
     picture(size, correct, "How do I descale a kettle?", "And how often?")
 
