@@ -261,7 +261,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from test_trainer import trainer_in, some_model\n"
         "t = trainer_in(Path(sys.argv[1]), some_model())\n"
         "assert t.accelerator.num_processes == 2\n"
-        "assert t.run()\n",
+        "assert t.run()\n"
+        "t = trainer_in(Path(sys.argv[1]), some_model())\n"
+        "assert t.progress.share == 1.0, 'both go on from the checkpoint'\n",
         encoding="utf-8",
     )
     environment = child_environment(OMP_NUM_THREADS="1")

@@ -226,9 +226,9 @@ class Trainer:
     @torch.no_grad()
     def _resume(self) -> None:
         try:
-            found = torch.load(
-                self.checkpoint, map_location=self.accelerator.device, weights_only=True
-            )
+            # To plain memory first: of several processes without a GPU each calls its device cpu:N,
+            # which nothing can be loaded to.
+            found = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
             raise RecipeError(
                 self.checkpoint, f"is no checkpoint ({error})", "Remove it to start over"
