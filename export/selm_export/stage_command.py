@@ -71,10 +71,6 @@ def stage_command(name: str) -> click.Command:
             figures = module.run(job, settings)
         except OSError as error:
             raise RecipeError(output, str(error), "Make room or mend the path") from error
-        except IndexError:
-            if inputs:
-                raise
-            raise click.UsageError(f"{name} needs a model: --from FOLDER") from None
         if figures is None:
             say("stopped; run the same command again to go on")
             raise SystemExit(130)

@@ -1,6 +1,6 @@
 """Searches values of a recipe, with Optuna: TPE proposes, Hyperband ends what does not get on.
 
-Several processes, on one machine or on several that share the folder, take part in one study by
+Several processes take part in one study by
 running the same command: trials are kept in a journal file. Each trial is a whole run of the recipe
 in a folder of its own; steps that a trial's values do not concern are done once, for all of them.
 """

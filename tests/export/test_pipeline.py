@@ -25,7 +25,7 @@ from selm_export import checkpoint
 from selm_export.errors import RecipeError
 from selm_export.ledger import Ledger, file_hash
 from selm_export.pipeline import Pipeline
-from selm_export.recipe import read_recipe
+from selm_export.recipe import read_recipe, stage_module
 from support.processes import child_environment
 
 RECIPES = Path(str(files("selm_export"))) / "recipes"
@@ -185,6 +185,32 @@ def test_a_stage_is_a_command_of_its_own(folder: Path) -> None:
     listed = CliRunner().invoke(main, ["--help"]).output
     for name in ("run", "data", "base", "expert", "distill"):
         assert f"\n  {name} " in listed
+
+
+def test_a_chat_template_goes_with_the_model_from_stage_to_stage(tmp_path: Path) -> None:
+    from selm_export.tokenizer_config import TokenizerConfig
+    from support.compressing import some_job
+    from support.selm_models import some_model, some_tokenizer
+
+    template = "{{ messages[0]['content'] }}"  # none of ours
+    said = TokenizerConfig(template, eos=5, pad=4)
+    checkpoint.save(tmp_path / "model", some_model(), some_tokenizer(), said)
+    mine = checkpoint.load(tmp_path / "model").tokenizer_config
+    assert mine.chat_template == template and mine.eos == 5
+    for name, changes in (("prune", {"feed_forward": 64}), ("factorize", {"keep": 0.95})):
+        module = stage_module(name)
+        job = some_job(tmp_path, tmp_path / "model", name=name)
+        module.run(job, module.Settings(**changes, calibration=4, held_out=2, tokens=24))
+        assert checkpoint.load(job.output).tokenizer_config == mine
+    job = some_job(tmp_path, tmp_path / "model", tmp_path / "model", name="delta")
+    module = stage_module("delta")
+    module.run(job, module.Settings(trunk_layers=1, names=("a",)))
+    assert checkpoint.load(job.output).tokenizer_config == mine
+
+
+def test_a_stage_without_its_model_says_so(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text('[[stages]]\nstage = "prune"\n', encoding="utf-8")
+    assert "prune: is given 0 models. Name one under `from`" in run(tmp_path, code=1)
 
 
 def test_help_needs_no_torch() -> None:

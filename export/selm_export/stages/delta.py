@@ -103,5 +103,5 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             f"than {settings.energy:.0%}: the experts keep their layers whole "
             f"(rank {made.needed[least]} would do)"
         )
-    checkpoint.save(job.output, made.model, base.tokenizer)
+    checkpoint.save(job.output, made.model, base.tokenizer, base.tokenizer_config)
     return made.to_dict()

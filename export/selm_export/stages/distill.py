@@ -32,11 +32,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any] | None:
             job.name, "needs a student and a teacher", 'Write from = ["student", "teacher"]'
         )
     student, teacher = (checkpoint.load(path) for path in job.inputs)
-    if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
-        raise RecipeError(
-            job.inputs[0], f"has another tokenizer than its teacher {job.inputs[1]}",
-            "Distil from a model of the same tokenizer",
-        )  # fmt: skip
+    checkpoint.same_tokenizer([teacher, student])
     task = Distill(
         student.model, mixture_teacher(teacher.model), top=settings.top,
         text_weight=settings.text_weight, checkpointing=settings.train.checkpointing,

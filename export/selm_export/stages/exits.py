@@ -37,8 +37,8 @@ class Settings:
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any] | None:
-    found = checkpoint.load(job.inputs[0])
-    teacher = mixture_teacher(checkpoint.load(job.inputs[0]).model)
+    found = checkpoint.load(job.one())
+    teacher = mixture_teacher(checkpoint.load(job.one()).model)
     sources = Sources(job.data, found.tokenizer, settings.train.packing, job.seed)
     stream = sources.stream(settings.train.phases[-1], f"{job.name}:shortlist")
     model = with_exits(job, found.model, settings, choose_shortlist(stream, settings.shortlist))
@@ -72,7 +72,7 @@ def with_exits(
     try:
         config = SelmConfig(**model.config.to_dict() | changed)
     except ValueError as error:
-        raise RecipeError(job.inputs[0], str(error), "Mend the step's layers") from error
+        raise RecipeError(job.one(), str(error), "Mend the step's layers") from error
     made = SelmForCausalLM(config)
     weights = model.state_dict()
     weights |= {f"model.exits.{n}.weight": weights["model.norm.weight"] for n in settings.layers}

@@ -31,11 +31,11 @@ class Settings:
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any] | None:
-    found = checkpoint.load(job.inputs[0])
+    found = checkpoint.load(job.one())
     config = found.model.config
     if config.expert_names or not 0 < settings.trunk_layers < config.num_hidden_layers:
         raise RecipeError(
-            job.inputs[0], f"no expert above {settings.trunk_layers} of its"
+            job.one(), f"no expert above {settings.trunk_layers} of its"
             f" {config.num_hidden_layers} layers", "Name a model without experts, a lower trunk",
         )  # fmt: skip
     model = with_expert(found.model, job.name, settings.trunk_layers, max(1, settings.rank))

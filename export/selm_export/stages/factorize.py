@@ -47,7 +47,7 @@ class Settings:
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Fills ``job.output``; figures: sizes before and after, the divergence before healing, ranks
     and what each matrix lost."""
-    given = checkpoint.load(job.inputs[0])
+    given = checkpoint.load(job.one())
     train, held_out = job.data / "train.jsonl", job.data / "held-out.jsonl"
     calibration = read_documents(train, given.tokenizer, settings.calibration, job.seed)
     measured = read_documents(held_out, given.tokenizer, settings.held_out, job.seed)
@@ -58,5 +58,5 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             given.path, f"the stage {job.name} cannot factorize it so: {problem}",
             "Change the stage's keys in the recipe",
         ) from problem  # fmt: skip
-    checkpoint.save(job.output, smaller.model, given.tokenizer)
+    checkpoint.save(job.output, smaller.model, given.tokenizer, given.tokenizer_config)
     return smaller.to_dict()

@@ -51,13 +51,11 @@ class Settings(Said):
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """One model in, ``model.gguf`` out."""
-    if len(job.inputs) != 1:
-        raise RecipeError(job.name, f"is given {len(job.inputs)} models", "Name one under `from`")
     if settings.type not in TYPES:
         cause = f"has the type {settings.type!r}, none of {', '.join(TYPES)}"
         raise RecipeError(job.name, cause, "Correct it, or use the stage quantize")
     label = settings.label(job)
-    loaded, path = checkpoint.load(job.inputs[0]), job.output / FILE
+    loaded, path = checkpoint.load(job.one()), job.output / FILE
     kind = gguf.GGMLQuantizationType[settings.type.upper()]
     weights = write_gguf(path, loaded, encode=plain(kind), label=label, sampling=settings.sampling)
     size = path.stat().st_size

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from selm_export.errors import RecipeError
+
 
 @dataclass(frozen=True)
 class Job:
@@ -24,3 +26,11 @@ class Job:
     data: Path
     seed: int
     say: Callable[[str], None]
+
+    def one(self) -> Path:
+        """The input of a stage that takes one."""
+        if len(self.inputs) != 1:
+            raise RecipeError(
+                self.name, f"is given {len(self.inputs)} models", "Name one under `from`"
+            )
+        return self.inputs[0]

@@ -76,11 +76,11 @@ class Transfer(nn.Module):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any] | None:
-    found = checkpoint.load(job.inputs[0])
+    found = checkpoint.load(job.one())
     config = found.model.config
     if config.expert_names or not 0 <= settings.keep_softmax < config.num_hidden_layers:
         raise RecipeError(
-            job.inputs[0], f"{settings.keep_softmax} softmax layers of {config.num_hidden_layers},"
+            job.one(), f"{settings.keep_softmax} softmax layers of {config.num_hidden_layers},"
             f" experts: {len(config.expert_names)}", "Convert a model without experts, keep fewer",
         )  # fmt: skip
     conversations = read_conversations(job.data / HELD_OUT)[:MEASURED]

@@ -37,8 +37,6 @@ class Settings:
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    if len(job.inputs) != 1:
-        raise RecipeError(job.name, f"is given {len(job.inputs)} models", "Name one under `from`")
     for key, values, known in (
         ("kinds", settings.kinds, KINDS), ("sampling", settings.sampling, RECOMMENDED),
     ):  # fmt: skip
@@ -46,7 +44,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             if value not in known:
                 cause = f"has {value!r} under {key}, none of {', '.join(known)}"
                 raise RecipeError(job.name, cause, "Correct it, or take it out")
-    given = checkpoint.load(job.inputs[0])
+    given = checkpoint.load(job.one())
     job.say("writing fp32 and comparing its logits with torch's")
     plain = job.output / "fp32"
     found = {

@@ -57,7 +57,7 @@ class Settings:
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Fills ``job.output`` with the smaller model; figures: sizes before and after, the divergence
     before healing and the ladder of those that were made on the way."""
-    given = checkpoint.load(job.inputs[0])
+    given = checkpoint.load(job.one())
     train, held_out = job.data / "train.jsonl", job.data / "held-out.jsonl"
     calibration = read_documents(train, given.tokenizer, settings.calibration, job.seed)
     measured = read_documents(held_out, given.tokenizer, settings.held_out, job.seed)
@@ -68,5 +68,5 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             given.path, f"the stage {job.name} asks for a shape that it cannot have: {problem}",
             "Change the stage's keys in the recipe",
         ) from problem  # fmt: skip
-    checkpoint.save(job.output, smaller.model, given.tokenizer)
+    checkpoint.save(job.output, smaller.model, given.tokenizer, given.tokenizer_config)
     return smaller.to_dict()

@@ -34,10 +34,10 @@ class Settings:
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    found = sorted(job.inputs[0].glob("*.gguf"))
+    found = sorted(job.one().glob("*.gguf"))
     if len(found) != 1:
         raise RecipeError(
-            job.inputs[0], f"holds {len(found)} .gguf files", "Name the step that writes the file"
+            job.one(), f"holds {len(found)} .gguf files", "Name the step that writes the file"
         )
     source, size = found[0], found[0].stat().st_size
     if size > settings.most_bytes:

@@ -59,7 +59,7 @@ class _Quantization:
 
     def __init__(self, job: Job, settings: Settings) -> None:
         self.job, self.settings = job, settings
-        self.checkpoint = checkpoints.load(job.inputs[0])
+        self.checkpoint = checkpoints.load(job.one())
         tensors = dict(_tensors(self.checkpoint.model))
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -157,8 +157,6 @@ class _Quantization:
 
 
 def _check(job: Job, settings: Settings) -> None:
-    if len(job.inputs) != 1:
-        raise RecipeError(job.name, f"is given {len(job.inputs)} models", "Name one under `from`")
     budgets = {"bytes": settings.bytes, "bits_per_weight": settings.bits_per_weight,
                "kld": settings.kld}  # fmt: skip
     given = [name for name, value in {"mix": settings.mix, **budgets}.items() if value is not None]

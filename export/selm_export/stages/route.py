@@ -65,12 +65,12 @@ class Cache(NamedTuple):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    found = checkpoint.load(job.inputs[0])
+    found = checkpoint.load(job.one())
     model = found.model
     names = model.config.expert_names
     if len(names) < 2:
         raise RecipeError(
-            job.inputs[0], f"has {len(names)} experts: nothing to choose from",
+            job.one(), f"has {len(names)} experts: nothing to choose from",
             "Join experts first (delta)",
         )  # fmt: skip
     sources = Sources(job.data, found.tokenizer, packing(settings), job.seed)

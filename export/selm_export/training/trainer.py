@@ -1,4 +1,4 @@
-"""The loop: draw, learn, step, save. One process or several (torchrun, gloo or NCCL), any device.
+"""The loop: draw, learn, step, save. One process or several (torchrun).
 
 Every process draws the same micro-batches and learns from its own share of each step, with
 dropout seeded by the micro-batch, so that one process and several compute the same sums.
