@@ -7,7 +7,16 @@ import re
 from fractions import Fraction
 
 import pytest
-from selm_export.data import generate_copy, generate_notes, generate_numbers, questions
+from selm_export.data import (
+    generate_copy,
+    generate_notes,
+    generate_numbers,
+    generate_reading,
+    passages,
+    questions,
+)
+from selm_export.data.chat import Conversation
+from selm_export.data.corpus import parse_talk
 
 SIGNS = {"x": "*", "=": "=="}
 
@@ -118,3 +127,105 @@ def test_copies_say_what_was_given() -> None:
 def test_held_out_questions_come_to_an_end() -> None:
     """The held-out side has few names of some kinds; a case that has used them all is redrawn."""
     assert len(questions.note_cases(300, False)) == 300
+
+
+TALK = """\
+N: [1] (pool.txt) The pool is 25 metres. A day ticket is 140 euros, and one for a year 820 euros.
+N: [2] (hall.txt) The hall in Bremen was built by Ada Stone in 1871.
+U: Which ticket costs more?
+A: The one for a year, since it costs 820 euros and one for a day 140. [1]
+U: Who built the hall?
+A: Ada Stone built the hall in Bremen in 1871. [2]
+
+N: [1] (bus.txt) The bus leaves at the church.
+U: Where does the bus leave?
+A: The bus leaves at the church. [1]
+
+U: Why is the sky blue?
+A: Air scatters blue light more than red light, so it comes from everywhere.
+
+U: What is an olive?
+A: An olive is the small, bitter fruit of the olive tree.
+
+U: What is the capital of Chad?
+A: The capital of Chad is a town on the border with Cameroon.
+
+U: What do clouds consist of?
+A: Clouds consist of water drops so small that they float.
+"""
+
+
+def _pool() -> generate_reading.Pool:
+    return generate_reading.Pool(parse_talk(TALK, "talk/passages"))
+
+
+def _passages(conversation: Conversation) -> dict[str, str]:
+    lines = conversation.messages[0].content.split("\n")[:-1]
+    found = [generate_reading.LINE.fullmatch(line) for line in lines]
+    assert all(found), lines
+    return {m[1]: m[3] for m in found if m}
+
+
+def _uncited(text: str) -> str:
+    return passages.CITED.sub("", text).strip()
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", _uncited(text).lower()))
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_made_up_reply_stands_in_the_passage_that_it_names_and_in_no_other(seed: int) -> None:
+    conversation = generate_reading.invented(random.Random(seed))
+    told = _passages(conversation)
+    for case in passages.cases([conversation]):
+        cited = passages.CITED.findall(case.reference)
+        if not cited:
+            assert passages.DECLINING.search(case.reference)
+            continue
+        said = _words(case.reference) - {"it", "yes", "no"}
+        assert [n for n, text in told.items() if said <= _words(text)] == cited, case
+
+
+def test_passages_told_otherwise_keep_what_is_asked() -> None:
+    pool, numbers, orders = _pool(), set(), set()
+    for seed in range(400):
+        conversation = generate_reading.recombined(random.Random(seed), pool)
+        told = _passages(conversation)
+        if "Which ticket" not in conversation.messages[0].content:
+            continue
+        reply = conversation.messages[1].content
+        cited = passages.CITED.findall(reply)
+        if not cited:  # its own passages were taken away
+            assert not any("euros" in text for text in told.values())
+            continue
+        long, short = map(int, re.findall(r"\d+", _uncited(reply)))
+        assert long > short  # or the reply would no longer be true
+        assert f"{short} euros, and one for a year {long} euros" in told[cited[0]]
+        built = conversation.messages[3].content
+        assert _uncited(built).split(" built ")[0] in told[passages.CITED.findall(built)[0]]
+        assert all(year in told[passages.CITED.findall(built)[0]]
+                   for year in re.findall(r"\d+", _uncited(built)))  # fmt: skip
+        numbers.add((long, short))
+        orders.add(tuple(passages.CITED.findall(reply + built)))
+    assert len(numbers) > 50
+    assert len(orders) > 4
+
+
+def test_a_quoted_reply_is_that_of_the_question() -> None:
+    pool = _pool()
+    replies = dict(pool.kinds[0])
+    assert len(replies) == 4
+    asked = 0
+    for seed in range(200):
+        conversation = generate_reading.quoted(random.Random(seed), pool)
+        told = _passages(conversation)
+        for case in passages.cases([conversation]):
+            cited = passages.CITED.findall(case.reference)
+            if cited:
+                asked += 1
+                assert replies[case.question] == _uncited(case.reference)
+                assert _uncited(case.reference) in told[cited[0]]
+            else:
+                assert not any(replies[case.question] in text for text in told.values())
+    assert asked > 150

@@ -6,6 +6,7 @@ import json
 import lzma
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,27 @@ def read_boolq(path: Path) -> list[Conversation]:
     return found
 
 
+CHOICE = re.compile(r"question: (.*?)\s*\n\nAnswer1: (.*?)\n\nAnswer format", re.S)
+
+
+def read_choices(path: Path, source: str) -> list[Conversation]:
+    """Multiple-choice questions as facts: the question, or the beginning of a sentence, and its
+    right answer, with no other answer named."""
+    found = []
+    for row in read_lines(path):
+        match = CHOICE.search(row["instruction"])
+        if not match:
+            raise RecipeError(
+                path, f"a question has no answers ({row['instruction'][:40]!r})", "Fetch it again"
+            )
+        options = re.split(r"\s*\bAnswer\d: ", match[2])
+        question = " ".join(match[1].split())
+        right = options[int(row["answer"].removeprefix("answer")) - 1].strip().rstrip(".?!")
+        reply = right if question.endswith("?") else f"{question} {right}"
+        found.append(chat(source, question, f"{reply[:1].upper()}{reply[1:]}."))
+    return found
+
+
 READERS: dict[str, tuple[str, Callable[[Path], list[Conversation]]]] = {
     "talk": ("talk/*.txt.xz", read_talk),
     "topical": ("general/topical-chat.jsonl.xz", read_topical),
@@ -173,6 +195,8 @@ READERS: dict[str, tuple[str, Callable[[Path], list[Conversation]]]] = {
     "medquad-test": ("medical/medquad-test.jsonl.xz", read_medquad),
     "pubmedqa": ("medical/pubmedqa.jsonl.xz", read_pubmedqa),
     "boolq": ("general/boolq-train.jsonl.xz", read_boolq),
+    "arc": ("general/arc-easy-train.jsonl.xz", partial(read_choices, source="arc")),
+    "openbookqa": ("general/openbookqa-train.jsonl.xz", partial(read_choices, source="openbookqa")),
 }
 
 

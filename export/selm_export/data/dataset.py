@@ -6,11 +6,18 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from selm_export.data import generate_copy, generate_identity, generate_notes, generate_numbers
+from selm_export.data import (
+    generate_copy,
+    generate_identity,
+    generate_notes,
+    generate_numbers,
+    generate_reading,
+)
 from selm_export.data.chat import Conversation, Message
 from selm_export.data.corpus import read_source
 from selm_export.data.files import read_user_files
@@ -147,7 +154,9 @@ class Sources:
     def __init__(self, folder: Path, tokenizer: Tokenizer, packing: Packing, seed: int) -> None:
         self.folder, self.tokenizer, self.seed = folder, tokenizer, seed
         self.documents: dict[str, list[Document]] = {}
-        for c in read_conversations(folder / TRAINING):
+        conversations = read_conversations(folder / TRAINING)
+        self.pool = generate_reading.Pool(conversations)
+        for c in conversations:
             self.documents.setdefault(c.source, []).append(document(tokenizer, c))
         systems = [Conversation((Message("system", p),), "system") for p in SYSTEM_PROMPTS]
         self.systems = [document(tokenizer, c) for c in systems]
@@ -166,17 +175,22 @@ class Sources:
         packing = replace(self.packing, user_weight=phase.user_weight)
         return batches(mixed(streams, phase.shares, f"{seed}:mix"), packing, f"{seed}:pack")
 
+    def _makers(self) -> dict[str, Callable[[random.Random], Conversation]]:
+        """What is made up as it is read; passages are made from the training data."""
+        reading = partial(generate_reading.conversation, pool=self.pool)
+        return {**GENERATE, generate_reading.SOURCE: reading}
+
     def _source(self, name: str, seed: str) -> Iterator[Document]:
         # "talk" is all of talk/..., "talk/math" also talk/math2.
         found = [d for source, ds in self.documents.items() if source.startswith(name) for d in ds]
         if found:
             return shuffled(found, seed)
-        if name not in GENERATE:
-            there = ", ".join([*sorted(self.documents), *GENERATE])
+        make = self._makers().get(name)
+        if make is None:
+            there = ", ".join([*sorted(self.documents), *self._makers()])
             raise RecipeError(
                 self.folder / TRAINING, f"holds nothing of the source {name!r}", f"It has {there}"
             )
-        make = GENERATE[name]
 
         def draw(r: random.Random) -> Document:
             return replace(document(self.tokenizer, make(r)), drawn=True)
