@@ -41,14 +41,21 @@ Folded look_up(uint32_t code) {
   }
 }
 
-Folded fold(uint32_t code) {
-  static const auto ascii = [] {
-    std::array<Folded, 128> table{};
-    for (uint32_t c = 0; c < table.size(); ++c) table[c] = look_up(c);
-    return table;
-  }();
-  return code < ascii.size() ? ascii[code] : look_up(code);
+// What the table says of ASCII, without a search.
+constexpr Folded fold_ascii(uint32_t code) {
+  if (code == '\t' || code == '\n' || code == '\r' || code == ' ') return {Fold::space, code};
+  if (code < ' ' || code == 0x7F) return {Fold::drop, code};
+  if (code >= 'A' && code <= 'Z') return {Fold::text, code - 'A' + 'a'};
+  const bool plain = (code >= 'a' && code <= 'z') || (code >= '0' && code <= '9');
+  return {plain ? Fold::text : Fold::punctuation, code};
 }
+constexpr auto kAscii = [] {
+  std::array<Folded, 128> table{};
+  for (uint32_t code = 0; code < table.size(); ++code) table[code] = fold_ascii(code);
+  return table;
+}();
+
+Folded fold(uint32_t code) { return code < kAscii.size() ? kAscii[code] : look_up(code); }
 
 // The Unicode standard, section 3.12: the letters of a Hangul syllable.
 constexpr uint32_t kSyllables = 0xAC00, kLeads = 0x1100, kVowels = 0x1161, kTails = 0x11A7;
@@ -62,7 +69,12 @@ constexpr std::string_view kContinues = "##";
 
 // What is beyond the most characters is counted, no longer kept.
 void BertWords::append(uint32_t code) {
-  if (++characters_ <= most_) append_utf8(code, word_);
+  if (++characters_ > most_) return;
+  if (code < 0x80) {
+    word_.push_back(static_cast<char>(code));
+  } else {
+    append_utf8(code, word_);
+  }
 }
 
 // Marks are sorted by their order, those of one order as they came, up to the next character that is
@@ -75,6 +87,7 @@ void BertWords::hold(Mark mark) {
 }
 
 void BertWords::end_run() {
+  if (run_.empty()) return;
   for (const Mark& mark : run_) append(mark.code);
   run_.clear();
 }
