@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from selm_edge.clean import clean
 from selm_edge.errors import SelmError
 from selm_edge.memory import lexical
-from selm_edge.memory.vectors import VectorIndex
+from selm_edge.memory.vectors import ToStore, VectorIndex
 from selm_edge.store import vector_table
 from selm_edge.store.database import Database, Row
 from selm_edge.store.errors import NotFound
@@ -164,15 +164,16 @@ class Memories:
         return None
 
     def embed(self, texts: Sequence[str]) -> list[bytes | None]:
-        """A float32 vector for each text; None for all where vectors are off."""
+        """A float32 vector for each text; None for a text that has none, for all where vectors
+        are off."""
         if self.embedder is None or self.vectors_problem is not None:
             return [None] * len(texts)
         return list(self.embedder.embed(texts))
 
-    def store_vectors(
-        self, connection: apsw.Connection, rows: Sequence[tuple[int, int, str, int, bytes]]
-    ) -> None:
-        """Store (memory, space, kind, created, vector) and mark these memories as embedded."""
+    def store_vectors(self, connection: apsw.Connection, rows: Sequence[ToStore]) -> None:
+        """Store these and mark their memories as embedded; nothing where vectors are off."""
+        if self.vectors_problem is not None:
+            return
         self.index.put(connection, rows)
         connection.executemany(
             "update memory set embedded = 1 where id = ?", [(row[0],) for row in rows]
@@ -214,8 +215,7 @@ class Memories:
                     (kind, space, text, digest(text), source, message, now, now, pinned),
                 )
                 key = connection.last_insert_rowid()
-                if vector is not None:
-                    self._store_vector(connection, key, vector)
+                self._store_vector(connection, key, vector)
                 outcome: Outcome = "new"
             else:
                 key = known.id
@@ -247,7 +247,7 @@ class Memories:
         vectors = self.embed(to_embed)
         now = _now()
         ids: list[int] = []
-        embedded: list[tuple[int, int, str, int, bytes]] = []
+        embedded: list[ToStore] = []
         with self.database.write() as connection:
             for passage, text, vector in zip(passages, texts, vectors, strict=True):
                 new = connection.execute(
@@ -261,8 +261,7 @@ class Memories:
                 for row in new:
                     key = int(row[0])  # type: ignore[arg-type]
                     ids.append(key)
-                    if vector is not None:
-                        embedded.append((key, space, kind, now, vector))
+                    embedded.append((key, space, kind, now, vector))
             self.store_vectors(connection, embedded)
         return ids
 
@@ -277,7 +276,7 @@ class Memories:
         """Facts and corrections that may say the same as ``text``, nearest first."""
         return self._near(_checked(text), self.embed([text])[0], space)
 
-    def _store_vector(self, connection: apsw.Connection, key: int, vector: bytes) -> None:
+    def _store_vector(self, connection: apsw.Connection, key: int, vector: bytes | None) -> None:
         memory = self.get(key)
         row = (key, memory.space, memory.kind, memory.created, vector)
         self.store_vectors(connection, [row])
@@ -288,8 +287,7 @@ class Memories:
             (_now(), memory.id),
         )
         vector = self.embed([with_heading(memory.heading, memory.text)])[0]
-        if vector is not None:
-            self._store_vector(connection, memory.id, vector)
+        self._store_vector(connection, memory.id, vector)
 
     def _mark_superseded(self, connection: apsw.Connection, old: Sequence[int], new: int) -> None:
         for key in old:
@@ -413,7 +411,7 @@ class Memories:
                 (text, digest(text), _now(), memory),
             )
             self._drop_vector(connection, memory)
-            if vector is not None and before.status == "active":
+            if before.status == "active":
                 self._store_vector(connection, memory, vector)
         return self.get(memory)
 

@@ -41,6 +41,8 @@ _UNIT = 0.01  # how far from 1 a length may be
 Column = Literal["vector", "bits"]
 Filter = tuple[int | None, Sequence[str] | None, int | None, int | None]
 """Space, kinds, created at or after, created before (milliseconds); None: any."""
+ToStore = tuple[int, int, str, int, bytes | None]
+"""Memory, space, kind, created, float32 vector."""
 
 
 class VectorIndex:
@@ -84,16 +86,14 @@ class VectorIndex:
             connection.execute("update memory set embedded = 0 where embedded = 1")
             self._settings.set(_SETTING, None)
 
-    def put(
-        self, connection: apsw.Connection, rows: Iterable[tuple[int, int, str, int, bytes]]
-    ) -> None:
-        """Store (memory, space, kind, created, float32 vector); zero vectors are left out.
+    def put(self, connection: apsw.Connection, rows: Iterable[ToStore]) -> None:
+        """Store these vectors; those that are None or zero are left out.
 
         ValueError where one is of another length than the index, or not finite.
         """
         dim = self._settings.get(_SETTING)["dim"]
         for memory, space, kind, created, vector in rows:
-            found = _unit(vector, dim)
+            found = _unit(vector, dim) if vector is not None else None
             if found is None:
                 continue
             connection.execute(
@@ -129,7 +129,7 @@ class VectorIndex:
     def vectors(self, memories: Sequence[int]) -> dict[int, bytes]:
         """The stored int8 vectors, by memory; those without one are left out."""
         rows = self.database.rows(
-            f"select id, vector from json_each(?) join {TABLE} on id = value",
+            f"select v.id, v.vector from json_each(?) join {TABLE} v on v.id = value",
             (json.dumps(list(memories)),),
         )
         return {memory: vector for memory, vector in rows}  # noqa: C416 - rows are wider typed
@@ -208,8 +208,8 @@ class VectorIndex:
         distance = "vec_distance_l2" if column == "vector" else "vec_distance_hamming"
         function = "vec_int8" if column == "vector" else "vec_bit"
         rows = self.database.rows(
-            f"select {distance}({column}, {function}(?)) from json_each(?) join {TABLE}"
-            f" on id = (select rowid from {_ROWS} where rowid >= value limit 1)",
+            f"select {distance}(v.{column}, {function}(?)) from json_each(?) join {TABLE} v"
+            f" on v.id = (select rowid from {_ROWS} where rowid >= value limit 1)",
             (query, json.dumps(places)),
         )
         distances = [float(row[0]) for row in rows]
@@ -217,8 +217,8 @@ class VectorIndex:
 
     def _rescored(self, query: bytes, memories: Sequence[int]) -> list[Row]:
         rows = self.database.rows(
-            f"select id, vec_distance_l2(vector, vec_int8(?)) from json_each(?)"
-            f" join {TABLE} on id = value",
+            f"select v.id, vec_distance_l2(v.vector, vec_int8(?)) from json_each(?)"
+            f" join {TABLE} v on v.id = value",
             (query, json.dumps(memories)),
         )
         return sorted(rows, key=lambda row: row[1])

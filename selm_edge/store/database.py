@@ -25,7 +25,10 @@ APPLICATION_ID = 0x53454C4D  # "SELM": how a file of ours is told from another p
 BUSY_TIMEOUT_MS = 5000
 _BUSY_TRIES = 6  # a writer that lost the race for 5 s queues again: 30 s before anyone is told
 _CACHE_KIB = 16 * 1024
+_ALONE_TIMEOUT_MS = 1000
 _OPEN_TRIES = 5  # a file exchanged at each of them is not in good hands
+# URI: so that a copy can be written under another key. A path itself never begins with "file:".
+_FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
 DAMAGED_SUFFIX = ".damaged-"
 REKEYED_SUFFIX = ".new-key"
 
@@ -79,7 +82,7 @@ class Database:
                 if passphrase is not None:
                     self._key = keys.key_for(path, passphrase)
             before = _number_of(path)
-            self._connection = apsw.Connection(str(path) if path else ":memory:")
+            self._connection = apsw.Connection(str(path.absolute()) if path else ":memory:", flags=_FLAGS)
         try:
             with explained(path):
                 if self._key is not None:
@@ -215,6 +218,18 @@ class Database:
                 copy._connection.deserialize("main", bytes(image))
         copy.vectors_problem = vector_table.load(copy._connection)
         return copy
+
+    def alone(self) -> apsw.Connection:
+        """The connection with the whole file locked, and no WAL beside it, until it is closed.
+
+        StoreError (busy) where another process has the file open.
+        """
+        with self._lock, explained(self.path):
+            self._connection.set_busy_timeout(_ALONE_TIMEOUT_MS)
+            self._connection.pragma("locking_mode", "exclusive")
+            self._connection.pragma("journal_mode", "delete")
+            self._connection.execute("begin exclusive; commit")
+            return self._connection
 
     def close(self) -> None:
         with self._lock:

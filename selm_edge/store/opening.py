@@ -44,7 +44,8 @@ class Store:
 
 
 def open_store(path: Path, passphrase: str | None = None) -> Store:
-    """Raises StoreError where the file cannot be used; cause ``key`` for a wrong passphrase."""
+    """Raises StoreError where the file cannot be used, cause ``key`` where it needs another
+    passphrase or none (`selm_edge.store.keys.state_of` tells beforehand)."""
     return Store(Database(path, passphrase=passphrase))
 
 

@@ -7,7 +7,7 @@ file must be able to do, with sqlite-vec or without: delete a memory and leave n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,13 +58,15 @@ def drop(connection: apsw.Connection) -> None:
 
 
 def delete_memories(
-    connection: apsw.Connection, memories: Iterable[int], usable: bool = True
-) -> int:
-    """Delete these rows with their vectors (the text index follows by trigger); how many.
+    connection: apsw.Connection, memories: Collection[int], usable: bool = True
+) -> None:
+    """Delete these rows with their vectors; the text index follows by trigger.
 
     Where the vectors cannot be reached one by one (``usable`` false: no sqlite-vec), all of them
     go: they can be made again from the texts.
     """
+    if not memories:
+        return
     ids = json.dumps(list(memories))
     if exists(connection):
         if usable:
@@ -75,4 +77,3 @@ def delete_memories(
             drop(connection)
             connection.execute("update memory set embedded = 0 where embedded = 1")
     connection.execute("delete from memory where id in (select value from json_each(?))", (ids,))
-    return connection.changes()
