@@ -18,6 +18,7 @@ from selm_edge.memory.vectors import cosine
 from selm_edge.store.database import Row
 
 DEPTH = 60  # candidates of each ranking
+_MOST_PASSAGES = 2000  # of one document, compared with the question one by one
 _SAME = 0.92  # alike enough to say the same: of two passages the second is left out
 _RELATED = 0.6  # alike enough that a correction, being newer, stands before the older fact
 _DIVERSITY = 0.3  # share of a score that likeness to what is chosen already can take
@@ -45,6 +46,7 @@ def recall(
     kinds: Sequence[Kind] | None = None,
     since: int | None = None,
     until: int | None = None,
+    document: int | None = None,
     limit: int = 8,
     budget: int | None = None,
     count_tokens: Callable[[str], int] | None = None,
@@ -57,7 +59,7 @@ def recall(
     those marked never to be recalled stay out. ``relevant_only`` False, for a search by the user
     in person, takes whatever matches best.
     """
-    filters = Filters(space, kinds, since, until)
+    filters = Filters(space, kinds, since, until, document=document)
     pinned = memories.list(replace(filters, pinned=True), limit) if relevant_only else []
     found = _candidates(memories, question, filters, relevant_only)
     chosen = _diverse(memories, found, limit)
@@ -72,13 +74,7 @@ def _candidates(
 ) -> list[Recalled]:
     by_words = _by_words(memories, question, filters)
     vector = memories.embed([question])[0]
-    by_vector = (
-        memories.index.search(
-            vector, DEPTH, (filters.space, filters.kinds, filters.since, filters.until)
-        )
-        if vector is not None
-        else []
-    )
+    by_vector = [] if vector is None else _by_vector(memories, vector, filters)
     cosines = dict(by_vector)
     word_ranks = {key: rank for rank, (key, _) in enumerate(by_words, 1)}
     vector_ranks = {key: rank for rank, (key, _) in enumerate(by_vector, 1)}
@@ -111,6 +107,15 @@ def _fuse(
     if relevant_only:
         return {k: s for k, s in scores.items() if k in word_ranks or cosines[k] >= 0.35}
     return scores
+
+
+def _by_vector(memories: Memories, vector: bytes, filters: Filters) -> list[tuple[int, float]]:
+    """Memories near in meaning, nearest first, and their cosine with the question."""
+    bounds = (filters.space, filters.kinds, filters.since, filters.until)
+    if filters.document is None:
+        return memories.index.search(vector, DEPTH, bounds)
+    passages = [one.id for one in memories.list(filters, _MOST_PASSAGES)]
+    return memories.index.nearest_of(vector, passages)[:DEPTH]
 
 
 def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple[int, float]]:

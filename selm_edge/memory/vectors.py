@@ -126,6 +126,15 @@ class VectorIndex:
             found = self._rescored(query, [memory for memory, _ in rough])[:limit]
         return [(memory, 1 - distance**2 / (2 * _SCALE**2)) for memory, distance in found]
 
+    def nearest_of(self, vector: bytes, memories: Sequence[int]) -> list[tuple[int, float]]:
+        """`search` among these memories alone."""
+        about = self._settings.get(_SETTING)
+        unit = _unit(vector, about["dim"]) if about else None
+        if unit is None:
+            return []
+        found = self._rescored(_to_int8(unit), memories)
+        return [(memory, 1 - distance**2 / (2 * _SCALE**2)) for memory, distance in found]
+
     def vectors(self, memories: Sequence[int]) -> dict[int, bytes]:
         """The stored int8 vectors, by memory; those without one are left out."""
         rows = self.database.rows(
