@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,14 @@ BlockKind = Literal["heading", "prose", "lines"]
 
 MAX_BYTES = 64 * 1024 * 1024
 """Largest file that is read whole; only dumps may be larger, since they are streamed."""
+
+
+Check = Callable[[], None]
+"""Called between pieces of long work; what it raises ends the work."""
+
+
+def no_check() -> None:
+    """Never ends anything."""
 
 
 class DocumentError(SelmError):
@@ -26,6 +34,11 @@ class DocumentError(SelmError):
         self.cause = cause
         self.hint = hint
         super().__init__(f"{path}: {cause}" + (f"\n{hint}" if hint else ""))
+
+
+def words(text: str) -> frozenset[str]:
+    """A set of words, written as a sentence is."""
+    return frozenset(text.split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from selm_edge.memory.documents.blocks import words
 from selm_edge.memory.documents.gitignore import Ignored, is_ignored
 from selm_edge.memory.documents.hygiene import strange_name
 
-BUILD_FOLDERS = frozenset(
+BUILD_FOLDERS = words(
     "node_modules __pycache__ bower_components site-packages venv env build dist target"
-    " cmake-build-debug cmake-build-release out obj coverage htmlcov Pods DerivedData".split()
+    " cmake-build-debug cmake-build-release out obj coverage htmlcov Pods DerivedData"
 )
 """Folders that programs fill: nothing in them was written to be read."""
 _MADE = ("-lock.json", ".lock", ".min.js", ".min.css", ".map", ".pyc")
@@ -43,11 +44,7 @@ def find(paths: Sequence[Path]) -> Iterator[Found]:
         except (OSError, RuntimeError, ValueError) as error:
             yield Found(path, reason=_why(error))
             continue
-        if root.is_dir():
-            found = _walk(root)
-        else:
-            found = iter([_file(root)])
-        for entry in found:
+        for entry in _walk(root) if root.is_dir() else [_file(root)]:
             if entry.path not in seen:
                 seen.add(entry.path)
                 yield entry
@@ -86,19 +83,15 @@ def _walk(root: Path) -> Iterator[Found]:
 
 def _passed_over(entry: os.DirEntry[str], path: Path, rules: list[Ignored]) -> str | None:
     is_folder = entry.is_dir(follow_symlinks=False)
-    if strange_name(entry.name):
-        return _STRANGE
-    if entry.name.startswith("."):
-        return "a hidden folder" if is_folder else "a hidden file"
-    if is_folder and entry.name in BUILD_FOLDERS:
-        return "a folder that programs fill"
-    if is_folder and (path / "pyvenv.cfg").exists():
-        return "a Python environment"
-    if not is_folder and entry.name.endswith(_MADE):
-        return "made by a program"
-    if is_ignored(rules, path, is_folder=is_folder):
-        return "named in .gitignore"
-    return None
+    tests = (
+        (strange_name(entry.name), _STRANGE),
+        (entry.name.startswith("."), "a hidden folder" if is_folder else "a hidden file"),
+        (is_folder and entry.name in BUILD_FOLDERS, "a folder that programs fill"),
+        (is_folder and (path / "pyvenv.cfg").exists(), "a Python environment"),
+        (not is_folder and entry.name.endswith(_MADE), "made by a program"),
+        (is_ignored(rules, path, is_folder=is_folder), "named in .gitignore"),
+    )
+    return next((reason for holds, reason in tests if holds), None)
 
 
 def _linked(path: Path, root: Path) -> Found:

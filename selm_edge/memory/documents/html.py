@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import accumulate
 
-from selm_edge.memory.documents.blocks import Block, BlockKind
+from selm_edge.memory.documents.blocks import Block, BlockKind, words
 from selm_edge.memory.documents.html_hidden import (
     NEVER_SHOWN,
     Colour,
@@ -20,13 +20,11 @@ from selm_edge.memory.documents.html_hidden import (
 )
 from selm_edge.memory.documents.hygiene import tidy, tidy_line
 
-_VOID = frozenset(
-    "area base br col embed hr img input link meta param source track wbr frame".split()
-)
-_BREAKING = frozenset(
+_VOID = words("area base br col embed hr img input link meta param source track wbr frame")
+_BREAKING = words(
     "address article aside blockquote body center dd details dialog div dl dt fieldset figcaption"
     " figure footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol p pre"
-    " section summary table tbody tfoot thead tr ul caption".split()
+    " section summary table tbody tfoot thead tr ul caption"
 )
 """Elements that begin and end on a line of their own."""
 _CLOSED_BY = {  # an open element of the key ends where one of these begins
@@ -42,11 +40,11 @@ _CLOSED_BY = {  # an open element of the key ends where one of these begins
     "option": frozenset({"option", "optgroup"}),
 }
 _SCOPES = {"li": ("ul", "ol", "menu"), "dt": ("dl",), "dd": ("dl",)}
-_IN_HEAD = frozenset("base link meta noscript script style template title".split())
-_TABLE = frozenset("table caption colgroup thead tbody tfoot tr td th template".split())
-_INLINE = frozenset(
+_IN_HEAD = words("base link meta noscript script style template title")
+_TABLE = words("table caption colgroup thead tbody tfoot tr td th template")
+_INLINE = words(
     "a abbr b bdi bdo big cite code del dfn em font i ins kbd label mark q s samp small span strike"
-    " strong sub sup tt u var".split()
+    " strong sub sup tt u var"
 )
 _HEADING = re.compile(r"h[1-6]\Z")
 _SPACE = re.compile(r"[ \t\n\r\f]+")

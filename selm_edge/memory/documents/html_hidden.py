@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-NEVER_SHOWN = frozenset(
+from selm_edge.memory.documents.blocks import words
+
+NEVER_SHOWN = words(
     "script style template head noembed noframes iframe object embed canvas audio video svg math"
-    " select datalist textarea button map applet".split()
+    " select datalist textarea button map applet"
 )
 """Elements whose content is not the page's text."""
 
@@ -109,9 +111,8 @@ def _at_most(
         return number <= per_cent
     if rest.startswith(fractions or ("\0",)):
         return number <= limit / 10
-    return number <= limit and not rest.startswith(("rem", "em", "vw", "vh", "cm", "in")) or (
-        number == 0
-    )
+    large = rest.startswith(("rem", "em", "vw", "vh", "cm", "in"))
+    return number <= (0 if large and limit > 0 else limit)
 
 
 def colour(value: str | None) -> Colour | None:

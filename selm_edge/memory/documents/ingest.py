@@ -194,14 +194,14 @@ class _Run:
             report.failed.append(Refused(found.path, f"{type(error).__name__}: {error}"))
 
     def _read(self, found: Found, known: Known | None) -> None:
-        source = load(found.path)
+        source = load(found.path, self._check)
         same = known is not None and known.sha256 == source.sha256
         if known and same and known.complete:
             self._registry.touch(known, found)
             self.report.unchanged.append(found.path)
             return
         resume = known.resume if known and same else None
-        document = open_document(source, resume.cursor if resume else None)
+        document = open_document(source, resume.cursor if resume else None, self._check)
         reading = _Reading(found, source.sha256, document, known.id if known else None, resume)
         try:
             self._store_all(reading)
@@ -211,41 +211,41 @@ class _Run:
         if reading.key is None:
             self.report.skipped.append(Refused(found.path, "holds no text"))
             return
+        self._begin(reading)  # a file without text any more is a new version too
         self._registry.finish(reading.key, reading.place)
         (self.report.updated if known else self.report.added).append(found.path)
 
     def _store_all(self, reading: _Reading) -> None:
         """All passages from where reading goes on, a batch at a time."""
-        stream = reading.passages()
+        stream = reading.passages(self._check)
         while True:
             began = time.monotonic()
             batch = list(islice(stream, BATCH))
-            self.report.reading_seconds += time.monotonic() - began
-            if not batch and (reading.key is None or reading.resumed):
+            read = time.monotonic()
+            self.report.reading_seconds += read - began
+            if not batch:
                 return
             self._check()
-            began = time.monotonic()
-            self._begin(reading)
-            if not batch or reading.key is None:
-                return
-            self._registry.store(reading.key, reading.found.path, batch, reading.place)
+            key = self._begin(reading)
+            self._registry.store(key, reading.found.path, batch, reading.place)
             reading.stored(batch)
             if time.monotonic() - reading.saved > _SAVE_EVERY:
                 self._note(reading)
-            self.report.storing_seconds += time.monotonic() - began
+            self.report.storing_seconds += time.monotonic() - read
             self.report.passages += len(batch)
             self._show(reading.found, reading.position)
 
-    def _begin(self, reading: _Reading) -> None:
-        if not reading.resumed:
+    def _begin(self, reading: _Reading) -> int:
+        if reading.key is None or not reading.begun:
             reading.key, reading.place = self._registry.begin(
                 reading.found, reading.document.kind, reading.sha256
             )
-            reading.resumed = True
+            reading.begun = True
+        return reading.key
 
     def _note(self, reading: _Reading) -> None:
         """Write down where reading goes on, if it got anywhere."""
-        if reading.key is not None and reading.resumed:
+        if reading.key is not None and reading.begun:
             self._registry.save(reading.key, reading.place)
             reading.saved = time.monotonic()
 
@@ -284,8 +284,8 @@ class _Run:
 
 
 class _Reading:
-    """One file on its way. ``key`` is the document's id; ``resumed`` whether what is stored now
-    goes on from ``place``: a new version only begins when its first passage is there."""
+    """One file on its way. ``key`` is the document's id; a new version has only ``begun`` when its
+    first passages are about to be stored, so that a file that cannot be read changes nothing."""
 
     def __init__(
         self, found: Found, sha256: str, document: Document, key: int | None, resume: Resume | None
@@ -294,17 +294,18 @@ class _Reading:
         self.sha256 = sha256
         self.document = document
         self.key = key
-        self.resumed = resume is not None
+        self.begun = resume is not None
         self.place = resume or Resume(started=0, before=0)
         self.position = 0
         self.saved = time.monotonic()
 
-    def passages(self) -> Iterator[Passage]:
+    def passages(self, check: Callable[[], None]) -> Iterator[Passage]:
         """What is not stored yet, but for passages that say nothing (a line of dashes)."""
         from selm_edge.memory.memories import normalised
 
         first, number = self.place.cursor, self.place.number
         for passage in passages(self.document.blocks):
+            check()
             cursor = passage.unit.cursor if passage.unit else None
             if cursor == first and passage.number < number:
                 continue

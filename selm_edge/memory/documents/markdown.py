@@ -143,9 +143,7 @@ def _code_masked(text: str) -> str:
             at = end
         else:
             if "`" in lines[at]:
-                lines[at] = _CODE_SPAN.sub(
-                    lambda found: found.group().replace("<", " "), lines[at]
-                )
+                lines[at] = _CODE_SPAN.sub(lambda found: found.group().replace("<", " "), lines[at])
             at += 1
     return "\n".join(lines)
 

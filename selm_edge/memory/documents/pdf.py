@@ -41,7 +41,7 @@ _REASONS = {
         "Make the text readable first, for example with ocrmypdf.",
     ),
 }
-_ENDS = re.compile(r"[.!?:;。！？]['\"”’»)\]]*\s*\Z")
+_ENDS = re.compile(r"[.!?:;。\uff01\uff1f]['\"”\u2019»)\]]*\s*\Z")
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u2010]\n(?=[^\W\d_])")
 
 

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from selm_edge.memory.documents.blocks import MAX_BYTES, Block, Document, DocumentError
+from selm_edge.memory.documents.blocks import (
+    MAX_BYTES,
+    Block,
+    Check,
+    Document,
+    DocumentError,
+    no_check,
+)
 from selm_edge.memory.documents.code import LANGUAGES, NAMED, read_code
 from selm_edge.memory.documents.encoding import decode
 from selm_edge.memory.documents.tokens import estimate
@@ -28,9 +35,9 @@ class Source:
     data: bytes | None
 
 
-def load(path: Path) -> Source:
+def load(path: Path, check: Check = no_check) -> Source:
     """The file's bytes and their hash. Raises DocumentError where it cannot be read or is larger
-    than 64 MB and no dump."""
+    than 64 MB and no dump. ``check`` is called again and again and may raise, to end it."""
     from selm_edge.memory.documents.wikipedia import is_dump
 
     try:
@@ -40,6 +47,7 @@ def load(path: Path) -> Source:
                 digest = hashlib.sha256(beginning)
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
+                    check()
                 return Source(path, digest.hexdigest(), None)
             data = beginning + file.read(MAX_BYTES + 1 - len(beginning))
     except (OSError, ValueError) as error:
@@ -52,17 +60,17 @@ def load(path: Path) -> Source:
     return Source(path, hashlib.sha256(data).hexdigest(), data)
 
 
-def open_document(source: Source, cursor: str | None = None) -> Document:
+def open_document(source: Source, cursor: str | None = None, check: Check = no_check) -> Document:
     """The document in a file, by its content first and the end of its name second.
 
-    ``cursor`` is of a `Unit` that the same file gave. Raises DocumentError, here or while the
-    blocks are taken.
+    ``cursor`` is of a `Unit` that the same file gave; ``check`` as for `load`. Raises
+    DocumentError, here or while the blocks are taken.
     """
     path, data = source.path, source.data
     if data is None:
         from selm_edge.memory.documents.wikipedia import read_dump
 
-        return read_dump(path, cursor)
+        return read_dump(path, cursor, check)
     if b"%PDF-" in data[:1024]:
         from selm_edge.memory.documents.pdf import read_pdf
 

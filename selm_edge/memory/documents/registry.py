@@ -94,9 +94,7 @@ class Registry:
             )  # fmt: skip
             return next(row)[0], resume
 
-    def store(
-        self, document: int, path: Path, passages: Sequence[Passage], resume: Resume
-    ) -> None:
+    def store(self, document: int, path: Path, passages: Sequence[Passage], resume: Resume) -> None:
         """Passages of the file. Those that an older version has too stay what they are, in their
         new place; the others are embedded and added."""
         from selm_edge.memory.memories import Passage as Stored
@@ -112,9 +110,7 @@ class Registry:
             document=document,
         )
 
-    def _moved(
-        self, document: int, passages: Sequence[Passage], resume: Resume
-    ) -> list[Passage]:
+    def _moved(self, document: int, passages: Sequence[Passage], resume: Resume) -> list[Passage]:
         from selm_edge.memory.memories import digest
 
         now = max(_now(), resume.started)  # the clock may have been set back

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 Span = tuple[int, int]
 
 _END = re.compile(
-    r"[.!?…]+[\"'”’»)\]]*(?=\s)"  # an end mark, closing quotes, space
-    r"|[。！？｡]+[」』”’）]*"  # without space in Chinese and Japanese
-    r"|[।॥؟۔][\"'”’)]*(?=\s)"
+    r"[.!?…]+[\"'”\u2019»)\]]*(?=\s)"  # an end mark, closing quotes, space
+    r"|[。\uff01\uff1f｡]+[」』”\u2019\uff09]*"  # without space in Chinese and Japanese
+    r"|[।॥؟\u06d4][\"'”\u2019)]*(?=\s)"
 )
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|No|Nr|Fig|Figs|Eq|Vol|pp|cf|ca|approx|Inc"

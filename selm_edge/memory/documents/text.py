@@ -19,8 +19,9 @@ def read_text(text: str) -> Iterator[Block]:
             mark = lines[1].strip()[0]
             level = levels.setdefault(mark, min(len(levels) + 1, 6))
             yield block("heading", lines[:1], line, level=level, line_end=line + 1)
-            lines, line = lines[2:], line + 2
-        if lines:
+            if lines[2:]:
+                yield block("prose", lines[2:], line + 2)
+        else:
             yield block("prose", lines, line)
 
 

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import BinaryIO
 from xml.parsers import expat
 
-from selm_edge.memory.documents.blocks import Block, Document, DocumentError, Unit
+from selm_edge.memory.documents.blocks import (
+    Block,
+    Check,
+    Document,
+    DocumentError,
+    Unit,
+    no_check,
+)
 from selm_edge.memory.documents.wikitext import read_wikitext
 
 _PIECE = 256 * 1024  # bytes read, or unpacked, at once
@@ -65,20 +72,20 @@ def is_dump(beginning: bytes) -> bool:
     return b"<mediawiki" in beginning[:4096]
 
 
-def read_dump(path: Path, cursor: str | None = None) -> Document:
+def read_dump(path: Path, cursor: str | None = None, check: Check = no_check) -> Document:
     """The dump as a document, from the article at ``cursor`` on."""
     document = Document(path, "wikipedia", iter(()))
-    document.blocks = _blocks(path, cursor, document.notices)
+    document.blocks = _blocks(path, cursor, document.notices, check)
     return document
 
 
-def _blocks(path: Path, cursor: str | None, notices: list[str]) -> Iterator[Block]:
+def _blocks(path: Path, cursor: str | None, notices: list[str], check: Check) -> Iterator[Block]:
     start = _Place.parse(cursor) if cursor else _Place(0, 0, 0)
     found = False
     try:
         with path.open("rb") as file:
-            for article in _Reader(path, file, start, notices).articles():
-                unit = Unit(article.place.cursor(), article.position)
+            for article in _Reader(path, file, start, notices, check).articles():
+                unit: Unit | None = Unit(article.place.cursor(), article.position)
                 for block in read_wikitext(article.title, article.text, article.line):
                     yield Block(
                         block.kind, block.text, block.line, block.line_end, None, block.level,
@@ -94,11 +101,14 @@ def _blocks(path: Path, cursor: str | None, notices: list[str]) -> Iterator[Bloc
 class _Reader:
     """Feeds the parser and collects what it finds."""
 
-    def __init__(self, path: Path, file: BinaryIO, start: _Place, notices: list[str]) -> None:
+    def __init__(
+        self, path: Path, file: BinaryIO, start: _Place, notices: list[str], check: Check
+    ) -> None:
         self._path = path
         self._file = file
         self._start = start
         self._notices = notices
+        self._check = check
         self._done: list[_Article] = []
         self._depth = 0
         self._name: str | None = None
@@ -159,10 +169,12 @@ class _Reader:
         self._file.seek(self._start.stream if packed else self._start.offset)
         if not packed:
             while piece := self._file.read(_PIECE):
+                self._check()
                 yield piece
             return
         skip = self._start.offset
         for piece in self._unpacked():
+            self._check()
             if skip >= len(piece):
                 skip -= len(piece)
             else:

@@ -12,7 +12,7 @@ import html
 import re
 from collections.abc import Iterator
 
-from selm_edge.memory.documents.blocks import Block, BlockKind
+from selm_edge.memory.documents.blocks import Block, BlockKind, words
 from selm_edge.memory.documents.hygiene import tidy, tidy_line
 
 _TOKEN = re.compile(
@@ -24,12 +24,12 @@ _TOKEN = re.compile(
     r"|\[(?=(?:https?:|ftp:)?//)",
     re.MULTILINE,
 )
-_DROPPED = frozenset(
+_DROPPED = words(
     "ref math chem gallery timeline score imagemap templatestyles graph mapframe maplink indicator"
-    " syntaxhighlight source hiero ce categorytree inputbox section references".split()
+    " syntaxhighlight source hiero ce categorytree inputbox section references"
 )
 """Tags whose content is not prose."""
-_SPACED = frozenset("br hr p div li td tr th blockquote".split())
+_SPACED = words("br hr p div li td tr th blockquote")
 _KEPT_TEMPLATES = {
     "lang": -1, "nowrap": -1, "nobr": -1, "nobold": -1, "small": -1, "smaller": -1, "big": -1,
     "abbr": 1, "tooltip": 1, "transl": -1, "transliteration": -1, "nihongo": 1, "ill": 1,
@@ -38,18 +38,23 @@ _KEPT_TEMPLATES = {
     "small caps": 1, "smallcaps": 1,
 }  # fmt: skip
 """Templates that are their own text: which of their parameters it is."""
-_MARKS = {"snd": " – ", "spnd": " – ", "ndash": "–", "mdash": "—", "spaced ndash": " – ",
-          "nbsp": " ", "spaces": " ", "'": "'", "=": "=", "!": "|", "dot": " · ", "en dash": "–",
-          "em dash": "—", "pi": "π", "euro": "€", "degree": "°"}  # fmt: skip
+_MARKS = {
+    "snd": " \u2013 ", "spnd": " \u2013 ", "spaced ndash": " \u2013 ", "ndash": "\u2013",
+    "en dash": "\u2013", "mdash": "—", "em dash": "—", "nbsp": " ", "spaces": " ", "'": "'",
+    "=": "=", "!": "|", "dot": " · ", "pi": "π", "euro": "€", "degree": "°",
+}  # fmt: skip
+"""Templates that stand for a sign."""
 _DATED = {"as of": "as of ", "circa": "c. ", "c.": "c. ", "ca.": "c. "}
 _UNITS = frozenset({"convert", "cvt"})
-_RANGE_WORDS = {"-": "–", "–": "–", "to": " to ", "and": " and ", "or": " or ", "x": " × ",
-                "by": " by ", "to(-)": " to "}  # fmt: skip
+_RANGE_WORDS = {
+    "-": "\u2013", "\u2013": "\u2013", "to": " to ", "and": " and ", "or": " or ", "x": " × ",
+    "by": " by ", "to(-)": " to ",
+}  # fmt: skip
 _NAMESPACED = re.compile(r":?\s*([\w -]{1,40}?)\s*:")
-_MEDIA = frozenset(
+_MEDIA = words(
     "file image media category datei bild kategorie fichier catégorie archivo imagen categoría"
     " immagine categoria ficheiro imagem bestand afbeelding plik grafika файл изображение"
-    " категория 文件 檔案 分类 分類 ファイル 画像 カテゴリ".split()
+    " категория 文件 檔案 分类 分類 ファイル 画像 カテゴリ"
 )
 _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,10})?\s*:(?!\s)")
 _HEADING = re.compile(r"(={1,6})(.{1,500}?)\1\s*\Z")
@@ -60,8 +65,13 @@ _SPACES = re.compile(r"[ \t\xa0]{2,}")
 _EMPTY_BRACKETS = re.compile(r"\(\s*(?:[;,]\s*)*\)")
 _AFTER_BRACKET = re.compile(r"\(\s*[;,]\s*")
 _DEEPEST = 60
-_END_SECTIONS = frozenset(
-    "references|external links|see also|further reading|citations|notes and references".split("|")
+_END_SECTIONS = (
+    "references",
+    "external links",
+    "see also",
+    "further reading",
+    "citations",
+    "notes and references",
 )
 """Sections that are lists of links: nothing is left of them but their heading."""
 
@@ -226,7 +236,7 @@ def _named(parameter: str) -> bool:
 
 
 def _measure(values: list[str]) -> str:
-    """``5|km|mi`` is "5 km", ``5|-|6|km`` "5–6 km"."""
+    """``5|km|mi`` is "5 km", ``5|-|6|km`` "5-6 km"."""
     if len(values) < 2:
         return ""
     if len(values) >= 4 and values[1] in _RANGE_WORDS:
