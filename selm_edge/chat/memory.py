@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from selm_edge.memory.memories import PERSONAL, Added, Memories, Memory
+from selm_edge.memory.memories import PERSONAL, Added, Filters, Memories, Memory
 from selm_edge.memory.prompting import line_of
 from selm_edge.memory.recall import Recalled, recall
 
@@ -132,21 +132,36 @@ class ChatMemory:
 
         ``free`` of the ``context`` tokens are not taken yet.
         """
-        if not self.on or free <= 0:
+        given = self._attached(question, min(context // 2, free), count_tokens)
+        if not given and (not self.on or free <= 0):
             return []
         ids = {source.memory.id for source in known}
+        if given:
+            chosen = [(one, None) for one in given if one.id not in ids]
+            return _numbered(chosen, known)
         found = recall(
             self.memories, question, space=self.space, limit=MOST + len(ids),
             budget=min(context // SHARE, free), count_tokens=count_tokens,
         )  # fmt: skip
-        chosen = [one for one in found if one.memory.id not in ids][:MOST]
-        number = max((source.number or 0 for source in known), default=0)
-        sources: list[Source] = []
-        for one in chosen:
-            passage = one.memory.kind == "passage"
-            number += passage
-            sources.append(Source(one.memory, number if passage else None, one))
-        return sources
+        new = [(one.memory, one) for one in found if one.memory.id not in ids]
+        return _numbered(new[:MOST], known)
+
+    def _attached(
+        self, question: str, budget: int, count_tokens: Callable[[str], int]
+    ) -> list[Memory]:
+        """What of the files that the question names (``@contract.pdf``) goes before it.
+
+        They are remembered first; SelmError where one cannot be read.
+        """
+        from selm_edge.memory.attaching import named_files, passages_for, take_in
+
+        files = named_files(question)
+        if not files:
+            return []
+        documents = self.session.saving(lambda: take_in(self.memories, files, space=self.space))
+        return passages_for(
+            self.memories, question, documents, budget=budget, count_tokens=count_tokens
+        )
 
     def sources(self, message: Message) -> list[Source]:
         """What was given to the model for a reply, as far as it is remembered still."""
@@ -200,7 +215,80 @@ class ChatMemory:
         ]
         return [one for one in found if digest(one.text) not in known]
 
+    def corrected_by(self, proposal: Proposal) -> list[Memory]:
+        """What a proposed correction most likely corrects: nothing, or one memory."""
+        if proposal.kind != "correction":
+            return []
+        found = recall(
+            self.memories, proposal.text, space=self.space, kinds=("fact", "correction"), limit=1
+        )
+        return [one.memory for one in found]
+
+    def edit(self, memory: int, text: str) -> Memory:
+        """See `Memories.edit`."""
+        return self.session.saving(lambda: self.memories.edit(memory, text))
+
+    def correct(self, memory: int, text: str) -> Memory:
+        """The new memory; see `Memories.supersede`."""
+        return self.session.saving(lambda: self.memories.supersede(memory, text)).memory
+
+    def pin(self, memory: int, pinned: bool) -> Memory:
+        """See `Memories.pin`."""
+        return self.session.saving(lambda: self.memories.pin(memory, pinned))
+
+    def silence(self, memory: int, silent: bool) -> Memory:
+        """Never recall it, or recall it again."""
+        status: Literal["never", "active"] = "never" if silent else "active"
+        return self.session.saving(lambda: self.memories.set_status(memory, status))
+
+    def forget(self, memories: Sequence[int]) -> bool:
+        """See `Memories.forget`."""
+        return self.session.saving(lambda: self.memories.forget(memories))
+
+    @property
+    def kept_words(self) -> str:
+        """Where it is kept, in a sentence."""
+        if self.session.store.saving:
+            return "It stays on this device; /forget deletes it for real."
+        return "Kept until you quit: nothing is being saved."
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def around(self, memory: Memory) -> tuple[Memory | None, Memory | None]:
+        """The passages before and after one in its document."""
+        if memory.document is None:
+            return None, None
+        rows = self.memories.database.rows(
+            "select max(case when id < ?1 then id end), min(case when id > ?1 then id end)"
+            " from memory where document = ?2",
+            (memory.id, memory.document),
+        )
+        found = {one.id: one for one in self.memories.get_many([key for key in rows[0] if key])}
+        before, after = rows[0]
+        return found.get(before), found.get(after)
+
+    def search(self, words: str, limit: int = 50) -> list[Source]:
+        """What of this space matches, best first; the newest facts and corrections where
+        ``words`` is empty."""
+        if not words.strip():
+            filters = Filters(self.space, ("fact", "correction", "turn"))
+            return [Source(one, None) for one in self.memories.list(filters, limit)]
+        found = recall(self.memories, words, space=self.space, limit=limit, relevant_only=False)
+        return [Source(one.memory, None, one) for one in found]
+
 
 def with_sources(sources: Sequence[Source], question: str) -> str:
     """The user's turn as sent: the memories, a line each, then the question."""
     return "\n".join([*(source.line for source in sources), question])
+
+
+def _numbered(
+    chosen: Sequence[tuple[Memory, Recalled | None]], known: Sequence[Source]
+) -> list[Source]:
+    """Passages are numbered on from those that stand before earlier questions."""
+    number = max((source.number or 0 for source in known), default=0)
+    sources: list[Source] = []
+    for memory, why in chosen:
+        number += memory.kind == "passage"
+        sources.append(Source(memory, number if memory.kind == "passage" else None, why))
+    return sources

@@ -14,7 +14,7 @@ from selm_edge.cli.feedback import Since, day
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from selm_edge.memory.memories import Added, Filters, Kind, Memories, Memory
     from selm_edge.memory.recall import Recalled
@@ -39,7 +39,7 @@ def memory() -> None:
     """
 
 
-def _space_option(help_text: str) -> Any:
+def _space_option(help_text: str) -> Callable[[Function], Function]:
     return click.option("--space", metavar="NAME", help=help_text)
 
 
