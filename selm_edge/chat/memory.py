@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from selm_edge.chat.text import source_words
 from selm_edge.memory.memories import PERSONAL, Added, Filters, Memories, Memory
 from selm_edge.memory.prompting import line_of
 from selm_edge.memory.recall import Recalled, recall
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from selm_edge.memory.proposals import Proposal
     from selm_edge.store.conversations import Conversations, Message
     from selm_edge.store.database import Database
-
-MOST = 6
-"""Memories for one question: more only distract a small model."""
-SHARE = 3
-"""A question's memories take at most this part of the context (one third)."""
 
 
 @dataclass(frozen=True)
@@ -132,42 +128,37 @@ class ChatMemory:
 
         ``free`` of the ``context`` tokens are not taken yet.
         """
-        given = self._attached(question, min(context // 2, free), count_tokens)
-        if not given and (not self.on or free <= 0):
-            return []
-        ids = {source.memory.id for source in known}
-        if given:
-            chosen = [(one, None) for one in given if one.id not in ids]
-            return _numbered(chosen, known)
-        found = recall(
-            self.memories, question, space=self.space, limit=MOST + len(ids),
-            budget=min(context // SHARE, free), count_tokens=count_tokens,
-        )  # fmt: skip
-        new = [(one.memory, one) for one in found if one.memory.id not in ids]
-        return _numbered(new[:MOST], known)
-
-    def _attached(
-        self, question: str, budget: int, count_tokens: Callable[[str], int]
-    ) -> list[Memory]:
-        """What of the files that the question names (``@contract.pdf``) goes before it.
-
-        They are remembered first; SelmError where one cannot be read.
-        """
-        from selm_edge.memory.attaching import named_files, passages_for, take_in
+        from selm_edge.memory.asking import gather, named_files
 
         files = named_files(question)
-        if not files:
+        if not files and not self.on:
             return []
-        documents = self.session.saving(lambda: take_in(self.memories, files, space=self.space))
-        return passages_for(
-            self.memories, question, documents, budget=budget, count_tokens=count_tokens
-        )
+        found = self.session.saving(
+            lambda: gather(
+                self.memories, question, space=self.space, context=context, free=free,
+                count_tokens=count_tokens, files=files,
+                known={source.memory.id for source in known},
+            )
+        )  # fmt: skip
+        number = max((source.number or 0 for source in known), default=0)
+        sources: list[Source] = []
+        for one in found:  # passages are numbered on from those before earlier questions
+            passage = one.memory.kind == "passage"
+            number += passage
+            sources.append(Source(one.memory, number if passage else None, one.why))
+        return sources
 
     def sources(self, message: Message) -> list[Source]:
         """What was given to the model for a reply, as far as it is remembered still."""
         stored = message.facts.recalled or ()
         numbers = {entry["memory"]: entry.get("number") for entry in stored}
         return [Source(one, numbers[one.id]) for one in self.memories.get_many(list(numbers))]
+
+    def sources_line(self, message: Message) -> str:
+        """The same in a line, for under the reply."""
+        if not message.facts.recalled:
+            return ""
+        return " · ".join(map(source_words, self.sources(message)))
 
     def turns(self, path: Sequence[Message]) -> tuple[list[dict[str, str]], list[Source]]:
         """The turns as the model gets them, and the memories that stand in them."""
@@ -280,15 +271,3 @@ class ChatMemory:
 def with_sources(sources: Sequence[Source], question: str) -> str:
     """The user's turn as sent: the memories, a line each, then the question."""
     return "\n".join([*(source.line for source in sources), question])
-
-
-def _numbered(
-    chosen: Sequence[tuple[Memory, Recalled | None]], known: Sequence[Source]
-) -> list[Source]:
-    """Passages are numbered on from those that stand before earlier questions."""
-    number = max((source.number or 0 for source in known), default=0)
-    sources: list[Source] = []
-    for memory, why in chosen:
-        number += memory.kind == "passage"
-        sources.append(Source(memory, number if memory.kind == "passage" else None, why))
-    return sources

@@ -265,6 +265,8 @@ class ChatWindow(App[None]):
         hints = [("c", "copy"), ("r", "again"), ("Esc", "back")]
         if isinstance(turn, ReplyTurn):
             hints = [("+", "good"), ("-", "bad"), ("x", "correct"), *hints]
+            if turn.sources:
+                hints.insert(0, ("s", "sources"))
         else:
             hints = [("e", "edit"), *hints]
         if len(turn.versions) > 1:
@@ -555,6 +557,7 @@ class ChatWindow(App[None]):
         self._reply = None  # not where the window is closing: `shut_down` looks after it
         self.transcript.adopt(message)
         versions = self.session.versions.get(message.id, [])
+        turn.sources = self.session.memory.sources_line(message)
         await turn.finish(message, versions, self.session.coloured(message))
 
     def _begin_reply(self, plan: Plan) -> Reply:

@@ -1,22 +1,67 @@
-"""Files named in a question: ``@contract.pdf how long is the notice?``
+"""What goes before a question: memories about it, or the files that it names.
 
-The file is remembered as a document first, so that its passages can be cited, found again later and
-forgotten. One that fits goes before the question whole, of a longer one the passages that matter.
+``@contract.pdf how long is the notice?`` remembers the file as a document first, so that its
+passages can be cited, found again later and forgotten. A file that fits goes before the question
+whole, of a longer one the passages that matter.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from selm_edge.errors import SelmError
 from selm_edge.memory.memories import Filters, Memories, Memory
 from selm_edge.memory.prompting import line_of
-from selm_edge.memory.recall import recall
+from selm_edge.memory.recall import Recalled, recall
 
 _NAMED = re.compile(r"""(?<!\S)@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
-_MOST = 500  # passages of one document that are weighed
+MOST = 6  # memories for one question: more only distract a small model
+_PART = 3  # memories take at most this part of the context (one third), files a half
+_MOST_PASSAGES = 500  # passages of one document that are weighed
+
+
+@dataclass(frozen=True)
+class Found:
+    """A memory to go before a question; ``why`` is None for passages of a file that was named."""
+
+    memory: Memory
+    why: Recalled | None = None
+
+
+def gather(
+    memories: Memories,
+    question: str,
+    *,
+    space: int,
+    context: int,
+    free: int,
+    count_tokens: Callable[[str], int],
+    files: Sequence[Path] = (),
+    recalling: bool = True,
+    known: Collection[int] = (),
+) -> list[Found]:
+    """What goes before ``question``, but for the memories ``known`` to stand there already.
+
+    ``files`` come in place of what is recalled; nothing is unless ``recalling``. ``free`` of the
+    ``context`` tokens are not taken yet. SelmError where a file cannot be read.
+    """
+    if files:
+        documents = take_in(memories, files, space=space)
+        passages = passages_for(
+            memories, question, documents,
+            budget=min(context // 2, free), count_tokens=count_tokens,
+        )  # fmt: skip
+        return [Found(one) for one in passages if one.id not in known]
+    if not recalling or free <= 0:
+        return []
+    found = recall(
+        memories, question, space=space, limit=MOST + len(known),
+        budget=min(context // _PART, free), count_tokens=count_tokens,
+    )  # fmt: skip
+    return [Found(one.memory, one) for one in found if one.memory.id not in known][:MOST]
 
 
 def named_files(question: str) -> list[Path]:
@@ -79,10 +124,10 @@ def passages_for(
     chosen: list[Memory] = []
     for left, document in zip(range(len(documents), 0, -1), documents, strict=True):
         share = budget // left
-        found = memories.list(Filters(document=document), _MOST)
+        found = memories.list(Filters(document=document), _MOST_PASSAGES)
         whole = sorted(found, key=lambda one: one.id)
         taken = sum(count_tokens(line_of(one)) for one in whole)
-        if taken > share or len(whole) == _MOST:
+        if taken > share or len(whole) == _MOST_PASSAGES:
             best = recall(
                 memories, question, document=document, limit=8, relevant_only=False,
                 budget=share, count_tokens=count_tokens,
