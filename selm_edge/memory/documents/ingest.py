@@ -205,8 +205,10 @@ class _Run:
         reading = _Reading(found, source.sha256, document, known.id if known else None, resume)
         try:
             self._store_all(reading)
-        finally:
+        except BaseException:
             self._note(reading)
+            raise
+        finally:
             self.report.notices += [Refused(found.path, text) for text in document.notices]
         if reading.key is None:
             self.report.skipped.append(Refused(found.path, "holds no text"))

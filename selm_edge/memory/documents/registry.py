@@ -78,9 +78,9 @@ class Registry:
         """A new document, or a new version of a known one, whose passages stay for now."""
         now = _now()
         with self._database.write() as connection:
-            before = next(connection.execute("select ifnull(max(id), 0) from memory"))[0]
+            before = connection.execute("select ifnull(max(id), 0) from memory").fetchall()[0][0]
             resume = Resume(started=now, before=before)
-            row = connection.execute(
+            rows = connection.execute(
                 "insert into document(space, path, kind, sha256, size, modified, state, resume,"
                 " created, updated) values(?, ?, ?, ?, ?, ?, 'reading', ?, ?, ?)"
                 " on conflict(space, path) do update set kind = excluded.kind,"
@@ -91,8 +91,8 @@ class Registry:
                     self._space, str(found.path), kind, sha256, found.size, found.modified,
                     json.dumps(asdict(resume)), now, now,
                 ),
-            )  # fmt: skip
-            return next(row)[0], resume
+            ).fetchall()  # fmt: skip
+            return rows[0][0], resume
 
     def store(self, document: int, path: Path, passages: Sequence[Passage], resume: Resume) -> None:
         """Passages of the file. Those that an older version has too stay what they are, in their
