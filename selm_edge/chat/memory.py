@@ -91,13 +91,12 @@ class ChatMemory:
         return "This conversation recalls nothing. What is remembered stays."
 
     def enter(self, name: str) -> str:
-        """Go to a space, which is made if it is new; what now holds, in words."""
+        """Go to a space, here and in new conversations; it is made if it is new. In words."""
         known = {space.id for space in self.memories.spaces()}
         space = self.session.saving(lambda: self.memories.space(name, create=True))
+        self._space = space.id
         conversation = self.session.conversation
-        if conversation is None:
-            self._space = space.id
-        else:
+        if conversation is not None:
             self.session.saving(lambda: self._conversations.set_space(conversation.id, space.id))
             self.session.reload()
         new = "" if space.id in known else " (new)"
@@ -131,7 +130,7 @@ class ChatMemory:
         from selm_edge.memory.asking import gather, named_files
 
         files = named_files(question)
-        if not files and not self.on:
+        if not files and not (self.on and self._any()):
             return []
         found = self.session.saving(
             lambda: gather(
@@ -147,6 +146,10 @@ class ChatMemory:
             number += passage
             sources.append(Source(one.memory, number if passage else None, one.why))
         return sources
+
+    def _any(self) -> bool:
+        """Whether anything is remembered: the embedder need not be opened for nothing."""
+        return bool(self.session.store.database.rows("select 1 from memory limit 1"))
 
     def sources(self, message: Message) -> list[Source]:
         """What was given to the model for a reply, as far as it is remembered still."""

@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from selm_edge.cli.common import note
+from selm_edge.cli.passphrase import passphrase_for
 
 if TYPE_CHECKING:
     from selm_edge.memory.memories import Memories
     from selm_edge.store.opening import Store
-
-PASSPHRASE_VARIABLE = "SELM_PASSPHRASE"
-
-
-def passphrase_for(path: Path) -> str | None:
-    """What opens the file: from the environment, else asked for; None where it is not encrypted.
-
-    Without a terminal to ask at, None too: opening the file then says what is missing.
-    """
-    from selm_edge.store.keys import state_of
-
-    if state_of(path) != "encrypted":
-        return None
-    return os.environ.get(PASSPHRASE_VARIABLE) or _ask("Passphrase")
-
-
-def new_passphrase() -> str:
-    """Asked for twice; UsageError where nobody can be asked."""
-    given = os.environ.get(PASSPHRASE_VARIABLE)
-    first = given or _ask("New passphrase")
-    if not first:
-        raise click.UsageError(f"no terminal to ask at: set {PASSPHRASE_VARIABLE}")
-    if not given and _ask("Once more") != first:
-        raise click.UsageError("the two are not the same; nothing was changed")
-    return first
-
-
-def _ask(words: str) -> str | None:
-    if not (sys.stdin and sys.stdin.isatty()):
-        return None
-    text: str = click.prompt(words, hide_input=True, err=True, default="", show_default=False)
-    return text or None
 
 
 def open_data(*, create: bool = True) -> Store:

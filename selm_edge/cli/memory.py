@@ -11,6 +11,15 @@ import click
 from selm_edge.cli.common import FAILED, Function, json_option, note, plain, show_json
 from selm_edge.cli.data import open_data, open_memories
 from selm_edge.cli.feedback import Since, day
+from selm_edge.cli.memory_files import (
+    decrypt,
+    embedder,
+    encrypt,
+    export,
+    import_,
+    ingest,
+    rekey,
+)
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
@@ -37,6 +46,10 @@ def memory() -> None:
       selm memory search "what must Nora not eat"
       selm memory forget 12
     """
+
+
+for _command in (ingest, export, import_, embedder, encrypt, decrypt, rekey):
+    memory.add_command(_command)
 
 
 def _space_option(help_text: str) -> Callable[[Function], Function]:
