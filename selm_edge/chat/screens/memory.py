@@ -88,7 +88,8 @@ class MemoryScreen(Dialog[None]):
 
     def _note(self) -> str:
         if self._found:
-            return (self.memory.problem and f"By words alone: {self.memory.problem}") or ""
+            problem = (self.memory.problem or "").split("\n")[0]
+            return f"By words alone: {problem}" if problem else ""
         if self._sources is not None:
             return "Nothing from memory went to the model."
         return "Nothing found." if self.query_one(Input).value else "Nothing is remembered yet."
@@ -266,7 +267,8 @@ def origin(one: Memory) -> str:
     if one.line is not None:
         last = f" to {one.line_end}" if one.line_end and one.line_end != one.line else ""
         parts.append(f"line {one.line}{last}")
-    return " · ".join([*parts, f"{ago(one.created)} old"])
+    age = ago(one.created)
+    return " · ".join([*parts, "just now" if age == "now" else f"{age} ago"])
 
 
 def why_words(source: Source) -> str:
