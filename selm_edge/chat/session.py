@@ -260,6 +260,7 @@ class ChatSession:
             tokens_per_second=round(stats.tokens_per_second, 2),
             finish_reason=reply.finish_reason,
             system=next((t["content"] for t in reply.plan.turns if t["role"] == "system"), ""),
+            recalled=None,
         )
         message = self._saving(
             lambda: self.store.conversations.add(

@@ -1,0 +1,97 @@
+"""From a user's words to an FTS5 query that stays cheap with a million rows.
+
+BM25 reads the whole list of rows of every word it is asked for, and scores each row that matches.
+So words that nearly every row holds are left out, the rarest words are taken until the rows to be
+scored reach `MOST_SCORED`, and where even the rarest word is common, rows must hold all the words
+(AND) and the newest are taken, unscored: they hold the same words.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from selm_edge.store.database import Database
+
+MOST_WORDS = 48  # of a question; a pasted page would ask for hundreds
+MOST_SCORED = 8_000
+
+# Words that say nothing of what is asked for: function words, greetings, the chat's own verbs.
+STOP_WORDS = frozenset(
+    """
+    a about after again all am an and any are aren't as at be been before being but by can can't
+    cannot could couldn't did didn't do does doesn't doing don't down for from further had has have
+    having he her here hers him his how i i'd i'll i'm i've if in into is isn't it it's its just let
+    let's me more most my no nor not now of off on once only or other our ours out over own please
+    same shall she should so some such than that that's the their theirs them then there these they
+    this those through to too under until up us very was wasn't we were what what's when where which
+    while who whom why will with won't would you you'd you'll you're you've your yours
+    hi hello hey thanks thank ok okay yes bye good morning evening tell know remember recall
+    """.split()  # noqa: SIM905 - a list of words is read as words
+)
+_CHUNK = re.compile(r"\S+")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
+
+
+@dataclass(frozen=True)
+class Query:
+    """``match`` for FTS5; ``scored``: whether BM25 may rank it, or the newest rows are taken."""
+
+    match: str
+    scored: bool
+
+
+def words_of(text: str) -> list[str]:
+    """The words worth looking for, each once, in their order: phrases of codes, then plain words.
+
+    What is written together ("A-113/B", "3.5mm") is one phrase, and its parts count too.
+    """
+    found: dict[str, None] = {}
+    for chunk in _CHUNK.findall(text.replace("\0", " ")):
+        parts = [part for part in _WORD.findall(chunk) if part]
+        if len(parts) > 1:
+            found.setdefault(" ".join(parts).casefold())
+        for part in parts:
+            word = part.casefold().replace("\u2019", "'")
+            if word not in STOP_WORDS:
+                found.setdefault(word.removesuffix("'s"))
+    kept = [word for word in found if not all(part in STOP_WORDS for part in word.split())]
+    return kept[:MOST_WORDS]
+
+
+def plan(database: Database, text: str) -> Query | None:
+    """How to look for ``text``; None where it holds nothing to look for."""
+    words = words_of(text)
+    if not words:
+        return None
+    newest = database.one("select max(id) from memory")
+    if newest is None or (newest[0] or 0) <= MOST_SCORED:  # all words together cannot be more
+        return Query(" OR ".join(map(quoted, words)), scored=True)
+    counted = sorted((count(database, word), word) for word in words)
+    counted = [(number, word) for number, word in counted if number]
+    taken: list[str] = []
+    total = 0
+    for number, word in counted:
+        if total + number > MOST_SCORED:
+            break
+        taken.append(word)
+        total += number
+    if taken:
+        return Query(" OR ".join(map(quoted, taken)), scored=True)
+    if not counted:
+        return None
+    return Query(" AND ".join(quoted(word) for _, word in counted), scored=False)
+
+
+def count(database: Database, word: str) -> int:
+    """Rows that hold ``word``, as far as it matters: `MOST_SCORED` + 1 means "or more"."""
+    found = database.one(
+        "select count(*) from (select 1 from memory_fts where memory_fts match ? limit ?)",
+        (quoted(word), MOST_SCORED + 1),
+    )
+    return int(found[0]) if found else 0
+
+
+def quoted(word: str) -> str:
+    """As FTS5 takes any text: in double quotes, so that nothing in it is syntax."""
+    return '"' + word.replace('"', '""') + '"'
