@@ -109,7 +109,8 @@ def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple
     # "cross join": the index of words comes first, whatever SQLite thinks of the filters.
     if query.scored:
         sql = (
-            "select memory.id, -rank from memory_fts cross join memory on memory.id = memory_fts.rowid"
+            "select memory.id, -rank from memory_fts"
+            " cross join memory on memory.id = memory_fts.rowid"
             f" where memory_fts match ? and {condition} order by rank limit ?"
         )
     else:  # too many to score: the newest, all alike
