@@ -325,7 +325,7 @@ class Memories:
             return []
         condition, values = Filters(space, ("fact", "correction")).sql()
         rows = self.database.rows(
-            f"select {_COLUMNS} from memory_fts join memory on memory.id = memory_fts.rowid"
+            f"select {_COLUMNS} from memory_fts cross join memory on memory.id = memory_fts.rowid"
             f" where memory_fts match ? and {condition} limit 200",
             (query.match, *values),
         )
