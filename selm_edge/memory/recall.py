@@ -70,22 +70,29 @@ def recall(
     return _explained(memories, question, _within(ranked, budget, count_tokens))
 
 
+Ranking = list[tuple[int, float]]
+"""Memories and their scores, best first."""
+
+
+def rankings(
+    memories: Memories, question: str, filters: Filters
+) -> tuple[Ranking, Ranking, Ranking]:
+    """What matches ``question`` by words (BM25), by vectors (cosine), and by both."""
+    by_words = _by_words(memories, question, filters)
+    vector = memories.embed([question])[0]
+    chosen = (filters.space, filters.kinds, filters.since, filters.until)
+    by_vector = memories.index.search(vector, DEPTH, chosen) if vector is not None else []
+    return by_words, by_vector, fuse(by_words, by_vector, question)
+
+
 def _candidates(
     memories: Memories, question: str, filters: Filters, relevant_only: bool
 ) -> list[Recalled]:
-    by_words = _by_words(memories, question, filters)
-    vector = memories.embed([question])[0]
-    by_vector = (
-        memories.index.search(
-            vector, DEPTH, (filters.space, filters.kinds, filters.since, filters.until)
-        )
-        if vector is not None
-        else []
-    )
+    by_words, by_vector, fused = rankings(memories, question, filters)
     cosines = dict(by_vector)
     word_ranks = {key: rank for rank, (key, _) in enumerate(by_words, 1)}
     vector_ranks = {key: rank for rank, (key, _) in enumerate(by_vector, 1)}
-    scores = dict(fuse(by_words, by_vector, question)[:_WEIGHED])
+    scores = dict(fused[:_WEIGHED])
     now = time.time_ns() // 1_000_000
     return [
         Recalled(

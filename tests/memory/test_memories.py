@@ -17,7 +17,7 @@ from selm_edge.memory.memories import (
 )
 from selm_edge.store.errors import NotFound
 from selm_edge.store.opening import Store, open_store
-from support.embedders import WordEmbedder
+from support.word_embedder import WordEmbedder
 
 
 @pytest.fixture

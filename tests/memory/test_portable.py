@@ -13,7 +13,7 @@ from selm_edge.memory.memories import Filters, Memories, Passage
 from selm_edge.memory.portable import export, export_lines, import_file, import_lines
 from selm_edge.memory.recall import recall
 from selm_edge.store.database import Database
-from support.embedders import WordEmbedder
+from support.word_embedder import WordEmbedder
 
 
 def full(database: Database) -> Memories:

@@ -14,7 +14,7 @@ from selm_edge.memory import lexical, vectors
 from selm_edge.memory.memories import Memories, Passage
 from selm_edge.memory.recall import recall
 from selm_edge.store.database import Database
-from support.embedders import WordEmbedder
+from support.word_embedder import WordEmbedder
 
 FACTS = (
     "My dog is called Rex",

@@ -1,37 +1,59 @@
-"""An embedder that needs no file: texts with the same words are near each other."""
+"""Small files of architecture `selm-embedder`, made with the `gguf` package."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import re
-from array import array
 from collections.abc import Sequence
-from functools import cache
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+Type = gguf.GGMLQuantizationType
+CONTROL, UNKNOWN = ("[PAD]", "[CLS]", "[SEP]", "[MASK]"), "[UNK]"
 
 
-@cache
-def _direction(word: str, dim: int) -> tuple[int, ...]:
-    bits = hashlib.shake_256(word.encode()).digest(dim // 8)
-    return tuple(1 if bits[i // 8] >> (i % 8) & 1 else -1 for i in range(dim))
+def write_embedder(
+    path: Path,
+    tokens: Sequence[str],
+    rows: npt.NDArray[np.float32],
+    kind: Type = Type.F32,
+    most: int = 100,
+) -> npt.NDArray[np.float64]:
+    """Returns the rows as the file has them."""
+    data = gguf.quants.quantize(rows, kind)
+    types = [3 if t in CONTROL else 2 if t == UNKNOWN else 1 for t in tokens]
+    writer = gguf.GGUFWriter(path, "selm-embedder")
+    writer.add_uint32("selm-embedder.embedding_length", rows.shape[1])
+    writer.add_uint32("selm-embedder.max_word_characters", most)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(list(tokens))
+    writer.add_token_types(types)
+    if UNKNOWN in tokens:
+        writer.add_unk_token_id(tokens.index(UNKNOWN))
+    writer.add_tensor("token_embd.weight", data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return gguf.quants.dequantize(data, kind).astype(np.float64)
 
 
-class WordEmbedder:
-    """The sum of one fixed random direction for each word, brought to length 1."""
+def reference(tokens: Sequence[str], most: int = 100) -> Tokenizer:
+    """The same vocabulary in the `tokenizers` library; no token is cut out before the words are."""
+    ids = {token: i for i, token in enumerate(tokens)}
+    bert = Tokenizer(models.WordPiece(ids, unk_token=UNKNOWN, max_input_chars_per_word=most))
+    bert.normalizer = normalizers.BertNormalizer()
+    bert.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return bert
 
-    def __init__(self, id: str = "words", dim: int = 256) -> None:
-        self.id, self.dim = id, dim
-        self.embedded = 0
 
-    def embed(self, texts: Sequence[str]) -> list[bytes | None]:
-        self.embedded += len(texts)
-        return [self._one(text) for text in texts]
-
-    def _one(self, text: str) -> bytes | None:
-        directions = [_direction(word, self.dim) for word in re.findall(r"\w+", text.lower())]
-        total = [float(sum(column)) for column in zip(*directions, strict=True)]
-        length = math.sqrt(sum(x * x for x in total))
-        return array("f", [x / length for x in total]).tobytes() if length else None
-
-    def close(self) -> None:
-        pass
+def expected(
+    tokens: Sequence[str], rows: npt.NDArray[np.float64], ids: Sequence[int]
+) -> npt.NDArray[np.float64] | None:
+    """The vector in float64; None where no token is known."""
+    unknown = tokens.index(UNKNOWN)
+    total = rows[[i for i in ids if i != unknown]].sum(axis=0)
+    length = np.sqrt((total * total).sum())
+    return total / length if length > 0 else None

@@ -16,7 +16,7 @@ from selm_export.embedding.static import StaticEmbedder
 from selm_export.embedding.teacher import Floats
 
 Say = Callable[[str], None]
-TOLD_EVERY = 200  # steps
+TOLD_EVERY = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Lesson:
     tokens: int = 160
     rate: float = 2e-3
     temperature: float = 0.05
-    teacher: float = 0.0
+    teacher: float = 1.0
+    anchors: int = 1024
+    sharpness: float = 0.05
     shares: Mapping[str, float] = field(
         default_factory=lambda: {
             "medquad": 3.0, "notes": 1.0, "reading": 1.0, "talk-notes": 1.0, "talk": 1.0,
@@ -46,14 +48,29 @@ Bag = tuple[Tensor, Tensor]  # token ids one after the other, and where each tex
 class Source:
     """One source's pairs as token ids."""
 
-    def __init__(self, embedder: StaticEmbedder, pairs: Sequence[Pair], seen: Floats | None) -> None:
+    def __init__(self, embedder: StaticEmbedder, pairs: Sequence[Pair]) -> None:
         self.questions = embedder.ids([p.question for p in pairs])
         self.texts = embedder.ids([p.text for p in pairs])
         self.others = embedder.ids([p.other for p in pairs])
         names: dict[str, int] = {}
         # The same text under two questions is right for both.
         self.same = np.array([names.setdefault(p.text, len(names)) for p in pairs])
-        self.seen = seen  # [2, pairs, teacher's dim]: questions, texts
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Texts of every day as token ids, and the teacher's vectors of them [texts, teacher's dim]."""
+
+    ids: Sequence[Sequence[int]]
+    seen: Floats
+
+
+def _unlike(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
+    """How far our view of which texts are alike is from the teacher's (Kullback-Leibler)."""
+    itself = torch.eye(len(ours), dtype=torch.bool)
+    mine = (ours @ ours.T / temperature).masked_fill(itself, -1e4).log_softmax(-1)
+    wise = (theirs @ theirs.T / temperature).masked_fill(itself, -1e4).log_softmax(-1)
+    return F.kl_div(mine, wise, log_target=True, reduction="batchmean")
 
 
 def bag(texts: Sequence[Sequence[int]], longest: int, chance: np.random.Generator) -> Bag:
@@ -67,7 +84,8 @@ def bag(texts: Sequence[Sequence[int]], longest: int, chance: np.random.Generato
 
 
 def train(
-    embedder: StaticEmbedder, sources: Mapping[str, Source], lesson: Lesson, seed: int, say: Say,
+    embedder: StaticEmbedder, sources: Mapping[str, Source], anchors: Anchors | None,
+    lesson: Lesson, seed: int, say: Say,
     measure: Callable[[StaticEmbedder], str] | None = None,
 ) -> StaticEmbedder:  # fmt: skip
     """The embedder with trained rows; the one given stays as it is."""
@@ -99,11 +117,11 @@ def train(
         own = torch.arange(len(drawn))
         loss = F.cross_entropy(logits, own)
         loss = loss + F.cross_entropy((told @ asked.T / lesson.temperature).masked_fill(alike, -1e4), own)  # fmt: skip
-        if lesson.teacher and source.seen is not None:
-            wise = torch.from_numpy(source.seen[:, drawn])
-            for ours, theirs in ((asked, wise[0]), (told, wise[1])):
-                loss = loss + lesson.teacher * F.mse_loss(ours @ ours.T, theirs @ theirs.T)
-            loss = loss + lesson.teacher * F.mse_loss(asked @ told.T, wise[0] @ wise[1].T)
+        if anchors is not None and lesson.teacher:
+            drawn = chance.permutation(len(anchors.ids))[: lesson.anchors]
+            ours = vectors(bag([anchors.ids[i] for i in drawn], lesson.tokens, chance))
+            theirs = torch.from_numpy(anchors.seen[drawn]).float()
+            loss = loss + lesson.teacher * _unlike(ours, theirs, lesson.sharpness)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
