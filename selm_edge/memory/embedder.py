@@ -160,8 +160,8 @@ class ModelEmbedder(_Closing):
 def open_embedder(
     choice: str | os.PathLike[str] | None = None, *, sha256: _HASH = sha256_of
 ) -> StaticEmbedder | ModelEmbedder | None:
-    """The embedder that a setting names: "builtin" (or None) the one inside the package, "off" none,
-    else the path of an embedder's file or of a model.
+    """The embedder that a setting names: "builtin" (or None) the one inside the package, "off"
+    none, else the path of an embedder's file or of a model.
 
     sha256: how a file is hashed, for those who remember the hashes of large ones. ModelError (or
     another SelmError) names the file, the cause and what to do next.

@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from selm_edge.memory import lexical
+from selm_edge.memory.fusion import fuse
 from selm_edge.memory.memories import Filters, Kind, Memories, Memory, overlap
 from selm_edge.memory.vectors import cosine
 from selm_edge.store.database import Row
 
+_NEWEST = 2000  # rows looked at where all words are common
 DEPTH = 60  # candidates of each ranking
 _MOST_PASSAGES = 2000  # of one document, compared with the question one by one
+_WEIGHED = 32  # of the fused ones, how many are read and compared with each other
 _SAME = 0.92  # alike enough to say the same: of two passages the second is left out
 _RELATED = 0.6  # alike enough that a correction, being newer, stands before the older fact
 _DIVERSITY = 0.3  # share of a score that likeness to what is chosen already can take
@@ -69,17 +72,28 @@ def recall(
     return _explained(memories, question, _within(ranked, budget, count_tokens))
 
 
-def _candidates(
-    memories: Memories, question: str, filters: Filters, relevant_only: bool
-) -> list[Recalled]:
+Ranking = list[tuple[int, float]]
+"""Memories and their scores, best first."""
+
+
+def rankings(
+    memories: Memories, question: str, filters: Filters
+) -> tuple[Ranking, Ranking, Ranking]:
+    """What matches ``question`` by words (BM25), by vectors (cosine), and by both."""
     by_words = _by_words(memories, question, filters)
     vector = memories.embed([question])[0]
     by_vector = [] if vector is None else _by_vector(memories, vector, filters)
+    return by_words, by_vector, fuse(by_words, by_vector, question)
+
+
+def _candidates(
+    memories: Memories, question: str, filters: Filters, relevant_only: bool
+) -> list[Recalled]:
+    by_words, by_vector, fused = rankings(memories, question, filters)
     cosines = dict(by_vector)
     word_ranks = {key: rank for rank, (key, _) in enumerate(by_words, 1)}
     vector_ranks = {key: rank for rank, (key, _) in enumerate(by_vector, 1)}
-    scores = _fuse(word_ranks, vector_ranks, cosines, relevant_only)
-    best = sorted(scores, key=lambda key: -scores[key])[:DEPTH]
+    scores = dict(fused[:_WEIGHED])
     now = time.time_ns() // 1_000_000
     return [
         Recalled(
@@ -90,26 +104,11 @@ def _candidates(
             max(0, now - memory.updated),
             cosines.get(memory.id),
         )
-        for memory in memories.get_many(best)
+        for memory in memories.get_many(list(scores))
     ]
 
 
-def _fuse(
-    word_ranks: dict[int, int],
-    vector_ranks: dict[int, int],
-    cosines: dict[int, float],
-    relevant_only: bool,
-) -> dict[int, float]:
-    scores: dict[int, float] = {}
-    for weight, ranks in ((0.6, word_ranks), (0.4, vector_ranks)):
-        for key, rank in ranks.items():
-            scores[key] = scores.get(key, 0.0) + weight / (60 + rank)
-    if relevant_only:
-        return {k: s for k, s in scores.items() if k in word_ranks or cosines[k] >= 0.35}
-    return scores
-
-
-def _by_vector(memories: Memories, vector: bytes, filters: Filters) -> list[tuple[int, float]]:
+def _by_vector(memories: Memories, vector: bytes, filters: Filters) -> Ranking:
     """Memories near in meaning, nearest first, and their cosine with the question."""
     bounds = (filters.space, filters.kinds, filters.since, filters.until)
     if filters.document is None:
@@ -124,13 +123,21 @@ def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple
     if query is None:
         return []
     condition, values = filters.sql()
-    order = "rank" if query.scored else "memory_fts.rowid desc"
-    score = "-rank" if query.scored else "0.0"
-    rows = memories.database.rows(
-        f"select memory.id, {score} from memory_fts join memory on memory.id = memory_fts.rowid"
-        f" where memory_fts match ? and {condition} order by {order} limit ?",
-        (query.match, *values, DEPTH),
-    )
+    # "cross join": the index of words comes first, whatever SQLite thinks of the filters.
+    if query.scored:
+        sql = (
+            "select memory.id, -rank from memory_fts"
+            " cross join memory on memory.id = memory_fts.rowid"
+            f" where memory_fts match ? and {condition} order by rank limit ?"
+        )
+    else:  # too many to score: the newest, all alike
+        sql = (
+            "select memory.id, 1.0 from (select rowid from memory_fts where memory_fts match ?"
+            f" order by rowid desc limit {_NEWEST}) found"
+            f" cross join memory on memory.id = found.rowid where {condition}"
+            " order by memory.id desc limit ?"
+        )
+    rows = memories.database.rows(sql, (query.match, *values, DEPTH))
     return [(row[0], float(row[1])) for row in rows]
 
 

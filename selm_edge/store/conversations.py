@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from selm_edge.store import vector_table
@@ -359,8 +359,7 @@ def _conversation(row: Row) -> Conversation:
 def _message(row: Row) -> Message:
     key, conversation, parent, role, text, context_from, created, *rest = row
     model, sha256, template, sampling, *figures, recalled = rest
-    facts = ReplyFacts(model, sha256, template, _load(sampling), *figures)
-    facts = replace(facts, recalled=_load(recalled))
+    facts = ReplyFacts(*(model, sha256, template, _load(sampling), *figures, _load(recalled)))
     return Message(key, conversation, parent, role, text, context_from, created, facts)
 
 

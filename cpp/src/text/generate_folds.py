@@ -55,27 +55,28 @@ def fold_of(code: int) -> tuple[str, list[int]]:
         return "drop", []
     char = chr(code)
     cleaned, out = _clean.normalize_str(char), folded(char)
+    kind, becomes = "text", out
     if cleaned == "":
-        return "drop", []
-    if cleaned == " ":
-        return "space", []
-    if out == "":
-        return ("drop" if folded(HIGH + char + LOW) == LOW + HIGH else "barrier"), []
-    if out[0] == " ":
+        kind = "drop"
+    elif cleaned == " ":
+        kind, becomes = "space", ""
+    elif out == "":
+        kind = "drop" if folded(HIGH + char + LOW) == LOW + HIGH else "barrier"
+    elif out[0] == " ":
         assert len(out) == 3 and out[2] == " ", hex(code)
-        return "ideograph", [ord(out[1])]
-    if len(out) > 1:
-        return "sequence", [ord(c) for c in out]
-    if is_punctuation(out):
-        return "punctuation", [ord(out)]
-    if moves(char):
+        kind, becomes = "ideograph", out[1]
+    elif len(out) > 1:
+        kind = "sequence"
+    elif is_punctuation(out):
+        kind = "punctuation"
+    elif moves(char):
         assert out == char and unicodedata.combining(char) > 0, hex(code)
         return "combining", [unicodedata.combining(char)]
-    return "text", [ord(out)]
+    return kind, [ord(c) for c in becomes]
 
 
 def ranges() -> tuple[list[Range], list[int]]:
-    """The ranges, and the lists that those of kinds `list`, `ideographs` and `sequence` point to."""
+    """The ranges, and the lists that some of them point to."""
     folds = [fold_of(code) for code in range(sys.maxunicode + 1)]
     check(folds)
     found: list[Range] = []
@@ -135,7 +136,7 @@ def paired(found: list[Range]) -> list[Range]:
 
 
 def listed(found: list[Range], lists: list[int]) -> list[Range]:
-    """Stretches of short ranges as one range that points to a list of what its code points become."""
+    """Stretches of short ranges as one range that points to a list of what becomes of each."""
     ends = [first for first, _, _ in found[1:]] + [sys.maxunicode + 1]
     rows = list(zip(found, ends, strict=True))
 
