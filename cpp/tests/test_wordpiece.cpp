@@ -36,7 +36,7 @@ GgufBuilder builder(const Vocab& v) {
   return file;
 }
 
-selm::Result<WordPiece> load(const GgufBuilder& file, size_t most = 100) {
+selm::Result<WordPiece> load_pieces(const GgufBuilder& file, size_t most = 100) {
   const std::vector<std::byte> bytes = file.build();
   SELM_ASSIGN(const selm::gguf::File opened, selm::gguf::File::parse(bytes));
   return WordPiece::load(opened, most);
@@ -106,7 +106,7 @@ TEST("words of too many characters") {
 
 TEST("the longest piece first") {
   Vocab v = bert_vocab({"un", "##aff", "##able", "##a", "##ffable", "u", "##b", "word", ",", "\u4e2d"});
-  auto loaded = load(builder(v));
+  auto loaded = load_pieces(builder(v));
   REQUIRE(loaded.ok());
   const WordPiece& t = loaded.value();
   CHECK(t.unknown() == 1 && t.vocabulary().size() == 13);
@@ -120,7 +120,7 @@ TEST("the longest piece first") {
 
 TEST("characters of several bytes are never cut") {
   Vocab v = bert_vocab({"\u0434", "##\u0430", "##\u0434\u0430", "\xd0", "##\xb0"});
-  auto loaded = load(builder(v));
+  auto loaded = load_pieces(builder(v));
   REQUIRE(loaded.ok());
   CHECK_IDS(loaded.value().encode("\u0434\u0430"), {3, 4});
   CHECK_IDS(loaded.value().encode("\u0434\u0434\u0430"), {3, 5});
@@ -130,26 +130,26 @@ TEST("characters of several bytes are never cut") {
 TEST("control tokens are never made from text") {
   Vocab v = bert_vocab({"a"});
   const Token hidden = v.add("secret", kControl), more = v.add("##b", kControl);
-  auto loaded = load(builder(v));
+  auto loaded = load_pieces(builder(v));
   REQUIRE(loaded.ok());
   CHECK_IDS(loaded.value().encode("secret ab a [CLS]"), {1, 1, 3, 1, 1, 1});
   CHECK(hidden == 4 && more == 5);
 }
 
 TEST("without an unknown token") {
-  auto loaded = load(bert_vocab({"a"}).builder());
+  auto loaded = load_pieces(bert_vocab({"a"}).builder());
   REQUIRE(loaded.ok());
   CHECK_IDS(loaded.value().encode("a z"), {3, kNoToken});
 }
 
 TEST("a word that is too long is unknown") {
-  auto loaded = load(builder(bert_vocab({"a", "##a"})), 4);
+  auto loaded = load_pieces(builder(bert_vocab({"a", "##a"})), 4);
   REQUIRE(loaded.ok());
   CHECK_IDS(loaded.value().encode("aaaa aaaaa"), {3, 4, 4, 4, 1});
 }
 
 TEST("vocabularies that are refused") {
-  const auto refusal = [](const GgufBuilder& file) { return load(file).status().message(); };
+  const auto refusal = [](const GgufBuilder& file) { return load_pieces(file).status().message(); };
   Vocab v = bert_vocab({"a"});
   v.model = "gpt2";
   CHECK(refusal(builder(v)) == "tokenizer.ggml.model is 'gpt2', not bert");

@@ -20,8 +20,9 @@ from selm_edge import _core
 MOST = 12  # characters of a word
 CODES = [c for c in range(sys.maxunicode + 1) if not 0xD800 <= c <= 0xDFFF]
 # Marks that stay (of several orders), marks that go, what is cleaned away, what decomposes.
+HIGH, LOW = "\u302e", "\U0001d165"  # marks that stay, of orders 224 and 216
 ODD = [
-    *("\u302e", "\u302f", "\U0001d165", "\U0001d16d", "\U0001d16e", "\u1df6", "\u08d4", "\u1b44"),
+    *(HIGH, "\u302f", LOW, "\U0001d16d", "\U0001d16e", "\u1df6", "\u08d4", "\u1b44"),
     *("\u09cb", "\U0001133b", "\u0d3b", "\U000111c0", "\u0301", "\u0323", "\u034f", "\u0345"),
     *("\u200b", "\x00", "\x85", "\ufffd", "\u0130", "\u1e9e", "\uac01", "\ud7a3", "\uf900"),
     *("\u2260", "\U0001d15e", "\u4e2d", "\u3000", "\u2028", "\u00a0", "\u0344", "\U0002fa1d"),
@@ -37,6 +38,10 @@ class Pair:
         self.tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *pieces]
         for character in dict.fromkeys(characters):
             self.tokens += [character, "##" + character]
+            if unicodedata.combining(character):  # a sum knows no order, but for tokens of two
+                self.tokens += [f"##{character}{mark}" for mark in (HIGH, LOW)]
+                self.tokens += [f"##{mark}{character}" for mark in (HIGH, LOW)]
+        self.tokens = list(dict.fromkeys(self.tokens))
         draw = np.random.default_rng(4)
         rows = draw.integers(-999, 999, (len(self.tokens), 16)).astype(np.float32)
         self.rows = write_embedder(path, self.tokens, rows, most=MOST)
@@ -76,7 +81,7 @@ def test_every_code_point(pair: Pair) -> None:
     """Inside a word, between two marks that are put in order unless it divides them."""
 
     def text(codes: Sequence[int]) -> str:
-        return " ".join(f"a\u302e{chr(code)}\U0001d165b" for code in codes)
+        return " ".join(f"a{HIGH}{chr(code)}{LOW}b" for code in codes)
 
     step = 512
     for start in range(0, len(CODES), step):

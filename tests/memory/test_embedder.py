@@ -78,7 +78,8 @@ def test_long_lists_and_long_texts(file: Path) -> None:
 def test_threads_share_one(file: Path) -> None:
     embedder = StaticEmbedder(file)
     texts = TEXTS * 50
-    alone, got = embedder.embed(texts), [[], []]  # type: ignore[var-annotated]
+    alone = embedder.embed(texts)
+    got: list[list[bytes | None]] = [[], []]
 
     def work(out: list[bytes | None]) -> None:
         out += embedder.embed(texts)
