@@ -240,7 +240,7 @@ class _Blocks(_Shown):
                 self._flush_table()
         elif tag in ("td", "th"):
             self._cell()
-        elif tag == "tr":
+        elif tag in ("tr", "caption"):
             self._row()
         elif tag in ("ul", "ol", "menu", "dl"):
             self._lists -= 1
