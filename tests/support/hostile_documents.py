@@ -256,8 +256,7 @@ FAKE_NOTES: dict[str, Carrier] = {
 TERMINAL: dict[str, Carrier] = {
     "colours": lambda fact, demand: f"{fact}\n\x1b[8m{demand}\x1b[0m\n",
     "clear": lambda fact, demand: f"{fact}\x1b[2J\x1b[H{demand}\n",
-    "clipboard": lambda fact, demand: f"{fact}\x1b]52;c;{base64.b64encode(b'rm -rf ~').decode()}\x07"
-    f"{demand}",
+    "clipboard": lambda fact, demand: f"{fact}\x1b]52;c;cm0gLXJmIH4=\x07{demand}",
     "link": lambda fact, demand: f"\x1b]8;;https://evil.invalid\x1b\\{fact}\x1b]8;;\x1b\\ {demand}",
     "c1": lambda fact, demand: f"{fact}\n\u009b31m{demand}\u0090q\n",
     "c1 bytes": lambda fact, demand: f"{fact}\n".encode() + b"\x9b31m" + demand.encode(),

@@ -355,16 +355,14 @@ def test_any_html_is_read(parts: list[str]) -> None:
 
 
 def test_source_code(tmp_path: Path) -> None:
-    code = (
-        "import os\n\n\n@decorated\ndef one():\n    a = 1\n\n    return a\n\n\nclass Two:\n    x = 1"
-    )
+    code = "import os\n\n\n@decorated\ndef one():\n    a = 1\n\n    return a\n\n\nclass T:\n    x = 1"
     path = tmp_path / "a.py"
     path.write_text(code)
     document = open_document(load(path))
     found = list(document.blocks)
     assert document.language == "python"
     assert [(block.line, block.text.split("\n")[0]) for block in found] == [
-        (1, "import os"), (4, "@decorated"), (11, "class Two:"),
+        (1, "import os"), (4, "@decorated"), (11, "class T:"),
     ]  # fmt: skip
     c = "int f(int a)\n{\n  a++;\n\n  return a;\n}\n\nint g(void)\n{\n  return 1;\n}\n"
     assert [block.line for block in read(tmp_path, "a.c", c)] == [1, 8]
