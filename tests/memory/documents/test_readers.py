@@ -355,7 +355,9 @@ def test_any_html_is_read(parts: list[str]) -> None:
 
 
 def test_source_code(tmp_path: Path) -> None:
-    code = "import os\n\n\n@decorated\ndef one():\n    a = 1\n\n    return a\n\n\nclass T:\n    x = 1"
+    code = (
+        "import os\n\n\n@decorated\ndef one():\n    a = 1\n\n    return a\n\n\nclass T:\n    x = 1"
+    )
     path = tmp_path / "a.py"
     path.write_text(code)
     document = open_document(load(path))
