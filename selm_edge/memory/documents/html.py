@@ -89,16 +89,7 @@ class _Shown(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._close_implied(tag)
         attributes = {name: value or "" for name, value in attrs}
-        if tag == "link" and "stylesheet" in attributes.get("rel", "").lower():
-            self.sheet.foreign = True
-        style = self.sheet.style(tag, attributes)
-        gone = tag in NEVER_SHOWN or is_hidden(attributes, style)
-        ink, ground = self._open[-1][2:] if self._open else (None, None)
-        stated_ink, stated_ground = colours(tag, attributes, style)
-        ink, ground = colour(stated_ink) or ink, colour(stated_ground) or ground
-        if stated_ink or stated_ground:
-            paper = ground or (None if self.sheet.foreign else (255, 255, 255))
-            gone = gone or same_colour(ink, paper)
+        gone, ink, ground = self._looks(tag, attributes)
         if tag in _VOID:
             if not gone and not self.hidden:
                 self.element(tag, attributes)
@@ -110,6 +101,24 @@ class _Shown(HTMLParser):
         if not self.hidden and not gone:
             self.begins(tag, attributes)
         self._hidden += gone
+
+    def _looks(
+        self, tag: str, attributes: dict[str, str]
+    ) -> tuple[bool, Colour | None, Colour | None]:
+        """Whether an element hides its content, its text colour and its background."""
+        if tag == "link" and "stylesheet" in attributes.get("rel", "").lower():
+            self.sheet.foreign = True
+        gone = tag in NEVER_SHOWN
+        ink, ground = self._open[-1][2:] if self._open else (None, None)
+        if attributes or not self.sheet.empty:
+            style = self.sheet.style(tag, attributes)
+            gone = gone or is_hidden(attributes, style)
+            stated_ink, stated_ground = colours(tag, attributes, style)
+            if stated_ink or stated_ground:
+                ink, ground = colour(stated_ink) or ink, colour(stated_ground) or ground
+                paper = ground or (None if self.sheet.foreign else (255, 255, 255))
+                gone = gone or same_colour(ink, paper)
+        return gone, ink, ground
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)  # in HTML the slash means nothing
@@ -240,7 +249,7 @@ class _Blocks(_Shown):
                 self._flush_table()
         elif tag in ("td", "th"):
             self._cell()
-        elif tag == "tr":
+        elif tag in ("tr", "caption"):
             self._row()
         elif tag in ("ul", "ol", "menu", "dl"):
             self._lists -= 1

@@ -44,6 +44,11 @@ class StyleSheet:
         self._rules: dict[str, dict[str, str]] = {}
         self.foreign = False  # the page's colours may come from where we cannot see
 
+    @property
+    def empty(self) -> bool:
+        """Whether it hides nothing."""
+        return not self._rules
+
     def add(self, css: str) -> None:
         """Rules for one class, one id or one element; others are not applied."""
         css = re.sub(r"/\*.*?(?:\*/|\Z)", "", css, flags=re.DOTALL).lower()
@@ -78,6 +83,8 @@ def is_hidden(attributes: Attributes, style: Mapping[str, str]) -> bool:
     """Whether an element with these is not seen, its colours apart."""
     if "hidden" in attributes or attributes.get("aria-hidden", "").strip().lower() == "true":
         return True
+    if not style:
+        return False
     return (
         style.get("display", "").startswith("none")
         or style.get("visibility", "") in ("hidden", "collapse")

@@ -35,10 +35,13 @@ Count = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document. ``heading`` is the path of headings that holds for all of it, as
-    "Chapter › Section"; ``page`` the one it begins on; ``line`` and ``line_end`` the lines of the
-    file. ``unit`` is where the unit (an article) began and ``number`` which passage of it this is,
-    from 0: together, where to go on."""
+    """A part of a document.
+
+    ``heading`` is the path of headings that holds for all of it, as "Chapter › Section"; ``page``
+    the one it begins on; ``line`` and ``line_end`` the lines of the file; ``tokens`` what its
+    parts have, one by one. ``unit`` is where the unit (an article) began and ``number`` which
+    passage of it this is, from 0: together, where to go on.
+    """
 
     text: str
     heading: str
@@ -288,21 +291,23 @@ def _around(block: Block, count: Count) -> tuple[str, str]:
 def _passage(pieces: list[_Piece], unit: Unit | None, number: int, count: Count) -> Passage:
     first, last = pieces[0], pieces[-1]
     parts = [first.text]
+    tokens = sum(piece.tokens for piece in pieces)
     if not first.first and (head := _around(first.block, count)[0]):
         parts.insert(0, head + "\n")
+        tokens += count(parts[0])
     for piece in pieces[1:]:
         parts += (piece.gap, piece.text)
     if not last.last and (tail := _around(last.block, count)[1]):
         parts.append("\n" + tail)
-    text = "".join(parts)
+        tokens += count(parts[-1])
     lines = [piece.line_end for piece in pieces if piece.line_end is not None]
     return Passage(
-        text=text,
+        text="".join(parts),
         heading=_heading([piece.path for piece in pieces]),
         page=first.block.page,
         line=first.line,
         line_end=max(lines, default=None),
-        tokens=count(text),
+        tokens=tokens,
         unit=unit,
         number=number,
     )

@@ -1,25 +1,47 @@
-"""How many tokens a text has, without a tokenizer.
+"""How many tokens a text has, without a tokenizer, fast: all passages are cut by it.
 
-Words of Latin letters count one token for up to 7 letters, numbers one for 3 digits, other
-scripts one for each sign or pair of letters, punctuation one for two marks, a line break with the
-space around it one. No token has more than 17 characters, so that this bounds the length too.
+A token is a run of up to 7 Latin letters, of 3 digits, of 2 letters of another alphabet, of 2
+marks of punctuation, one sign of Chinese, Japanese or Korean, one or two line ends, or 16 spaces.
+So no token has more than 16 characters, and a bound on tokens is one on characters too.
 """
 
 from __future__ import annotations
 
-import re
+_LETTER = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_DIGIT = b"0123456789"
+_MARK = bytes(set(range(0x21, 0x7F)) - set(_LETTER) - set(_DIGIT))
+# UTF-8 says in a character's first byte which part of Unicode it is in.
+_ALPHABET = bytes([*range(0xC2, 0xE2)])  # to U+1FFF: the alphabets
+_DASH = bytes([0xE2])  # to U+2FFF: punctuation, arrows, mathematics
+_SIGN = bytes([*range(0xE3, 0xF5)])  # Chinese, Japanese, Korean, emoji
+_REST = bytes(range(0x80, 0xC0))  # what goes on with a character
 
-_TOKEN = re.compile(
-    r"[a-zA-Z]{1,7}"
-    r"|\d{1,3}"
-    r"|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]"
-    r"|[^\W\d_]{1,2}"
-    r"|[^\w\s]{1,2}|_{1,8}"
-    r"|\n\s{0,16}|[^\S\n]{16}"
-)
+
+def _only(kept: bytes, sign: bytes) -> bytes:
+    """A table for bytes: ``sign`` for those of ``kept``, a space for all others."""
+    return bytes(sign[0] if byte in kept else 0x20 for byte in range(256))
+
+
+_LETTERS = _only(_LETTER, b"a")
+_DIGITS = _only(_DIGIT, b"0")
+_MARKS = _only(_MARK + _DASH, b".")
+_ALPHABETS = _only(_ALPHABET, b"u")
 
 
 def estimate(text: str) -> int:
     """About as many tokens as the common tokenizers make of ``text`` (32,000 to 150,000 entries):
-    within a quarter on prose and code. Adding a part never lowers it."""
-    return len(_TOKEN.findall(text))
+    within a quarter on English prose and code, and within a half on most other languages."""
+    data = b" " + text.encode("utf-8", "replace")
+    marks = data.translate(_MARKS)
+    count = (
+        data.translate(_LETTERS).replace(b"aaaaaaa", b"a ").count(b" a")
+        + data.translate(_DIGITS).replace(b"000", b"0 ").count(b" 0")
+        + marks.count(b".") - marks.count(b"..")
+        + data.count(b"\n") - data.count(b"\n\n")
+        + data.count(b" " * 16) + data.count(b"\t" * 16)
+    )  # fmt: skip
+    if text.isascii():
+        return count
+    others = data.translate(_ALPHABETS, _REST)
+    signs = len(data) - len(data.translate(None, _SIGN))
+    return count + others.count(b"u") - others.count(b"uu") + signs

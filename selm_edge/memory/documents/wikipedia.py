@@ -57,6 +57,7 @@ class _Place:
 class _Article:
     title: str
     text: str
+    title_line: int
     line: int
     place: _Place
     position: int
@@ -86,7 +87,9 @@ def _blocks(path: Path, cursor: str | None, notices: list[str], check: Check) ->
         with path.open("rb") as file:
             for article in _Reader(path, file, start, notices, check).articles():
                 unit: Unit | None = Unit(article.place.cursor(), article.position)
-                for block in read_wikitext(article.title, article.text, article.line):
+                for block in read_wikitext(
+                    article.title, article.text, article.line, article.title_line
+                ):
                     yield Block(
                         block.kind, block.text, block.line, block.line_end, None, block.level,
                         unit, exact=block.exact,
@@ -115,7 +118,7 @@ class _Reader:
         self._kept: list[str] = []
         self._length = 0
         self._fields: dict[str, str] = {}
-        self._text_line = 0
+        self._lines = {"title": 0, "text": 0}
         self._place = start
         self._streams: list[tuple[int, int]] = []  # (unpacked byte, byte of the file)
         self._parser = self._new_parser()
@@ -150,8 +153,6 @@ class _Reader:
         try:
             self._parser.Parse(piece, last)
         except expat.ExpatError as error:
-            if last and error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS]:
-                return
             where = self._start.line + error.lineno
             what = expat.errors.messages[error.code]
             if last:
@@ -241,8 +242,7 @@ class _Reader:
             self._fields["redirect"] = "yes"
         if name in ("title", "ns", "text", "model"):
             self._name, self._kept, self._length = name, [], 0
-            if name == "text":
-                self._text_line = self._start.line + self._parser.CurrentLineNumber
+            self._lines[name] = self._start.line + self._parser.CurrentLineNumber
 
     def _characters(self, data: str) -> None:
         if self._name is not None and self._length <= _LONGEST_ARTICLE:
@@ -273,5 +273,12 @@ class _Reader:
             text = text[:_LONGEST_ARTICLE]
         position = self._file.tell() if self._streams else self._place.offset
         self._done.append(
-            _Article(fields.get("title", ""), text, self._text_line, self._place, position)
+            _Article(
+                fields.get("title", ""),
+                text,
+                self._lines["title"],
+                self._lines["text"],
+                self._place,
+                position,
+            )
         )

@@ -61,7 +61,7 @@ _HEADING = re.compile(r"(={1,6})(.{1,500}?)\1\s*\Z")
 _QUOTES = re.compile(r"'{2,5}")
 _MAGIC = re.compile(r"__[A-Z]{3,30}__")
 _ITEM = re.compile(r"([*#:;]+)\s*")
-_SPACES = re.compile(r"[ \t\xa0]{2,}")
+_SPACES = re.compile(r"[ \t]{2,}")
 _EMPTY_BRACKETS = re.compile(r"\(\s*(?:[;,]\s*)*\)")
 _AFTER_BRACKET = re.compile(r"\(\s*[;,]\s*")
 _DEEPEST = 60
@@ -87,14 +87,14 @@ class _Open:
         self.parts: list[str] = []
 
 
-def read_wikitext(title: str, text: str, line: int) -> Iterator[Block]:
+def read_wikitext(title: str, text: str, line: int, title_line: int) -> Iterator[Block]:
     """The blocks of an article: its title as the first heading, its sections below it.
 
     ``line`` is the number of the first line of ``text`` in its file. An article without a word of
     prose has no blocks.
     """
     title = tidy_line(title)
-    heading = Block("heading", title, line, line, level=1)
+    heading = Block("heading", title, title_line, title_line, level=1)
     waiting = [heading]
     for block in _blocks(plain(text), line):
         if block.kind == "heading":
@@ -331,5 +331,5 @@ def _bare(raw: str) -> str:
         text = html.unescape(text)
     if "(" in text:
         text = _AFTER_BRACKET.sub("(", _EMPTY_BRACKETS.sub("", text))
-    text = tidy(_SPACES.sub(" ", text.replace("\n", " ")))
+    text = tidy(_SPACES.sub(" ", text.replace("\n", " ").replace("\xa0", " ")))
     return " ".join(text.split(" ")).replace(" ,", ",").replace(" .", ".").strip()

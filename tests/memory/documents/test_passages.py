@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_nothing_is_lost_and_nothing_is_too_large(reader: str, text: str) -> Non
     assert is_within(whole, [signs(one.text) for one in found])
     for one in found:
         assert one.text.strip()
-        assert estimate(one.text) == one.tokens <= LARGEST
+        assert estimate(one.text) <= one.tokens <= LARGEST
         assert len(one.text) <= 17 * LARGEST
 
 
@@ -178,7 +179,7 @@ def test_only_a_cut_paragraph_overlaps() -> None:
     long = prose(1500)
     found = list(passages(read_text(f"Before it.\n\n{long}\n\nAfter it.")))
     assert len(found) > 3
-    for one, following in zip(found, found[1:], strict=False):
+    for one, following in pairwise(found):
         ends = [one.text[a:b] for a, b in sentences(one.text)]
         starts = [following.text[a:b] for a, b in sentences(following.text)]
         shared = [text for text in starts if text in ends]
