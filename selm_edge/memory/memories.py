@@ -151,7 +151,9 @@ class Memories:
         self.embedder = embedder
         self.index = VectorIndex(database)
         if embedder is not None and self.index.problem is None and self.index.made_by is None:
-            self.index.create(embedder.id, embedder.dim)
+            with database.write():
+                if self.index.made_by is None:  # another process may have been first
+                    self.index.create(embedder.id, embedder.dim)
 
     # -- vectors -------------------------------------------------------------------------------
 

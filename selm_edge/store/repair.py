@@ -254,7 +254,8 @@ def _open_damaged(work: Path, path: Path, passphrase: str | None) -> apsw.Connec
         # Where one entry of the list of tables cannot be read, the others still are.
         connection.pragma("writable_schema", 1)
         connection.pragma("cell_size_check", 1)
-        list(connection.execute("select count(*) from sqlite_master"))
+        list(connection.execute("pragma schema_version"))
+        list(connection.execute("select 1 from sqlite_master limit 1"))
     except apsw.NotADBError as error:
         connection.close()
         raise (keys.wrong_key(path) if passphrase is not None else _hopeless(path)) from error
@@ -274,21 +275,31 @@ def _copy_table(
     except apsw.Error:
         there = set()
     columns = [name for name in wanted if name in there]
-    if not columns:
-        return 0, _counted(damaged, table)
-    count = 0
+    broken = not columns
     verb = "replace" if table in {"space", "setting"} else "ignore"  # a new file has some of these
-    for row in _readable(damaged, table, columns):
-        try:
-            connection.execute(
-                f"insert or {verb} into {table}({','.join(columns)})"
-                f" values({','.join('?' * len(columns))})",
-                row,
-            )
-            count += 1
-        except apsw.ConstraintError:
-            continue  # bytes that were flipped into what no row of ours can be
+    for row in _readable(damaged, table, columns) if columns else ():
+        if row is None:
+            broken = True
+        else:
+            _insert(connection, verb, table, columns, row)
+    if broken and table != "setting":
+        # A page between the beginning of the table and its rows is lost, but not the rows.
+        for row in stray_rows(damaged, table, columns or wanted):
+            _insert(connection, "ignore", table, columns or wanted, _decoded(row))
+    count = int(str(next(connection.execute(f"select count(*) from {table}"))[0]))
     return count, max(0, _counted(damaged, table) - count)
+
+
+def _insert(
+    connection: apsw.Connection, verb: str, table: str, columns: Sequence[str], row: Sequence[Any]
+) -> None:
+    # Bytes may have been flipped into what no row of ours can be.
+    with suppress(apsw.ConstraintError, apsw.MismatchError):
+        connection.execute(
+            f"insert or {verb} into {table}({','.join(columns)})"
+            f" values({','.join('?' * len(columns))})",
+            tuple(row),
+        )
 
 
 def _counted(damaged: apsw.Connection, table: str) -> int:
@@ -298,13 +309,11 @@ def _counted(damaged: apsw.Connection, table: str) -> int:
     return 0
 
 
-def _readable(damaged: apsw.Connection, table: str, columns: Sequence[str]) -> Iterator[list[Any]]:
-    """Every row that can be read, whatever lies broken between them."""
-    # As bytes, with the kind beside: a text with a flipped bit may be no UTF-8 any more.
-    fields = ", ".join(
-        f"typeof({name}), case typeof({name}) when 'text' then cast({name} as blob) else {name} end"
-        for name in columns
-    )
+def _readable(
+    damaged: apsw.Connection, table: str, columns: Sequence[str]
+) -> Iterator[list[Any] | None]:
+    """Every row that can be read, whatever lies broken between them; None for each such place."""
+    fields = as_bytes(columns)
     if table == "setting":  # has no row numbers
         yield from _readable_settings(damaged, fields)
         return
@@ -319,6 +328,7 @@ def _readable(damaged: apsw.Connection, table: str, columns: Sequence[str]) -> I
             for row in rows:
                 if row is None:
                     broken = True
+                    yield None
                     break
                 low, high = (row[0], high) if not order else (low, row[0])
                 yield _decoded(row[1:])
@@ -333,6 +343,14 @@ def _readable(damaged: apsw.Connection, table: str, columns: Sequence[str]) -> I
             for row in _until_broken(damaged, one, (low + 1,)):
                 if row is not None:
                     yield _decoded(row[1:])
+
+
+def as_bytes(columns: Sequence[str]) -> str:
+    """To select: each column's kind and value, texts as bytes, which may be no UTF-8 any more."""
+    return ", ".join(
+        f"typeof({name}), case typeof({name}) when 'text' then cast({name} as blob) else {name} end"
+        for name in columns
+    )
 
 
 def _readable_settings(damaged: apsw.Connection, fields: str) -> Iterator[list[Any]]:
@@ -410,3 +428,65 @@ def _mend(connection: apsw.Connection) -> None:
 def _remove(path: Path) -> None:
     for end in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+# -- rows whose way is lost ------------------------------------------------------------------------
+
+_BATCH = 256  # pages looked at with one reading of the list of tables
+# What tells a row of ours from other bytes that happen to lie in a table's page.
+_PLAUSIBLE = {
+    "space": "typeof(name) = 'text' and typeof(created) = 'integer'",
+    "document": "state in ('reading', 'complete') and typeof(path) = 'text'",
+    "conversation": "typeof(title) = 'text' and named in (0, 1) and created > 1000000000000",
+    "message": "role in ('user', 'assistant') and typeof(conversation) = 'integer'",
+    "memory": "kind in ('fact', 'correction', 'turn', 'passage') and length(sha256) = 32",
+    "feedback": "kind in ('up', 'down', 'correction', 'regeneration') and typeof(uid) = 'text'",
+}
+
+
+def stray_rows(
+    damaged: apsw.Connection, table: str, columns: Sequence[str]
+) -> Iterator[Sequence[Any]]:
+    """The rows on any page of the file that look like this table's, as `as_bytes` selects them.
+
+    SQLite reads a table from whatever page the list of tables names as its root. So every page is
+    named once, under a name of its own; the list here is that of a copy.
+    """
+    pages = int(str(next(damaged.execute("pragma page_count"))[0]))
+    definition = ", ".join("id integer primary key" if c == "id" else c for c in columns)
+    for first in range(2, pages + 1, _BATCH):
+        batch = range(first, min(first + _BATCH, pages + 1))
+        try:
+            _name_pages(damaged, batch, definition)
+        except apsw.Error:
+            return  # the list of tables itself takes no more entries
+        for page in batch:
+            for row in _until_broken(
+                damaged,
+                f"select {as_bytes(columns)} from stray_{page} where {_PLAUSIBLE[table]}",
+                (),
+            ):
+                if row is not None:
+                    yield row
+
+
+def _name_pages(damaged: apsw.Connection, pages: Sequence[int], definition: str) -> None:
+    damaged.pragma("writable_schema", 1)
+    # Numbers below 0: the list is read in their order, and what follows damage in it is not.
+    damaged.execute("delete from sqlite_master where rowid < 0")
+    damaged.executemany(
+        "insert into sqlite_master(rowid, type, name, tbl_name, rootpage, sql)"
+        " values(?, 'table', ?, ?, ?, ?)",
+        [
+            (
+                -page,
+                f"stray_{page}",
+                f"stray_{page}",
+                page,
+                f"create table stray_{page}({definition})",
+            )
+            for page in pages
+        ],
+    )
+    damaged.execute("pragma writable_schema = reset")
+    damaged.pragma("writable_schema", 1)

@@ -6,6 +6,7 @@ from array import array
 from pathlib import Path
 
 import pytest
+from support.word_embedder import WordEmbedder
 
 from selm_edge.errors import SelmError
 from selm_edge.memory.memories import (
@@ -17,7 +18,6 @@ from selm_edge.memory.memories import (
 )
 from selm_edge.store.errors import NotFound
 from selm_edge.store.opening import Store, open_store
-from support.word_embedder import WordEmbedder
 
 
 @pytest.fixture

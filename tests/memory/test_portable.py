@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.word_embedder import WordEmbedder
 
 from selm_edge.errors import SelmError
 from selm_edge.memory.memories import Filters, Memories, Passage
 from selm_edge.memory.portable import export, export_lines, import_file, import_lines
 from selm_edge.memory.recall import recall
 from selm_edge.store.database import Database
-from support.word_embedder import WordEmbedder
 
 
 def full(database: Database) -> Memories:
@@ -47,7 +47,8 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     imported = import_file(other, file)
     assert (imported.new, imported.known) == (8, 0)
     assert content(other) == content(memories)
-    assert [one.memory.text for one in recall(other, "boss")] == ["The boss is called Ada"]
+    found = recall(other, "boss", space=other.space("work").id)
+    assert [one.memory.text for one in found] == ["The boss is called Ada"]
     with pytest.raises(SelmError, match="exists"):
         export(memories, file)
     assert export(memories, file, overwrite=True) == 8
