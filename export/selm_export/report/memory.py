@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from selm_edge.memory.memories import Memories
 
 Say = Callable[[str], None]
-DEPTH = 60  # a place beyond it counts as not found
+DEPTH = 60  # a place beyond it counts as not found; `recall` itself gives fewer
 WAYS = ("bm25", "vectors", "fused", "recall")
+NOTHING = float("-inf")  # the best score where nothing was found
 BATCH = 500  # memories written at once
 
 
@@ -76,13 +77,39 @@ def measure_all(data: Path, split: Split, embedder: str | Path | None, say: Say)
     told: dict[str, Any] = {name: each.as_json() for name, each in found.items()}
     told["unanswered"] = {
         "questions": unanswered.questions,
-        "nothing_recalled": round(_share(s <= 0 for s in unanswered.best["recall"]), 4),
+        "nothing_recalled": round(_share(s == NOTHING for s in unanswered.best["recall"]), 4),
         "nothing_recalled_of_answered": round(
-            _share(s <= 0 for s in found["facts"].best["recall"]), 4
+            _share(s == NOTHING for s in found["facts"].best["recall"]), 4
         ),
         "told_apart": round(apart(found["facts"].best["fused"], unanswered.best["fused"]), 4),
     }
     return {"split": split, **told}
+
+
+def lines(measured: Mapping[str, Any]) -> list[str]:
+    """As text: a table for each task."""
+    told = [f"half of the questions: {measured['split']}"]
+    for name, figures in measured.items():
+        if not isinstance(figures, Mapping) or WAYS[0] not in figures:
+            continue
+        told.append(
+            f"{name}: {figures['questions']} questions, {figures['memories']} memories,"
+            f" {figures['milliseconds']:.1f} ms for one recall"
+        )
+        for way in WAYS:
+            each = figures[way]
+            told.append(
+                f"  {way:10} recall@1 {each['recall_at_1']:.3f}  recall@5"
+                f" {each['recall_at_5']:.3f} ± {each['error_at_5']:.3f}  MRR {each['mrr']:.3f}"
+            )
+    rest = measured["unanswered"]
+    told.append(
+        f"unanswered: {rest['questions']} questions; nothing is recalled for"
+        f" {rest['nothing_recalled']:.0%} of them, and for"
+        f" {rest['nothing_recalled_of_answered']:.0%} of those about facts; the best score is"
+        f" higher where there is an answer in {rest['told_apart']:.0%} of pairs"
+    )
+    return told
 
 
 def _share(flags: Any) -> float:
@@ -136,7 +163,7 @@ def _ask(memories: Memories, task: Task, ids: Mapping[str, int]) -> Measured:
     seconds = 0.0
     for asked in task.asked:
         began = time.perf_counter()
-        recalled = recall(memories, asked.question, limit=DEPTH)
+        recalled = recall(memories, asked.question)
         seconds += time.perf_counter() - began
         rankings = _rankings(memories, asked)
         rankings["recall"] = [(one.memory.id, one.score) for one in recalled]
@@ -144,7 +171,7 @@ def _ask(memories: Memories, task: Task, ids: Mapping[str, int]) -> Measured:
         for way, ranking in rankings.items():
             keys = [key for key, _ in ranking]
             places[way].append(keys.index(right) + 1 if right in keys else 0)
-            best[way].append(ranking[0][1] if ranking else 0.0)
+            best[way].append(ranking[0][1] if ranking else NOTHING)
     found = {way: Found(each) for way, each in places.items()}
     return Measured(task.name, len(ids), found, best, seconds / len(task.asked))
 
@@ -153,5 +180,5 @@ def _rankings(memories: Memories, asked: Asked) -> dict[str, list[tuple[int, flo
     from selm_edge.memory.memories import Filters
     from selm_edge.memory.recall import rankings
 
-    words, vectors, fused = rankings(memories, asked.question, Filters(), DEPTH)
-    return {"bm25": list(words), "vectors": list(vectors), "fused": list(fused)}
+    words, vectors, fused = rankings(memories, asked.question, Filters())
+    return {"bm25": words, "vectors": vectors, "fused": fused[:DEPTH]}
