@@ -82,7 +82,9 @@ class Database:
                 if passphrase is not None:
                     self._key = keys.key_for(path, passphrase)
             before = _number_of(path)
-            self._connection = apsw.Connection(str(path.absolute()) if path else ":memory:", flags=_FLAGS)
+            self._connection = apsw.Connection(
+                str(path.absolute()) if path else ":memory:", flags=_FLAGS
+            )
         try:
             with explained(path):
                 if self._key is not None:
