@@ -121,11 +121,12 @@ class Filters:
         """A condition on the table ``memory`` and its values."""
         parts = ["1"]
         values: list[Any] = []
+        # The plus sends SQLite to the few pinned ones, not through all of the space.
+        plus = "+" if self.pinned else ""
         for condition, value in (
-            ("memory.space = ?", self.space),
+            (f"{plus}memory.space = ?", self.space),
             ("memory.created >= ?", self.since),
             ("memory.created < ?", self.until),
-            ("memory.pinned = ?", self.pinned),
             ("memory.document = ?", self.document),
             ("memory.message in (select id from message where conversation = ?)",
              self.conversation),
@@ -133,6 +134,8 @@ class Filters:
             if value is not None:
                 parts.append(condition)
                 values.append(value)
+        if self.pinned is not None:
+            parts.append(f"memory.pinned = {self.pinned:d}")  # as the partial index has it
         for column, chosen in (("kind", self.kinds), ("status", self.statuses)):
             if chosen is not None:
                 parts.append(f"memory.{column} in ({','.join('?' * len(chosen))})")
@@ -325,7 +328,7 @@ class Memories:
             return []
         condition, values = Filters(space, ("fact", "correction")).sql()
         rows = self.database.rows(
-            f"select {_COLUMNS} from memory_fts join memory on memory.id = memory_fts.rowid"
+            f"select {_COLUMNS} from memory_fts cross join memory on memory.id = memory_fts.rowid"
             f" where memory_fts match ? and {condition} limit 200",
             (query.match, *values),
         )

@@ -13,13 +13,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from selm_edge.memory import lexical
+from selm_edge.memory.fusion import fuse, names_code
 from selm_edge.memory.memories import Filters, Kind, Memories, Memory, overlap
 from selm_edge.memory.vectors import cosine
 from selm_edge.store.database import Row
 
+_NEWEST = 2000  # rows looked at where all words are common
 DEPTH = 60  # candidates of each ranking
+_WEIGHED = 32  # of the fused ones, how many are read and compared with each other
+# From this fused score on a memory is about the question. On the dev half of the facts (465
+# questions with an answer among 611 facts) 0.2 costs 1 % of the answers that are found, 0.25 8 %
+# and 0.3 17 %; questions without an answer score as high as those with one. What shares a word with
+# the question needs half; a question of nothing but small words ("How are you?") twice as much.
+RELEVANT = 0.2
 _SAME = 0.92  # alike enough to say the same: of two passages the second is left out
 _RELATED = 0.6  # alike enough that a correction, being newer, stands before the older fact
+_RELATED_BY_WORDS = 0.5  # the same without vectors
 _DIVERSITY = 0.3  # share of a score that likeness to what is chosen already can take
 
 
@@ -67,23 +76,31 @@ def recall(
     return _explained(memories, question, _within(ranked, budget, count_tokens))
 
 
+Ranking = list[tuple[int, float]]
+"""Memories and their scores, best first."""
+
+
+def rankings(
+    memories: Memories, question: str, filters: Filters
+) -> tuple[Ranking, Ranking, Ranking]:
+    """What matches ``question`` by words (BM25), by vectors (cosine), and by both."""
+    by_words = _by_words(memories, question, filters)
+    vector = memories.embed([question])[0]
+    chosen = (filters.space, filters.kinds, filters.since, filters.until)
+    by_vector = memories.index.search(vector, DEPTH, chosen) if vector is not None else []
+    return by_words, by_vector, fuse(by_words, by_vector, question)
+
+
 def _candidates(
     memories: Memories, question: str, filters: Filters, relevant_only: bool
 ) -> list[Recalled]:
-    by_words = _by_words(memories, question, filters)
-    vector = memories.embed([question])[0]
-    by_vector = (
-        memories.index.search(
-            vector, DEPTH, (filters.space, filters.kinds, filters.since, filters.until)
-        )
-        if vector is not None
-        else []
-    )
+    by_words, by_vector, fused = rankings(memories, question, filters)
     cosines = dict(by_vector)
     word_ranks = {key: rank for rank, (key, _) in enumerate(by_words, 1)}
     vector_ranks = {key: rank for rank, (key, _) in enumerate(by_vector, 1)}
-    scores = _fuse(word_ranks, vector_ranks, cosines, relevant_only)
-    best = sorted(scores, key=lambda key: -scores[key])[:DEPTH]
+    if relevant_only:
+        fused = _relevant(question, by_words, by_vector, fused)
+    scores = dict(fused[:_WEIGHED])
     now = time.time_ns() // 1_000_000
     return [
         Recalled(
@@ -94,23 +111,17 @@ def _candidates(
             max(0, now - memory.updated),
             cosines.get(memory.id),
         )
-        for memory in memories.get_many(best)
+        for memory in memories.get_many(list(scores))
     ]
 
 
-def _fuse(
-    word_ranks: dict[int, int],
-    vector_ranks: dict[int, int],
-    cosines: dict[int, float],
-    relevant_only: bool,
-) -> dict[int, float]:
-    scores: dict[int, float] = {}
-    for weight, ranks in ((0.6, word_ranks), (0.4, vector_ranks)):
-        for key, rank in ranks.items():
-            scores[key] = scores.get(key, 0.0) + weight / (60 + rank)
-    if relevant_only:
-        return {k: s for k, s in scores.items() if k in word_ranks or cosines[k] >= 0.35}
-    return scores
+def _relevant(question: str, by_words: Ranking, by_vector: Ranking, fused: Ranking) -> Ranking:
+    """Without what is too unlike the question to be about it."""
+    matched = dict(by_words)
+    if not by_vector or names_code(question):
+        return [one for one in fused if one[1] >= RELEVANT or one[0] in matched]
+    least = RELEVANT if lexical.words_of(question) else 2 * RELEVANT
+    return [one for one in fused if one[1] >= (least / 2 if one[0] in matched else least)]
 
 
 def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple[int, float]]:
@@ -119,14 +130,22 @@ def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple
     if query is None:
         return []
     condition, values = filters.sql()
-    order = "rank" if query.scored else "memory_fts.rowid desc"
-    score = "-rank" if query.scored else "0.0"
-    rows = memories.database.rows(
-        f"select memory.id, {score} from memory_fts join memory on memory.id = memory_fts.rowid"
-        f" where memory_fts match ? and {condition} order by {order} limit ?",
-        (query.match, *values, DEPTH),
-    )
-    return [(row[0], float(row[1])) for row in rows]
+    # "cross join": the index of words comes first, whatever SQLite thinks of the filters.
+    if query.scored:
+        sql = (
+            "select memory.id, -rank from memory_fts"
+            " cross join memory on memory.id = memory_fts.rowid"
+            f" where memory_fts match ? and {condition} order by rank limit ?"
+        )
+    else:  # too many to score: the newest, all alike
+        sql = (
+            "select memory.id, 1.0 from (select rowid from memory_fts where memory_fts match ?"
+            f" order by rowid desc limit {_NEWEST}) found"
+            f" cross join memory on memory.id = found.rowid where {condition}"
+            " order by memory.id desc limit ?"
+        )
+    rows = memories.database.rows(sql, (query.match, *values, DEPTH))
+    return [(row[0], query.scale * float(row[1])) for row in rows]
 
 
 # -- choosing --------------------------------------------------------------------------------------
@@ -164,7 +183,8 @@ def _corrects(new: Recalled, old: Recalled, vectors: dict[int, bytes]) -> bool:
         new.memory.kind == "correction"
         and old.memory.kind in {"fact", "correction"}
         and new.memory.created > old.memory.created
-        and _likeness(new.memory, old.memory, vectors) >= _RELATED
+        and _likeness(new.memory, old.memory, vectors)
+        >= (_RELATED if new.memory.id in vectors else _RELATED_BY_WORDS)
     )
 
 

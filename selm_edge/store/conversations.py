@@ -359,7 +359,7 @@ def _conversation(row: Row) -> Conversation:
 def _message(row: Row) -> Message:
     key, conversation, parent, role, text, context_from, created, *rest = row
     model, sha256, template, sampling, *figures, recalled = rest
-    facts = ReplyFacts(model, sha256, template, _load(sampling), *figures, recalled=_load(recalled))
+    facts = ReplyFacts(*(model, sha256, template, _load(sampling), *figures, _load(recalled)))
     return Message(key, conversation, parent, role, text, context_from, created, facts)
 
 
