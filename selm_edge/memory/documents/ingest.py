@@ -97,6 +97,7 @@ def ingest(
     stop = threading.Event()
     run = _Run(memories, space, progress, lambda: stop.is_set() or bool(cancelled and cancelled()))
     failure: list[BaseException] = []
+    done = threading.Event()
 
     def work() -> None:
         _be_patient()
@@ -104,12 +105,15 @@ def ingest(
             run.all([Path(path) for path in paths], remove_gone)
         except BaseException as error:
             failure.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=work, name="selm-ingest", daemon=True)
-    thread.start()
-    while thread.is_alive():
+    # Daemon: a second Ctrl-C ends the program at once; the store takes that as it takes a crash.
+    threading.Thread(target=work, name="selm-ingest", daemon=True).start()
+    # Not Thread.join: interrupted, it takes the thread for ended (CPython up to 3.12).
+    while not done.is_set():
         try:
-            thread.join(0.2)
+            done.wait(0.2)
         except KeyboardInterrupt:
             if stop.is_set():
                 raise  # asked twice: not even the end of the batch is waited for

@@ -143,61 +143,66 @@ def _whole(block: Block, tokens: int, rank: int, path: tuple[str, ...]) -> _Piec
 
 
 def _sentences(block: Block, rank: int, path: tuple[str, ...], count: Count) -> Iterator[_Piece]:
-    text = block.text
-    spans: list[tuple[int, int, int]] = []
+    text, cuts = block.text, list[_Cut]()
     for start, end in sentences(text):
-        if count("\n\n" + text[start:end]) <= LARGEST:
-            spans.append((start, end, _SENTENCE))
-        else:
-            for at, until in slices(text[start:end], OVERLAP, count):
-                spans.append((start + at, start + until, _WORD if at else _SENTENCE))
-    yield from _spans(block, spans, rank, path, count)
+        tokens = count("\n\n" + text[start:end])
+        if tokens <= LARGEST:
+            cuts.append(_Cut(start, end, _SENTENCE, tokens))
+            continue
+        for at, until in slices(text[start:end], OVERLAP, count):
+            tokens = count("\n\n" + text[start + at : start + until])
+            cuts.append(_Cut(start + at, start + until, _WORD if at else _SENTENCE, tokens))
+    yield from _cuts(block, cuts, rank, path)
 
 
 def _lines(block: Block, rank: int, path: tuple[str, ...], count: Count) -> Iterator[_Piece]:
-    text, spans, at, blank = block.text, list[tuple[int, int, int]](), 0, False
-    head_end = len(block.head)
+    text, cuts, at, read = block.text, list[_Cut](), 0, 0
     room = LARGEST - sum(count(f"\n{part}\n") for part in _around(block, count) if part)
     for line in text.split("\n"):
         end = at + len(line.rstrip())
         if end > at:
             depth = len(line) - len(line.lstrip())
+            blank = text.count("\n", read, at) > 1
             how = _SENTENCE if not blank else _BLANK if depth <= 4 else _DEEP_BLANK
-            if at <= head_end + 1 and at:
+            if 0 < at <= len(block.head) + 1:
                 how = _AFTER_HEADING  # a header stays with its first row
-            if count("\n\n" + line) <= room:
-                spans.append((at, end, how))
-            else:
-                for start, until in slices(text[at:end], LARGEST // 8, count):
-                    spans.append((at + start, at + until, _WORD if start > depth else how))
-        blank = end == at
+            parts = [(0, end - at)]
+            if count("\n\n" + line) > room:
+                parts = list(slices(text[at:end], LARGEST // 8, count))
+            for start, until in parts:
+                tokens = count("\n" + text[read : at + until])
+                rank_here = how if start <= depth else _WORD
+                cuts.append(_Cut(at + start, at + until, rank_here, tokens))
+                read = at + until
         at += len(line) + 1
-    yield from _spans(block, spans, rank, path, count)
+    yield from _cuts(block, cuts, rank, path)
 
 
-def _spans(
-    block: Block,
-    spans: list[tuple[int, int, int]],
-    rank: int,
-    path: tuple[str, ...],
-    count: Count,
-) -> Iterator[_Piece]:
-    text, line, at, gap_at = block.text, block.line, 0, 0
-    for number, (start, end, how) in enumerate(spans):
-        gap = "\n\n" if number == 0 else text[gap_at:start]
-        first_line = last_line = line
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A part of a block's text; ``tokens`` with what stands before it."""
+
+    start: int
+    end: int
+    rank: int
+    tokens: int
+
+
+def _cuts(block: Block, cuts: list[_Cut], rank: int, path: tuple[str, ...]) -> Iterator[_Piece]:
+    text, line, at = block.text, block.line, 0
+    for number, cut in enumerate(cuts):
+        gap = "\n\n" if number == 0 else text[at : cut.start]
+        if number and block.kind != "lines" and gap:
+            gap = "\n" if "\n" in gap else " "
+        first_line, last_line = line, block.line_end
         if block.exact and line is not None:
-            line += text.count("\n", at, start)
-            first_line = line
-            line += text.count("\n", start, end)
-            last_line = line
-        else:
-            last_line = block.line_end
+            first_line = line + text.count("\n", at, cut.start)
+            last_line = line = first_line + text.count("\n", cut.start, cut.end)
         yield _Piece(
-            text[start:end], gap, count(gap + text[start:end]), rank if number == 0 else how,
-            first_line, last_line, block, path, number == 0, number == len(spans) - 1,
+            text[cut.start : cut.end], gap, cut.tokens, rank if number == 0 else cut.rank,
+            first_line, last_line, block, path, number == 0, number == len(cuts) - 1,
         )  # fmt: skip
-        at = gap_at = end
+        at = cut.end
 
 
 # -- packing -------------------------------------------------------------------------------------

@@ -78,21 +78,24 @@ class Registry:
         """A new document, or a new version of a known one, whose passages stay for now."""
         now = _now()
         with self._database.write() as connection:
-            before = connection.execute("select ifnull(max(id), 0) from memory").fetchall()[0][0]
-            resume = Resume(started=now, before=before)
-            rows = connection.execute(
+            last = self._database.one("select ifnull(max(id), 0) from memory")
+            resume = Resume(started=now, before=last[0] if last else 0)
+            connection.execute(
                 "insert into document(space, path, kind, sha256, size, modified, state, resume,"
                 " created, updated) values(?, ?, ?, ?, ?, ?, 'reading', ?, ?, ?)"
                 " on conflict(space, path) do update set kind = excluded.kind,"
                 " sha256 = excluded.sha256, size = excluded.size, modified = excluded.modified,"
-                " state = 'reading', resume = excluded.resume, updated = excluded.updated"
-                " returning id",
+                " state = 'reading', resume = excluded.resume, updated = excluded.updated",
                 (
                     self._space, str(found.path), kind, sha256, found.size, found.modified,
                     json.dumps(asdict(resume)), now, now,
                 ),
-            ).fetchall()  # fmt: skip
-            return rows[0][0], resume
+            )  # fmt: skip
+            row = self._database.one(
+                "select id from document where space = ? and path = ?",
+                (self._space, str(found.path)),
+            )
+        return (row[0] if row else 0), resume
 
     def store(self, document: int, path: Path, passages: Sequence[Passage], resume: Resume) -> None:
         """Passages of the file. Those that an older version has too stay what they are, in their

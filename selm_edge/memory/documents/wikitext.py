@@ -1,8 +1,8 @@
 """Wikitext to plain text: what an article says, without its markup.
 
 One pass over the text with a stack of what is open, so the work stays in proportion to the length
-whatever is nested or never closed. Line ends inside of what is taken out are kept as NUL, which
-no article holds, so that each line knows its number. Templates are left out, but for those whose
+whatever is nested or never closed. A line end inside of what is taken out leaves a mark, so that
+each line knows its number. Templates are left out, but for those whose
 parameter is the text itself ("{{convert|5|km}}", "{{lang|fr|oui}}").
 """
 
@@ -14,6 +14,9 @@ from collections.abc import Iterator
 
 from selm_edge.memory.documents.blocks import Block, BlockKind, words
 from selm_edge.memory.documents.hygiene import tidy, tidy_line
+
+FOLD = "\ue000"
+"""Stands for a line end that was taken out: a sign for private use, which no text needs."""
 
 _TOKEN = re.compile(
     r"<!--"
@@ -61,7 +64,7 @@ _HEADING = re.compile(r"(={1,6})(.{1,500}?)\1\s*\Z")
 _QUOTES = re.compile(r"'{2,5}")
 _MAGIC = re.compile(r"__[A-Z]{3,30}__")
 _ITEM = re.compile(r"([*#:;]+)\s*")
-_SPACES = re.compile(r"[ \t]{2,}")
+_LINE_ENTITY = re.compile(r"&(?:#0*1[03]|#[xX]0*[aAdD]|NewLine);?")
 _EMPTY_BRACKETS = re.compile(r"\(\s*(?:[;,]\s*)*\)")
 _AFTER_BRACKET = re.compile(r"\(\s*[;,]\s*")
 _DEEPEST = 60
@@ -106,9 +109,9 @@ def read_wikitext(title: str, text: str, line: int, title_line: int) -> Iterator
 
 
 def plain(text: str) -> str:
-    """Wikitext without markup. Lines stay, but for those inside of what was taken out: NUL stands
-    for their ends. Headings and marks of lists are left as they are."""
-    text = text.replace("\0", "")
+    """Wikitext without brackets, braces and tags. Line ends inside of what was taken out are FOLD.
+    Headings, quotes and marks of lists are left as they are."""
+    text = text.replace(FOLD, "")
     stack = [_Open("")]
     endless: set[str] = set()  # tags that are known not to end any more
     at = 0
@@ -138,7 +141,7 @@ def plain(text: str) -> str:
 
 
 def _skipped(stack: list[_Open], text: str, start: int, end: int) -> int:
-    stack[-1].parts.append("\0" * text.count("\n", start, end))
+    stack[-1].parts.append(FOLD * text.count("\n", start, end))
     return end
 
 
@@ -197,8 +200,8 @@ def _close(stack: list[_Open], mark: str) -> None:
         kept = _link(content)
     else:
         kept = ""
-    lines = content.count("\n") + content.count("\0") - kept.count("\n") - kept.count("\0")
-    stack[-1].parts.append(kept + "\0" * lines)
+    lines = content.count("\n") + content.count(FOLD) - kept.count("\n") - kept.count(FOLD)
+    stack[-1].parts.append(kept + FOLD * lines)
 
 
 def _unclosed(stack: list[_Open]) -> None:
@@ -206,7 +209,7 @@ def _unclosed(stack: list[_Open]) -> None:
     entry = stack.pop()
     content = "".join(entry.parts)
     if entry.mark == "{|":
-        content = "\0" * (content.count("\n") + content.count("\0"))
+        content = FOLD * (content.count("\n") + content.count(FOLD))
     else:
         content = entry.mark + content
     stack[-1].parts.append(content)
@@ -215,10 +218,10 @@ def _unclosed(stack: list[_Open]) -> None:
 def _template(content: str) -> str:
     """What a template says, where that can be known without its definition."""
     name, *parameters = content.split("|")
-    name = " ".join(name.replace("\0", " ").replace("_", " ").split()).lower()
+    name = " ".join(name.replace(FOLD, " ").replace("_", " ").split()).lower()
     if name in _MARKS and not parameters:
         return _MARKS[name]
-    values = [value.strip(" \n\0") for value in parameters if not _named(value)]
+    values = [value.strip(f" \n{FOLD}") for value in parameters if not _named(value)]
     if name in _UNITS:
         return _measure(values)
     if name == "frac" and 1 <= len(values) <= 3:
@@ -291,15 +294,16 @@ def _blocks(text: str, line: int) -> Iterator[Block]:
         run.clear()
 
     number = last = line
-    for raw in text.split("\n"):
-        here, number = number, number + 1 + raw.count("\0")
-        found = _HEADING.match(raw.replace("\0", "").strip())
-        content = "" if found else _line(raw)
+    for raw in _bare(text).split("\n"):
+        here, number = number, number + 1 + raw.count(FOLD)
+        shown = raw.replace(FOLD, "").strip()
+        found = _HEADING.match(shown) if shown.startswith("=") else None
+        content = "" if found else _line(shown)
         if not content:
             yield from flushed(last)
         if found:
             level = len(found.group(1))
-            name = tidy_line(_bare(found.group(2)))
+            name = " ".join(found.group(2).split())
             if not skipping or level <= skipping:
                 skipping = level if name.lower() in _END_SECTIONS else 0
                 if name and not skipping:
@@ -314,22 +318,22 @@ def _blocks(text: str, line: int) -> Iterator[Block]:
     yield from flushed(last)
 
 
-def _line(raw: str) -> str:
-    """A line of text, "- " before the items of lists; "" where nothing is left of it."""
-    raw = _bare(raw)
-    item = _ITEM.match(raw)
-    if item:
-        raw = raw[item.end() :].strip()
-        dash = "- " if item.group(1)[0] in "*#" else ""
-        return dash + raw if any(sign.isalnum() for sign in raw) else ""
-    return raw if any(sign.isalnum() for sign in raw) else ""
-
-
-def _bare(raw: str) -> str:
-    text = _MAGIC.sub("", _QUOTES.sub("", raw.replace("\0", "")))
+def _bare(text: str) -> str:
+    """Without quotes, entities and magic words; tidy, with every line where it was."""
+    text = _MAGIC.sub("", _QUOTES.sub("", text))
     if "&" in text:
-        text = html.unescape(text)
-    if "(" in text:
-        text = _AFTER_BRACKET.sub("(", _EMPTY_BRACKETS.sub("", text))
-    text = tidy(_SPACES.sub(" ", text.replace("\n", " ").replace("\xa0", " ")))
-    return " ".join(text.split(" ")).replace(" ,", ",").replace(" .", ".").strip()
+        text = html.unescape(_LINE_ENTITY.sub(" ", text))
+    return tidy(text)
+
+
+def _line(shown: str) -> str:
+    """A line of text, "- " before the items of lists; "" where nothing is left of it."""
+    item = _ITEM.match(shown)
+    dash = ""
+    if item:
+        dash = "- " if item.group(1)[0] in "*#" else ""
+        shown = shown[item.end() :]
+    if "(" in shown:
+        shown = _AFTER_BRACKET.sub("(", _EMPTY_BRACKETS.sub("", shown))
+    shown = " ".join(shown.split()).replace(" ,", ",").replace(" .", ".")
+    return dash + shown if any(map(str.isalnum, shown)) else ""

@@ -13,6 +13,7 @@ from selm_edge.memory.documents.ingest import ingest
 from selm_edge.memory.documents.passages import LARGEST, passages
 from selm_edge.memory.documents.reading import fits_whole, load, open_document
 from selm_edge.memory.memories import Filters, Memories
+from selm_edge.memory.prompting import line_of
 from selm_edge.store.database import Database
 
 DOCUMENTS = list(hostile_documents())
@@ -66,5 +67,13 @@ def test_only_passages_are_written(tmp_path: Path) -> None:
     for text, heading, source, pinned, status, document in rows:
         assert ACTIVE.search(text + (heading or "") + source) is None
         assert (pinned, status) == (0, "active") and document is not None
+    # As the model sees them: each is one line, marked as data, without control tokens.
+    for memory in memories.list(Filters(kinds=("passage",)), limit=10_000):
+        line = line_of(memory, 7)
+        assert line.startswith("N: [7] (") and len(line.splitlines()) == 1
+        assert line.count("[7]") == 1
+        assert not re.search(
+            r"<\|im_(start|end)\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>", line
+        )
     assert memories.database.rows("select count(*) from setting") == [(0,)]
     assert memories.database.rows("select count(*) from message") == [(0,)]

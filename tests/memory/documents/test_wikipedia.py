@@ -16,7 +16,7 @@ from selm_edge.memory.documents import wikipedia
 from selm_edge.memory.documents.blocks import Block, DocumentError
 from selm_edge.memory.documents.passages import passages
 from selm_edge.memory.documents.reading import load, open_document
-from selm_edge.memory.documents.wikitext import plain, read_wikitext
+from selm_edge.memory.documents.wikitext import FOLD, plain, read_wikitext
 
 HEAD = (
     '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="en">\n'
@@ -200,7 +200,7 @@ def test_wikitext(wikitext: str, text: str) -> None:
 
 MARKS = (
     "{{ }} [[ ]] {| |} | \n = == ''' <ref> </ref> <ref/> <!-- --> <math> [http://a ] * : a b {{{"
-    " }}} <br> < > & &amp; \0 File: {{convert|1|2}} }"
+    " }}} <br> < > & &amp; &#10; &#x85; \0 File: {{convert|1|2}} }"
 )
 
 
@@ -209,7 +209,7 @@ MARKS = (
 def test_any_wikitext_keeps_its_lines(parts: list[str]) -> None:
     text = "".join(parts)
     bare = plain(text)
-    assert bare.count("\n") + bare.count("\0") == text.count("\n")
+    assert bare.count("\n") + bare.count(FOLD) == text.count("\n")
     for block in read_wikitext("T", text, 5, 5):
         assert block.text.strip()
         assert 5 <= (block.line or 0) <= (block.line_end or 0) <= 5 + text.count("\n")
