@@ -19,14 +19,13 @@ from typing import Any
 import apsw
 
 from selm_edge.store import keys, salvage, vector_table
-from selm_edge.store.database import DAMAGED_SUFFIX, Database, explained
+from selm_edge.store.database import DAMAGED_SUFFIX, REPAIRED_SUFFIX, Database, explained
 from selm_edge.store.errors import StoreError
 
 WORD_INDEXES = ("message_fts", "title_fts", "memory_fts")
 # In this order, so that what a row refers to comes before it.
 TABLES = ("setting", "space", "document", "conversation", "message", "memory", "feedback")
 _MOST_SAID = 20
-_REPAIRED_SUFFIX = ".repaired"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def repair(path: Path, passphrase: str | None = None) -> Repaired:
     be read (the file stays as it was), or another program has it open.
     """
     keys.check_state(path, passphrase)
-    made = path.with_name(path.name + _REPAIRED_SUFFIX)
+    made = path.with_name(path.name + REPAIRED_SUFFIX)
     kept = path.with_name(path.name + DAMAGED_SUFFIX + time.strftime("%Y%m%d-%H%M%S"))
     _remove(made)
     with _locked(path, passphrase):
