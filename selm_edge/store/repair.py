@@ -18,16 +18,14 @@ from typing import Any
 
 import apsw
 
-from selm_edge.store import keys, vector_table
-from selm_edge.store.database import DAMAGED_SUFFIX, Database, explained
+from selm_edge.store import keys, salvage, vector_table
+from selm_edge.store.database import DAMAGED_SUFFIX, REPAIRED_SUFFIX, Database, explained
 from selm_edge.store.errors import StoreError
 
 WORD_INDEXES = ("message_fts", "title_fts", "memory_fts")
 # In this order, so that what a row refers to comes before it.
 TABLES = ("setting", "space", "document", "conversation", "message", "memory", "feedback")
 _MOST_SAID = 20
-_REPAIRED_SUFFIX = ".repaired"
-_HEADER = b"SQLite format 3\0" + bytes.fromhex("1000020200402020")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def repair(path: Path, passphrase: str | None = None) -> Repaired:
     be read (the file stays as it was), or another program has it open.
     """
     keys.check_state(path, passphrase)
-    made = path.with_name(path.name + _REPAIRED_SUFFIX)
+    made = path.with_name(path.name + REPAIRED_SUFFIX)
     kept = path.with_name(path.name + DAMAGED_SUFFIX + time.strftime("%Y%m%d-%H%M%S"))
     _remove(made)
     with _locked(path, passphrase):
@@ -209,85 +207,69 @@ def _rescue(kept: Path, made: Path, path: Path, passphrase: str | None) -> Repai
             if source.exists():
                 shutil.copyfile(source, work.with_name(work.name + end))
         if passphrase is None:
-            _restore_header(work)
-        damaged = _open_damaged(work, path, passphrase)
+            salvage.restore_header(work)
         new = Database(made, passphrase=passphrase)
         try:
             with new.write() as connection:
                 connection.execute("pragma defer_foreign_keys = 1")
+                # Of an encrypted file first what is proven to be as written, then what can be read.
+                for proven in (True, False) if passphrase is not None else (False,):
+                    damaged = salvage.open_damaged(work, path, passphrase, proven=proven)
+                    try:
+                        _copy(damaged, connection, strays=not proven)
+                        counted = {table: salvage.counted(damaged, table) for table in TABLES}
+                    finally:
+                        damaged.close()
                 for table in TABLES:
-                    rescued[table], missing[table] = _copy_table(damaged, connection, table)
-                if not any(rescued[table] for table in ("conversation", "message", "memory")):
-                    known = rescued["feedback"] + rescued["setting"]
-                    if not known and any(missing.values()):
-                        raise _hopeless(path)
+                    rescued[table] = _rows_in(connection, table)
+                    missing[table] = max(0, counted[table] - rescued[table])
+                if not any(rescued[table] for table in ("conversation", "memory", "feedback")):
+                    raise salvage.hopeless(path)
                 _mend(connection)
         finally:
             new.alone()  # no WAL beside a file that is about to be moved
             new.close()
-            damaged.close()
     finally:
         _remove(work)
     return Repaired(kept, rescued, missing)
 
 
-def _hopeless(path: Path) -> StoreError:
-    return StoreError(
-        path,
-        "damaged",
-        "the list of tables is damaged: no row can be found",
-        "The file was left as it is. Take it back from a backup, or move it away to begin anew.",
-    )
+def _copy(damaged: apsw.Connection, connection: apsw.Connection, *, strays: bool) -> None:
+    """Every row that is not there yet; ``strays``: also from pages that no table leads to."""
+    broken = [table for table in TABLES if not _copy_table(damaged, connection, table)]
+    if not strays:
+        return
+    if not salvage.list_is_whole(damaged):
+        _copy_strays(damaged, connection)
+        return
+    for table in broken:
+        if table != "setting":
+            for row in salvage.stray_rows(damaged, connection, table):
+                _insert(connection, "ignore", table, salvage.columns_of(connection, table), row)
 
 
-def _restore_header(file: Path) -> None:
-    """The first bytes are the same in every file of ours, so damage there can be undone."""
-    with file.open("rb+") as handle:
-        handle.write(_HEADER)
-
-
-def _open_damaged(work: Path, path: Path, passphrase: str | None) -> apsw.Connection:
-    connection = apsw.Connection(str(work))
-    try:
-        if passphrase is not None:
-            keys.unlock(connection, keys.key_for(work, passphrase))
-        # Where one entry of the list of tables cannot be read, the others still are.
-        connection.pragma("writable_schema", 1)
-        connection.pragma("cell_size_check", 1)
-        list(connection.execute("pragma schema_version"))
-        list(connection.execute("select 1 from sqlite_master limit 1"))
-    except apsw.NotADBError as error:
-        connection.close()
-        raise (keys.wrong_key(path) if passphrase is not None else _hopeless(path)) from error
-    except apsw.Error as error:
-        connection.close()
-        raise _hopeless(path) from error
-    return connection
-
-
-def _copy_table(
-    damaged: apsw.Connection, connection: apsw.Connection, table: str
-) -> tuple[int, int]:
-    """Rows rescued, and rows that a counter knows of but are not there."""
-    wanted = [str(row[1]) for row in connection.execute(f"pragma table_info({table})")]
-    try:
-        there = {str(row[1]) for row in damaged.execute(f"pragma table_info({table})")}
-    except apsw.Error:
-        there = set()
-    columns = [name for name in wanted if name in there]
-    broken = not columns
+def _copy_table(damaged: apsw.Connection, connection: apsw.Connection, table: str) -> bool:
+    """Whether it could be read without a break."""
+    columns = salvage.columns_in_both(damaged, connection, table)
     verb = "replace" if table in {"space", "setting"} else "ignore"  # a new file has some of these
-    for row in _readable(damaged, table, columns) if columns else ():
+    whole = bool(columns)
+    for row in salvage.readable(damaged, table, columns) if columns else ():
         if row is None:
-            broken = True
+            whole = False
         else:
             _insert(connection, verb, table, columns, row)
-    if broken and table != "setting":
-        # A page between the beginning of the table and its rows is lost, but not the rows.
-        for row in stray_rows(damaged, table, columns or wanted):
-            _insert(connection, "ignore", table, columns or wanted, _decoded(row))
-    count = int(str(next(connection.execute(f"select count(*) from {table}"))[0]))
-    return count, max(0, _counted(damaged, table) - count)
+    return whole
+
+
+def _copy_strays(damaged: apsw.Connection, connection: apsw.Connection) -> None:
+    """From the pages alone, where SQLite does not find all tables any more."""
+    bare = salvage.without_list(damaged)
+    try:
+        for table in TABLES[1:]:
+            for row in salvage.stray_rows(bare, connection, table):
+                _insert(connection, "ignore", table, salvage.columns_of(connection, table), row)
+    finally:
+        bare.close()
 
 
 def _insert(
@@ -302,91 +284,8 @@ def _insert(
         )
 
 
-def _counted(damaged: apsw.Connection, table: str) -> int:
-    with suppress(apsw.Error):
-        for row in damaged.execute("select seq from sqlite_sequence where name = ?", (table,)):
-            return int(str(row[0]))
-    return 0
-
-
-def _readable(
-    damaged: apsw.Connection, table: str, columns: Sequence[str]
-) -> Iterator[list[Any] | None]:
-    """Every row that can be read, whatever lies broken between them; None for each such place."""
-    fields = as_bytes(columns)
-    if table == "setting":  # has no row numbers
-        yield from _readable_settings(damaged, fields)
-        return
-    last = max(_counted(damaged, table), _greatest(damaged, table))
-    ranges = [(-1, last + 1)]
-    while ranges:
-        low, high = ranges.pop()
-        sql = f"select rowid, {fields} from {table} where rowid > ? and rowid < ? order by rowid"
-        for order in ("", " desc"):
-            broken = False
-            rows = _until_broken(damaged, sql + order, (low, high))
-            for row in rows:
-                if row is None:
-                    broken = True
-                    yield None
-                    break
-                low, high = (row[0], high) if not order else (low, row[0])
-                yield _decoded(row[1:])
-            if not broken:
-                low = high
-                break
-        if high - low > 2:
-            middle = (low + high) // 2
-            ranges += [(low, middle + 1), (middle, high)]
-        elif high - low == 2:
-            one = f"select rowid, {fields} from {table} where rowid = ?"
-            for row in _until_broken(damaged, one, (low + 1,)):
-                if row is not None:
-                    yield _decoded(row[1:])
-
-
-def as_bytes(columns: Sequence[str]) -> str:
-    """To select: each column's kind and value, texts as bytes, which may be no UTF-8 any more."""
-    return ", ".join(
-        f"typeof({name}), case typeof({name}) when 'text' then cast({name} as blob) else {name} end"
-        for name in columns
-    )
-
-
-def _readable_settings(damaged: apsw.Connection, fields: str) -> Iterator[list[Any]]:
-    for order in ("", " desc"):
-        for row in _until_broken(damaged, f"select {fields} from setting order by key{order}", ()):
-            if row is None:
-                break
-            yield _decoded(row)
-        else:
-            return
-
-
-def _until_broken(
-    damaged: apsw.Connection, sql: str, params: Sequence[Any]
-) -> Iterator[Sequence[Any] | None]:
-    """The rows up to the first that cannot be read; then None."""
-    try:
-        yield from damaged.execute(sql, tuple(params))
-    except apsw.Error:
-        yield None
-
-
-def _greatest(damaged: apsw.Connection, table: str) -> int:
-    try:
-        for row in damaged.execute(f"select max(rowid) from {table}"):
-            return int(str(row[0] or 0))
-    except apsw.Error:
-        pass
-    return 0
-
-
-def _decoded(row: Sequence[Any]) -> list[Any]:
-    return [
-        value.decode("utf-8", "replace") if kind == "text" else value
-        for kind, value in zip(row[::2], row[1::2], strict=True)
-    ]
+def _rows_in(connection: apsw.Connection, table: str) -> int:
+    return int(str(next(connection.execute(f"select count(*) from {table}"))[0]))
 
 
 def _mend(connection: apsw.Connection) -> None:
@@ -428,65 +327,3 @@ def _mend(connection: apsw.Connection) -> None:
 def _remove(path: Path) -> None:
     for end in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + end).unlink(missing_ok=True)
-
-
-# -- rows whose way is lost ------------------------------------------------------------------------
-
-_BATCH = 256  # pages looked at with one reading of the list of tables
-# What tells a row of ours from other bytes that happen to lie in a table's page.
-_PLAUSIBLE = {
-    "space": "typeof(name) = 'text' and typeof(created) = 'integer'",
-    "document": "state in ('reading', 'complete') and typeof(path) = 'text'",
-    "conversation": "typeof(title) = 'text' and named in (0, 1) and created > 1000000000000",
-    "message": "role in ('user', 'assistant') and typeof(conversation) = 'integer'",
-    "memory": "kind in ('fact', 'correction', 'turn', 'passage') and length(sha256) = 32",
-    "feedback": "kind in ('up', 'down', 'correction', 'regeneration') and typeof(uid) = 'text'",
-}
-
-
-def stray_rows(
-    damaged: apsw.Connection, table: str, columns: Sequence[str]
-) -> Iterator[Sequence[Any]]:
-    """The rows on any page of the file that look like this table's, as `as_bytes` selects them.
-
-    SQLite reads a table from whatever page the list of tables names as its root. So every page is
-    named once, under a name of its own; the list here is that of a copy.
-    """
-    pages = int(str(next(damaged.execute("pragma page_count"))[0]))
-    definition = ", ".join("id integer primary key" if c == "id" else c for c in columns)
-    for first in range(2, pages + 1, _BATCH):
-        batch = range(first, min(first + _BATCH, pages + 1))
-        try:
-            _name_pages(damaged, batch, definition)
-        except apsw.Error:
-            return  # the list of tables itself takes no more entries
-        for page in batch:
-            for row in _until_broken(
-                damaged,
-                f"select {as_bytes(columns)} from stray_{page} where {_PLAUSIBLE[table]}",
-                (),
-            ):
-                if row is not None:
-                    yield row
-
-
-def _name_pages(damaged: apsw.Connection, pages: Sequence[int], definition: str) -> None:
-    damaged.pragma("writable_schema", 1)
-    # Numbers below 0: the list is read in their order, and what follows damage in it is not.
-    damaged.execute("delete from sqlite_master where rowid < 0")
-    damaged.executemany(
-        "insert into sqlite_master(rowid, type, name, tbl_name, rootpage, sql)"
-        " values(?, 'table', ?, ?, ?, ?)",
-        [
-            (
-                -page,
-                f"stray_{page}",
-                f"stray_{page}",
-                page,
-                f"create table stray_{page}({definition})",
-            )
-            for page in pages
-        ],
-    )
-    damaged.execute("pragma writable_schema = reset")
-    damaged.pragma("writable_schema", 1)

@@ -92,8 +92,9 @@ def test_flipped_bits(tmp_path: Path, passphrase: str | None) -> None:
         after = rows(store.database)
         lost = {table: set(before[table]) - set(after[table]) for table in before}
         altered = sum(after[t][key] != before[t][key] for t in before for key in after[t])
-        # One page holds some 20 rows; a page of another kind costs none.
-        assert sum(map(len, lost.values())) <= 40 and altered <= 1, (seed, lost, altered)
+        # One page holds some 20 rows; a page of another kind costs none. Of an encrypted page one
+        # bit spoils 17 bytes, which may lie in two rows.
+        assert sum(map(len, lost.values())) <= 40 and altered <= 3, (seed, lost, altered)
         store.close()
     # Without a passphrase SQLite has no checksums: a changed number in a vector is not seen.
     assert found_damage == SEEDS if passphrase else found_damage >= SEEDS // 4
