@@ -38,10 +38,14 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
 
 @dataclass(frozen=True)
 class Query:
-    """``match`` for FTS5; ``scored``: whether BM25 may rank it, or the newest rows are taken."""
+    """``match`` for FTS5; ``scored``: whether BM25 may rank it, or the newest rows are taken.
+
+    ``scale`` brings BM25 back to what the rarest words alone would have.
+    """
 
     match: str
     scored: bool
+    scale: float = 1.0
 
 
 def words_of(text: str) -> list[str]:
@@ -85,8 +89,8 @@ def plan(database: Database, text: str) -> Query | None:
         rare.append(word)
     match = " OR ".join(rare)
     known = [word for number, word in counted if number <= MOST_COUNTED]
-    if len(known) > len(rare):  # the rarest stand twice, which counts them twice: they say most
-        match = f"({match}) AND ({' OR '.join(known)})"
+    if len(known) > len(rare):  # the rarest stand twice and count twice, so the others count half
+        return Query(f"({match}) AND ({' OR '.join(known)})", scored=True, scale=0.5)
     return Query(match, scored=True)
 
 

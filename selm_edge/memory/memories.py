@@ -121,11 +121,12 @@ class Filters:
         """A condition on the table ``memory`` and its values."""
         parts = ["1"]
         values: list[Any] = []
+        # The plus sends SQLite to the few pinned ones, not through all of the space.
+        plus = "+" if self.pinned else ""
         for condition, value in (
-            ("memory.space = ?", self.space),
+            (f"{plus}memory.space = ?", self.space),
             ("memory.created >= ?", self.since),
             ("memory.created < ?", self.until),
-            ("memory.pinned = ?", self.pinned),
             ("memory.document = ?", self.document),
             ("memory.message in (select id from message where conversation = ?)",
              self.conversation),
@@ -133,6 +134,8 @@ class Filters:
             if value is not None:
                 parts.append(condition)
                 values.append(value)
+        if self.pinned is not None:
+            parts.append(f"memory.pinned = {self.pinned:d}")  # as the partial index has it
         for column, chosen in (("kind", self.kinds), ("status", self.statuses)):
             if chosen is not None:
                 parts.append(f"memory.{column} in ({','.join('?' * len(chosen))})")
@@ -148,7 +151,9 @@ class Memories:
         self.embedder = embedder
         self.index = VectorIndex(database)
         if embedder is not None and self.index.problem is None and self.index.made_by is None:
-            self.index.create(embedder.id, embedder.dim)
+            with database.write():
+                if self.index.made_by is None:  # another process may have been first
+                    self.index.create(embedder.id, embedder.dim)
 
     # -- vectors -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from selm_edge import paths
-from selm_edge.clean import clean
+from selm_edge.clean import clean, clean_line
 from selm_edge.errors import SelmError
 from selm_edge.memory.memories import MOST_CHARACTERS, PERSONAL, Kind, Memories, Status, digest
 from selm_edge.store.database import Database
@@ -116,7 +116,11 @@ class _Import:
     def _space(self, entry: Mapping[str, Any]) -> int:
         if entry["id"] == PERSONAL:
             return PERSONAL  # whatever it is called here
-        return self._memories.space(entry["name"], create=True).id
+        self._database.rows(
+            "insert into space(name, created) values(?, ?) on conflict do nothing",
+            (clean_line(entry["name"]), entry["created"]),
+        )
+        return self._memories.space(entry["name"]).id
 
     def _document(self, entry: Mapping[str, Any]) -> int:
         row = {**entry, "space": self._ids["space"][entry["space"]]}

@@ -85,7 +85,11 @@ _SECRET = re.compile(
 )
 _QUOTED = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|^\s*>.*$|`[^`\n]*`", re.S | re.M)
 _IN_QUOTES = re.compile('["\u201c\u201e\u00ab][^"\u201c\u201d\u00bb]{12,}["\u201d\u00bb]')
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[\"'A-Z\u00c0-\u00dei])|\n+")
+_SENTENCE = re.compile(
+    r"(?<=[!?])\s+|\n+"
+    r"|(?<=\.)(?<!\bDr\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bSt\.)\s+"
+    r"(?=[\"'A-Z\u00c0-\u00dei])"
+)
 
 
 def proposals(turn: str) -> list[Proposal]:

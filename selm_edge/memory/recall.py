@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from selm_edge.memory import lexical
-from selm_edge.memory.fusion import fuse
+from selm_edge.memory.fusion import fuse, names_code
 from selm_edge.memory.memories import Filters, Kind, Memories, Memory, overlap
 from selm_edge.memory.vectors import cosine
 from selm_edge.store.database import Row
@@ -21,8 +21,14 @@ from selm_edge.store.database import Row
 _NEWEST = 2000  # rows looked at where all words are common
 DEPTH = 60  # candidates of each ranking
 _WEIGHED = 32  # of the fused ones, how many are read and compared with each other
+# From this fused score on a memory is about the question. On the dev half of the facts (465
+# questions with an answer among 611 facts) 0.2 costs 1 % of the answers that are found, 0.25 8 %
+# and 0.3 17 %; questions without an answer score as high as those with one. What shares a word with
+# the question needs half; a question of nothing but small words ("How are you?") twice as much.
+RELEVANT = 0.2
 _SAME = 0.92  # alike enough to say the same: of two passages the second is left out
 _RELATED = 0.6  # alike enough that a correction, being newer, stands before the older fact
+_RELATED_BY_WORDS = 0.5  # the same without vectors
 _DIVERSITY = 0.3  # share of a score that likeness to what is chosen already can take
 
 
@@ -92,6 +98,8 @@ def _candidates(
     cosines = dict(by_vector)
     word_ranks = {key: rank for rank, (key, _) in enumerate(by_words, 1)}
     vector_ranks = {key: rank for rank, (key, _) in enumerate(by_vector, 1)}
+    if relevant_only:
+        fused = _relevant(question, by_words, by_vector, fused)
     scores = dict(fused[:_WEIGHED])
     now = time.time_ns() // 1_000_000
     return [
@@ -107,6 +115,15 @@ def _candidates(
     ]
 
 
+def _relevant(question: str, by_words: Ranking, by_vector: Ranking, fused: Ranking) -> Ranking:
+    """Without what is too unlike the question to be about it."""
+    matched = dict(by_words)
+    if not by_vector or names_code(question):
+        return [one for one in fused if one[1] >= RELEVANT or one[0] in matched]
+    least = RELEVANT if lexical.words_of(question) else 2 * RELEVANT
+    return [one for one in fused if one[1] >= (least / 2 if one[0] in matched else least)]
+
+
 def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple[int, float]]:
     """Memories that hold words of the question, best BM25 first, and that BM25 (higher better)."""
     query = lexical.plan(memories.database, question)
@@ -116,7 +133,8 @@ def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple
     # "cross join": the index of words comes first, whatever SQLite thinks of the filters.
     if query.scored:
         sql = (
-            "select memory.id, -rank from memory_fts cross join memory on memory.id = memory_fts.rowid"
+            "select memory.id, -rank from memory_fts"
+            " cross join memory on memory.id = memory_fts.rowid"
             f" where memory_fts match ? and {condition} order by rank limit ?"
         )
     else:  # too many to score: the newest, all alike
@@ -127,7 +145,7 @@ def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple
             " order by memory.id desc limit ?"
         )
     rows = memories.database.rows(sql, (query.match, *values, DEPTH))
-    return [(row[0], float(row[1])) for row in rows]
+    return [(row[0], query.scale * float(row[1])) for row in rows]
 
 
 # -- choosing --------------------------------------------------------------------------------------
@@ -165,7 +183,8 @@ def _corrects(new: Recalled, old: Recalled, vectors: dict[int, bytes]) -> bool:
         new.memory.kind == "correction"
         and old.memory.kind in {"fact", "correction"}
         and new.memory.created > old.memory.created
-        and _likeness(new.memory, old.memory, vectors) >= _RELATED
+        and _likeness(new.memory, old.memory, vectors)
+        >= (_RELATED if new.memory.id in vectors else _RELATED_BY_WORDS)
     )
 
 

@@ -244,7 +244,7 @@ def _kind_conditions(kinds: Sequence[str] | None) -> list[tuple[str, int]]:
 
 def cosine(one: bytes, other: bytes) -> float:
     """Of two stored int8 vectors."""
-    return sum(map(mul, array("b", one), array("b", other))) / _SCALE**2
+    return float(sum(map(mul, array("b", one), array("b", other)))) / _SCALE**2
 
 
 def _l2(one: bytes, other: bytes) -> float:
@@ -254,7 +254,7 @@ def _l2(one: bytes, other: bytes) -> float:
 
 
 def _hamming(one: bytes, other: bytes) -> float:
-    return (int.from_bytes(one, "little") ^ int.from_bytes(other, "little")).bit_count()
+    return float((int.from_bytes(one, "little") ^ int.from_bytes(other, "little")).bit_count())
 
 
 _DISTANCE = {"vector": _l2, "bits": _hamming}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ ARGON2_PASSES = 3
 ARGON2_LANES = 4
 SALT_BYTES = 16
 _KEY_BYTES = 32
+_BLOCK = 1 << 20
 PAGE_SIZE = 4096
 _PLAIN_HEADER = b"SQLite format 3\0"
 
@@ -110,18 +112,26 @@ def wrong_key(path: Path | None) -> StoreError:
     )
 
 
-def _beginning(path: Path) -> tuple[bytes, int]:
-    """The first 16 bytes and the size; nothing where there is no file.
+def blocks_of(path: Path) -> Generator[bytes, None, None]:
+    """The bytes of a database file, read beside connections of this process.
 
-    Read through SQLite: closing any other handle of an open database drops the locks that this
-    process holds on it (https://sqlite.org/howtocorrupt.html, 2.2).
+    Through SQLite: closing any other handle of an open database drops the locks that this process
+    holds on it (https://sqlite.org/howtocorrupt.html, 2.2).
     """
-    if not path.exists():
-        return b"", 0
-    flags = apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY
-    file = apsw.VFSFile("", str(path), [flags, 0])
+    file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
     try:
         size = file.xFileSize()
-        return (file.xRead(min(size, SALT_BYTES), 0) if size else b""), size
+        for at in range(0, size, _BLOCK):
+            yield file.xRead(min(_BLOCK, size - at), at)
     finally:
         file.xClose()
+
+
+def _beginning(path: Path) -> tuple[bytes, int]:
+    """The first 16 bytes and the size; nothing where there is no file."""
+    if not path.exists():
+        return b"", 0
+    blocks = blocks_of(path)
+    head = next(blocks, b"")[:SALT_BYTES]
+    blocks.close()
+    return head, path.stat().st_size
