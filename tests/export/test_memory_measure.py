@@ -69,7 +69,7 @@ def test_how_well_scores_tell_apart() -> None:
 
 def test_words_alone_find_what_they_name() -> None:
     texts = tuple(
-        f"The {thing} is in box {i}." for i, thing in enumerate("drill tent lamp".split())
+        f"The {thing} is in box {i}." for i, thing in enumerate(["drill", "tent", "lamp"])
     )
     asked = (Asked("Where is my drill?", texts[0]), Asked("Where is the piano?", texts[2]))
     found = memory.measure(Task("small", texts, "fact", asked), "off")
@@ -93,7 +93,10 @@ def test_the_command() -> None:
     assert told["split"] == "test"
     assert told["codes"]["bm25"]["recall_at_5"] == 1
     assert told["facts"]["questions"] >= 450 and told["facts"]["memories"] >= 500
-    assert "\n".join(memory.lines(told)).count("recall@5") == 12
+    assert "\n".join(memory.lines(told)).count("recall@5") == 12 + 2
+    some, none = (told["facts"]["by_words_in_common"][key] for key in ("some", "none"))
+    assert some["questions"] + none["questions"] == told["facts"]["questions"]
+    assert none["bm25"] < 0.2 < some["bm25"]
 
 
 def test_what_does_not_go_with_it() -> None:

@@ -28,7 +28,7 @@ def test_one_ranking_alone_keeps_its_order() -> None:
 
 
 def test_a_rare_word_outweighs_a_slightly_nearer_vector_and_a_common_one_does_not() -> None:
-    vector = [(1, 0.55), (2, 0.50)]
+    vector = [(1, 0.52), (2, 0.50)]
     assert order(fuse([(2, 12.0)], vector, "what must Nora not eat")) == [2, 1]
     assert order(fuse([(2, 1.0)], vector, "what must she not eat")) == [1, 2]
 

@@ -67,7 +67,8 @@ class Teacher:
     def __init__(self) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder()))
+        tokenizers: Any = AutoTokenizer
+        self._tokenizer = tokenizers.from_pretrained(str(folder()))
         self._model: Any = AutoModel.from_pretrained(str(folder())).eval()
 
     @torch.inference_mode()

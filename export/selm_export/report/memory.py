@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,8 @@ def measure_all(data: Path, split: Split, embedder: str | Path | None, say: Say)
         found[task.name] = measure(task, embedder)
     unanswered = found.pop("unanswered")
     told: dict[str, Any] = {name: each.as_json() for name, each in found.items()}
+    facts = next(task for task in tasks if task.name == "facts")
+    told["facts"]["by_words_in_common"] = _by_words(facts, found["facts"])
     told["unanswered"] = {
         "questions": unanswered.questions,
         "nothing_recalled": round(_share(s == NOTHING for s in unanswered.best["recall"]), 4),
@@ -102,6 +104,9 @@ def lines(measured: Mapping[str, Any]) -> list[str]:
                 f"  {way:10} recall@1 {each['recall_at_1']:.3f}  recall@5"
                 f" {each['recall_at_5']:.3f} ± {each['error_at_5']:.3f}  MRR {each['mrr']:.3f}"
             )
+    for name, figures in measured["facts"]["by_words_in_common"].items():
+        five = ", ".join(f"{way} {figures[way]:.3f}" for way in WAYS if way in figures)
+        told.append(f"facts, {name} of their words in the question: {five} (recall@5)")
     rest = measured["unanswered"]
     told.append(
         f"unanswered: {rest['questions']} questions; nothing is recalled for"
@@ -112,7 +117,25 @@ def lines(measured: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def _share(flags: Any) -> float:
+def _by_words(task: Task, measured: Measured) -> dict[str, Any]:
+    """Recall at 5 of questions that hold a word of the text that answers, and of those that hold
+    none: of the latter words can find nothing."""
+    from selm_edge.memory.lexical import words_of
+
+    common = [bool({*words_of(a.question)} & {*words_of(a.text)}) for a in task.asked]
+    told: dict[str, Any] = {}
+    for name, wanted in (("some", True), ("none", False)):
+        places = {
+            way: [place for place, has in zip(found.places, common, strict=True) if has is wanted]
+            for way, found in measured.ways.items()
+        }
+        told[name] = {"questions": common.count(wanted)} | {
+            way: round(Found(each).within(5), 4) for way, each in places.items() if each
+        }
+    return told
+
+
+def _share(flags: Iterable[bool]) -> float:
     each = list(flags)
     return sum(each) / len(each)
 

@@ -22,7 +22,8 @@ NAME = "selm-embedder"
 SOURCE = (
     "Distilled from all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) with model2vec, trained on"
     " MedQuAD (CC BY 4.0), CLINC150 (CC BY 3.0), PubMedQA (MIT), ARC-Easy (CC BY-SA 4.0),"
-    " OpenBookQA (Apache-2.0) and this project's own talk, notes and passages (Apache-2.0)"
+    " OpenBookQA (Apache-2.0), Topical-Chat (CDLA-Sharing-1.0) and this project's"
+    " own talk, notes and passages (Apache-2.0)"
 )
 
 
@@ -31,7 +32,8 @@ class Settings:
     """Makes ``selm-embedder.gguf`` and ``selm-embedder.json``, and copies them into ``into``, if
     that is named. ``folder`` holds the data; ``dim`` numbers make a vector; ``sif`` as in SIF
     weights; ``generated`` pairs of each kind are made up; the teacher reads ``read`` sentences
-    (it takes most of the time); rows are stored as ``type``: ``q8_0``, ``f16`` or ``f32``."""
+    (it takes most of the time); rows are stored as ``type``: ``f32``, ``f16``, ``q8_0``, ``q5_1``,
+    ``q5_0``, ``q4_1`` or ``q4_0``."""
 
     folder: Path
     into: Path | None = None
@@ -39,7 +41,7 @@ class Settings:
     sif: float = 1e-4
     generated: int = 12_000
     read: int = 16_000
-    type: str = "q8_0"
+    type: str = "q4_0"
     train: training.Lesson = field(default_factory=training.Lesson)
 
     def faults(self) -> str | None:
@@ -74,6 +76,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     )
     label = Label("SELM embedder", description="Texts as vectors, for the memory of SELM Edge")
     path = job.output / f"{NAME}.gguf"
+    job.say(f"  rows as {settings.type}")
     static.write(path, made, label, SOURCE, settings.type)
     return _publish(job, settings, path, {"pairs": {n: len(each) for n, each in found.items()}})
 
