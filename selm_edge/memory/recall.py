@@ -27,8 +27,7 @@ _WEIGHED = 32  # of the fused ones, how many are read and compared with each oth
 # the question needs half; a question of nothing but small words ("How are you?") twice as much.
 RELEVANT = 0.2
 _SAME = 0.92  # alike enough to say the same: of two passages the second is left out
-_RELATED = 0.6  # alike enough that a correction, being newer, stands before the older fact
-_RELATED_BY_WORDS = 0.5  # the same without vectors
+_RELATED = 0.5  # alike enough, by vectors or words, that a newer correction stands before a fact
 _DIVERSITY = 0.3  # share of a score that likeness to what is chosen already can take
 
 
@@ -154,8 +153,8 @@ def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple
 def _diverse(memories: Memories, found: Sequence[Recalled], limit: int) -> list[Recalled]:
     """The best, each weighed down by its likeness to those before it (maximal marginal relevance).
 
-    Of two that say the same only the better stays, and a newer correction goes before, and so
-    replaces, the older fact it is about.
+    Of two that say the same only the better stays. A newer correction goes before the older fact it
+    may be about; the fact stays, since likeness cannot tell a correction from another fact.
     """
     ids = [one.memory.id for one in found]
     vectors = memories.index.vectors(ids) if memories.vectors_problem is None else {}
@@ -165,11 +164,12 @@ def _diverse(memories: Memories, found: Sequence[Recalled], limit: int) -> list[
     while rest and len(chosen) < limit:
         best = max(rest, key=lambda one: one.score * (1 - _DIVERSITY * nearest[one.memory.id]))
         rest.remove(best)
-        if nearest[best.memory.id] >= _SAME or _outdated(best, chosen, vectors):
+        if nearest[best.memory.id] >= _SAME:
             continue
         correction = next((one for one in rest if _corrects(one, best, vectors)), None)
         if correction is not None:
             rest.remove(correction)
+            rest.append(best)
             best = replace(correction, score=max(best.score, correction.score))
         chosen.append(best)
         for one in rest:
@@ -183,13 +183,8 @@ def _corrects(new: Recalled, old: Recalled, vectors: dict[int, bytes]) -> bool:
         new.memory.kind == "correction"
         and old.memory.kind in {"fact", "correction"}
         and new.memory.created > old.memory.created
-        and _likeness(new.memory, old.memory, vectors)
-        >= (_RELATED if new.memory.id in vectors else _RELATED_BY_WORDS)
+        and _likeness(new.memory, old.memory, vectors) >= _RELATED
     )
-
-
-def _outdated(one: Recalled, chosen: Sequence[Recalled], vectors: dict[int, bytes]) -> bool:
-    return any(_corrects(other, one, vectors) for other in chosen)
 
 
 def _likeness(one: Memory, other: Memory, vectors: dict[int, bytes]) -> float:

@@ -100,10 +100,11 @@ class VectorIndex:
             found = _unit(vector, dim) if vector is not None else None
             if found is None:
                 continue
+            quantised = _to_int8(found)
             connection.execute(
                 f"insert into {TABLE}(id, space, kind, created, vector, bits)"
                 " values(?, ?, ?, ?, vec_int8(?), vec_bit(?))",
-                (memory, space, KINDS.index(kind), created, _to_int8(found), _to_bits(found)),
+                (memory, space, KINDS.index(kind), created, quantised, _to_bits(quantised)),
             )
 
     def remove(self, connection: apsw.Connection, memory: int) -> None:
@@ -126,7 +127,7 @@ class VectorIndex:
             found = self._nearest("vector", query, limit, size, filters)
         else:
             wanted = max(RESCORED, 4 * limit)
-            rough = self._nearest("bits", _to_bits(unit), wanted, size, filters)
+            rough = self._nearest("bits", _to_bits(query), wanted, size, filters)
             found = self._rescored(query, [memory for memory, _ in rough])[:limit]
         return [(memory, 1 - distance**2 / (2 * _SCALE**2)) for memory, distance in found]
 
@@ -265,7 +266,7 @@ def _unit(vector: bytes, dim: int) -> array[float] | None:
     if len(vector) != 4 * dim:
         raise ValueError(f"a vector of {len(vector)} bytes where {dim} float32 were expected")
     numbers = array("f", vector)
-    length = math.sqrt(math.fsum(number * number for number in numbers))
+    length = math.sqrt(sum(map(mul, numbers, numbers)))
     if not math.isfinite(length):
         raise ValueError("a vector with numbers that are not finite")
     if length == 0:
@@ -275,14 +276,22 @@ def _unit(vector: bytes, dim: int) -> array[float] | None:
     return numbers
 
 
+# Quantising is most of what storing a vector costs Python, so the loops are those of C: numbers
+# above 0 as bytes, then a table from each to the same below, and one from each to its sign.
+_HALF = 128
+_SIGNED = bytes((byte - _HALF) % 256 for byte in range(256))
+_IS_POSITIVE = bytes(ord("1") if 0 < byte < _HALF else ord("0") for byte in range(256))
+
+
 def _to_int8(unit: array[float]) -> bytes:
-    return array("b", [max(-127, min(127, round(x * _SCALE))) for x in unit]).tobytes()
+    if max(unit) * _SCALE > 127 or min(unit) * _SCALE < -127:
+        most = 127 / _SCALE
+        unit = array("f", [max(-most, min(most, x)) for x in unit])
+    rounded = _HALF + 0.5
+    return bytes([int(x * _SCALE + rounded) for x in unit]).translate(_SIGNED)
 
 
-def _to_bits(unit: array[float]) -> bytes:
+def _to_bits(quantised: bytes) -> bytes:
     """The signs, first dimension in the lowest bit, as sqlite-vec packs them."""
-    number = 0
-    for place, x in enumerate(unit):
-        if x > 0:
-            number |= 1 << place
-    return number.to_bytes(len(unit) // 8, "little")
+    signs = quantised.translate(_IS_POSITIVE)[::-1]
+    return int(signs, 2).to_bytes(len(quantised) // 8, "little")

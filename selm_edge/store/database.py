@@ -31,6 +31,7 @@ _OPEN_TRIES = 5  # a file exchanged at each of them is not in good hands
 _FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
 DAMAGED_SUFFIX = ".damaged-"
 REKEYED_SUFFIX = ".new-key"
+REPAIRED_SUFFIX = ".repaired"
 
 Row = tuple[Any, ...]
 Params = Sequence[Any]
@@ -302,11 +303,13 @@ class Database:
             connection.pragma("application_id", APPLICATION_ID)
 
     def _tidy(self) -> None:
-        """What an interrupted change of the key left; none can be under way beside this one."""
+        """What an interrupted change of the key, or repair, left; none can be under way beside
+        this connection."""
         if self.path is not None:
-            for end in ("", "-journal"):
-                with suppress(OSError):
-                    self.path.with_name(self.path.name + REKEYED_SUFFIX + end).unlink()
+            for suffix in (REKEYED_SUFFIX, REPAIRED_SUFFIX):
+                for end in ("", "-journal", "-wal", "-shm"):
+                    with suppress(OSError):
+                        self.path.with_name(self.path.name + suffix + end).unlink()
 
     def _version(self) -> int:
         with explained(self.path):

@@ -18,16 +18,14 @@ from typing import Any
 
 import apsw
 
-from selm_edge.store import keys, vector_table
-from selm_edge.store.database import DAMAGED_SUFFIX, Database, explained
+from selm_edge.store import keys, salvage, vector_table
+from selm_edge.store.database import DAMAGED_SUFFIX, REPAIRED_SUFFIX, Database, explained
 from selm_edge.store.errors import StoreError
 
 WORD_INDEXES = ("message_fts", "title_fts", "memory_fts")
 # In this order, so that what a row refers to comes before it.
 TABLES = ("setting", "space", "document", "conversation", "message", "memory", "feedback")
 _MOST_SAID = 20
-_REPAIRED_SUFFIX = ".repaired"
-_HEADER = b"SQLite format 3\0" + bytes.fromhex("1000020200402020")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def repair(path: Path, passphrase: str | None = None) -> Repaired:
     be read (the file stays as it was), or another program has it open.
     """
     keys.check_state(path, passphrase)
-    made = path.with_name(path.name + _REPAIRED_SUFFIX)
+    made = path.with_name(path.name + REPAIRED_SUFFIX)
     kept = path.with_name(path.name + DAMAGED_SUFFIX + time.strftime("%Y%m%d-%H%M%S"))
     _remove(made)
     with _locked(path, passphrase):
@@ -209,166 +207,85 @@ def _rescue(kept: Path, made: Path, path: Path, passphrase: str | None) -> Repai
             if source.exists():
                 shutil.copyfile(source, work.with_name(work.name + end))
         if passphrase is None:
-            _restore_header(work)
-        damaged = _open_damaged(work, path, passphrase)
+            salvage.restore_header(work)
         new = Database(made, passphrase=passphrase)
         try:
             with new.write() as connection:
                 connection.execute("pragma defer_foreign_keys = 1")
+                # Of an encrypted file first what is proven to be as written, then what can be read.
+                for proven in (True, False) if passphrase is not None else (False,):
+                    damaged = salvage.open_damaged(work, path, passphrase, proven=proven)
+                    try:
+                        _copy(damaged, connection, strays=not proven)
+                        counted = {table: salvage.counted(damaged, table) for table in TABLES}
+                    finally:
+                        damaged.close()
                 for table in TABLES:
-                    rescued[table], missing[table] = _copy_table(damaged, connection, table)
-                if not any(rescued[table] for table in ("conversation", "message", "memory")):
-                    known = rescued["feedback"] + rescued["setting"]
-                    if not known and any(missing.values()):
-                        raise _hopeless(path)
+                    rescued[table] = _rows_in(connection, table)
+                    missing[table] = max(0, counted[table] - rescued[table])
+                if not any(rescued[table] for table in ("conversation", "memory", "feedback")):
+                    raise salvage.hopeless(path)
                 _mend(connection)
         finally:
             new.alone()  # no WAL beside a file that is about to be moved
             new.close()
-            damaged.close()
     finally:
         _remove(work)
     return Repaired(kept, rescued, missing)
 
 
-def _hopeless(path: Path) -> StoreError:
-    return StoreError(
-        path,
-        "damaged",
-        "the list of tables is damaged: no row can be found",
-        "The file was left as it is. Take it back from a backup, or move it away to begin anew.",
-    )
-
-
-def _restore_header(file: Path) -> None:
-    """The first bytes are the same in every file of ours, so damage there can be undone."""
-    with file.open("rb+") as handle:
-        handle.write(_HEADER)
-
-
-def _open_damaged(work: Path, path: Path, passphrase: str | None) -> apsw.Connection:
-    connection = apsw.Connection(str(work))
-    try:
-        if passphrase is not None:
-            keys.unlock(connection, keys.key_for(work, passphrase))
-        # Where one entry of the list of tables cannot be read, the others still are.
-        connection.pragma("writable_schema", 1)
-        connection.pragma("cell_size_check", 1)
-        list(connection.execute("select count(*) from sqlite_master"))
-    except apsw.NotADBError as error:
-        connection.close()
-        raise (keys.wrong_key(path) if passphrase is not None else _hopeless(path)) from error
-    except apsw.Error as error:
-        connection.close()
-        raise _hopeless(path) from error
-    return connection
-
-
-def _copy_table(
-    damaged: apsw.Connection, connection: apsw.Connection, table: str
-) -> tuple[int, int]:
-    """Rows rescued, and rows that a counter knows of but are not there."""
-    wanted = [str(row[1]) for row in connection.execute(f"pragma table_info({table})")]
-    try:
-        there = {str(row[1]) for row in damaged.execute(f"pragma table_info({table})")}
-    except apsw.Error:
-        there = set()
-    columns = [name for name in wanted if name in there]
-    if not columns:
-        return 0, _counted(damaged, table)
-    count = 0
-    verb = "replace" if table in {"space", "setting"} else "ignore"  # a new file has some of these
-    for row in _readable(damaged, table, columns):
-        try:
-            connection.execute(
-                f"insert or {verb} into {table}({','.join(columns)})"
-                f" values({','.join('?' * len(columns))})",
-                row,
-            )
-            count += 1
-        except apsw.ConstraintError:
-            continue  # bytes that were flipped into what no row of ours can be
-    return count, max(0, _counted(damaged, table) - count)
-
-
-def _counted(damaged: apsw.Connection, table: str) -> int:
-    with suppress(apsw.Error):
-        for row in damaged.execute("select seq from sqlite_sequence where name = ?", (table,)):
-            return int(str(row[0]))
-    return 0
-
-
-def _readable(damaged: apsw.Connection, table: str, columns: Sequence[str]) -> Iterator[list[Any]]:
-    """Every row that can be read, whatever lies broken between them."""
-    # As bytes, with the kind beside: a text with a flipped bit may be no UTF-8 any more.
-    fields = ", ".join(
-        f"typeof({name}), case typeof({name}) when 'text' then cast({name} as blob) else {name} end"
-        for name in columns
-    )
-    if table == "setting":  # has no row numbers
-        yield from _readable_settings(damaged, fields)
+def _copy(damaged: apsw.Connection, connection: apsw.Connection, *, strays: bool) -> None:
+    """Every row that is not there yet; ``strays``: also from pages that no table leads to."""
+    broken = [table for table in TABLES if not _copy_table(damaged, connection, table)]
+    if not strays:
         return
-    last = max(_counted(damaged, table), _greatest(damaged, table))
-    ranges = [(-1, last + 1)]
-    while ranges:
-        low, high = ranges.pop()
-        sql = f"select rowid, {fields} from {table} where rowid > ? and rowid < ? order by rowid"
-        for order in ("", " desc"):
-            broken = False
-            rows = _until_broken(damaged, sql + order, (low, high))
-            for row in rows:
-                if row is None:
-                    broken = True
-                    break
-                low, high = (row[0], high) if not order else (low, row[0])
-                yield _decoded(row[1:])
-            if not broken:
-                low = high
-                break
-        if high - low > 2:
-            middle = (low + high) // 2
-            ranges += [(low, middle + 1), (middle, high)]
-        elif high - low == 2:
-            one = f"select rowid, {fields} from {table} where rowid = ?"
-            for row in _until_broken(damaged, one, (low + 1,)):
-                if row is not None:
-                    yield _decoded(row[1:])
+    if not salvage.list_is_whole(damaged):
+        _copy_strays(damaged, connection)
+        return
+    for table in broken:
+        if table != "setting":
+            for row in salvage.stray_rows(damaged, connection, table):
+                _insert(connection, "ignore", table, salvage.columns_of(connection, table), row)
 
 
-def _readable_settings(damaged: apsw.Connection, fields: str) -> Iterator[list[Any]]:
-    for order in ("", " desc"):
-        for row in _until_broken(damaged, f"select {fields} from setting order by key{order}", ()):
-            if row is None:
-                break
-            yield _decoded(row)
+def _copy_table(damaged: apsw.Connection, connection: apsw.Connection, table: str) -> bool:
+    """Whether it could be read without a break."""
+    columns = salvage.columns_in_both(damaged, connection, table)
+    verb = "replace" if table in {"space", "setting"} else "ignore"  # a new file has some of these
+    whole = bool(columns)
+    for row in salvage.readable(damaged, table, columns) if columns else ():
+        if row is None:
+            whole = False
         else:
-            return
+            _insert(connection, verb, table, columns, row)
+    return whole
 
 
-def _until_broken(
-    damaged: apsw.Connection, sql: str, params: Sequence[Any]
-) -> Iterator[Sequence[Any] | None]:
-    """The rows up to the first that cannot be read; then None."""
+def _copy_strays(damaged: apsw.Connection, connection: apsw.Connection) -> None:
+    """From the pages alone, where SQLite does not find all tables any more."""
+    bare = salvage.without_list(damaged)
     try:
-        yield from damaged.execute(sql, tuple(params))
-    except apsw.Error:
-        yield None
+        for table in TABLES[1:]:
+            for row in salvage.stray_rows(bare, connection, table):
+                _insert(connection, "ignore", table, salvage.columns_of(connection, table), row)
+    finally:
+        bare.close()
 
 
-def _greatest(damaged: apsw.Connection, table: str) -> int:
-    try:
-        for row in damaged.execute(f"select max(rowid) from {table}"):
-            return int(str(row[0] or 0))
-    except apsw.Error:
-        pass
-    return 0
+def _insert(
+    connection: apsw.Connection, verb: str, table: str, columns: Sequence[str], row: Sequence[Any]
+) -> None:
+    # Bytes may have been flipped into what no row of ours can be.
+    with suppress(apsw.ConstraintError, apsw.MismatchError):
+        connection.execute(
+            f"insert or {verb} into {table}({','.join(columns)})"
+            f" values({','.join('?' * len(columns))})",
+            tuple(row),
+        )
 
 
-def _decoded(row: Sequence[Any]) -> list[Any]:
-    return [
-        value.decode("utf-8", "replace") if kind == "text" else value
-        for kind, value in zip(row[::2], row[1::2], strict=True)
-    ]
+def _rows_in(connection: apsw.Connection, table: str) -> int:
+    return int(str(next(connection.execute(f"select count(*) from {table}"))[0]))
 
 
 def _mend(connection: apsw.Connection) -> None:
