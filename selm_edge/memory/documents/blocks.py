@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from selm_edge.clean import clean_line
 from selm_edge.errors import SelmError
 
 BlockKind = Literal["heading", "prose", "lines"]
@@ -33,7 +34,7 @@ class DocumentError(SelmError):
         self.path = path
         self.cause = cause
         self.hint = hint
-        super().__init__(f"{path}: {cause}" + (f"\n{hint}" if hint else ""))
+        super().__init__(f"{clean_line(str(path))}: {cause}" + (f"\n{hint}" if hint else ""))
 
 
 def words(text: str) -> frozenset[str]:

@@ -6,7 +6,7 @@ import html as entities
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from selm_edge.memory.documents.blocks import Block, BlockKind, words
 from selm_edge.memory.documents.html_hidden import (
@@ -50,6 +50,7 @@ _HEADING = re.compile(r"h[1-6]\Z")
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _FEED = 64 * 1024  # characters
 _LONGEST_ALT = 300
+_DEEPEST = 100  # open elements that an end tag looks through: pages are made to be slow
 
 
 class _Shown(HTMLParser):
@@ -141,7 +142,7 @@ class _Shown(HTMLParser):
     def _ends_here(self, tag: str) -> bool:
         """Whether an end tag reaches its element. It does not out of a table's cell, nor, for
         an inline element, out of a block: else a stray ``</b>`` would show what is hidden."""
-        for name, *_ in reversed(self._open):
+        for name, *_ in islice(reversed(self._open), _DEEPEST):
             if name == tag:
                 return True
             if name in _TABLE and tag not in _TABLE:

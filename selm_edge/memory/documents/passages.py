@@ -288,7 +288,9 @@ def _tokens_around(piece: _Piece, count: Count) -> tuple[int, int]:
 
 def _around(block: Block, count: Count) -> tuple[str, str]:
     """The block's head and tail, unless they are too long to be repeated."""
-    if not block.head or count(block.head) + count(block.tail) > OVERLAP:
+    if not block.head or len(block.head) + len(block.tail) > 16 * OVERLAP:
+        return "", ""
+    if count(block.head) + count(block.tail) > OVERLAP:
         return "", ""
     return block.head, block.tail
 

@@ -159,6 +159,8 @@ class _Worker:
         for line in process.stdout:
             self._until = math.inf  # what is done with the page is not the worker's time
             left -= time.monotonic() - asked
+            if not line.endswith(b"\n"):
+                break  # it was ended while it wrote this
             entry: dict[str, Any] = json.loads(line)
             yield entry
             asked = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def load(path: Path, check: Check = no_check) -> Source:
     from selm_edge.memory.documents.wikipedia import is_dump
 
     try:
+        if path.exists() and not path.is_file():
+            raise DocumentError(path, "not a file with content (a folder, a device or a pipe)")
         with path.open("rb") as file:
             beginning = file.read(_CHUNK)
             if path.suffix.lower() in (".xml", ".bz2") and is_dump(beginning):
@@ -107,6 +110,9 @@ def fits_whole(
 
     Raises DocumentError where it cannot be read.
     """
+    with suppress(OSError):
+        if path.stat().st_size > MAX_BYTES:
+            return None
     return whole_text(open_document(load(path)).blocks, room_tokens, count_tokens)
 
 

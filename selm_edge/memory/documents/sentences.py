@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 Span = tuple[int, int]
 
 _END = re.compile(
-    r"[.!?…]+[\"'”\u2019»)\]]*(?=\s)"  # an end mark, closing quotes, space
+    r"(?<![.!?…])[.!?…]+[\"'”\u2019»)\]]*(?=\s)"  # end marks, closing quotes, space
     r"|[。\uff01\uff1f｡]+[」』”\u2019\uff09]*"  # without space in Chinese and Japanese
     r"|[।॥؟\u06d4][\"'”\u2019)]*(?=\s)"
 )

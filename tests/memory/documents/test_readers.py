@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from selm_edge.memory.documents.blocks import Block, DocumentError
 from selm_edge.memory.documents.hygiene import strange_name, tidy
+from selm_edge.memory.documents.passages import passages
 from selm_edge.memory.documents.reading import fits_whole, load, open_document
 
 
@@ -378,3 +379,29 @@ def test_a_file_that_fits_goes_in_whole(tmp_path: Path) -> None:
     assert fits_whole(path, 4, lambda text: len(text.split())) == "One word.\n\nTwo words."
     path.write_text("word " * 100_000)
     assert fits_whole(path, 1000) is None
+
+
+def test_only_files_with_content_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(DocumentError, match="not a file with content"):
+            fits_whole(path, 100)
+    with (tmp_path / "large.txt").open("wb") as file:
+        file.truncate(65 * 1024 * 1024)
+    assert fits_whole(tmp_path / "large.txt", 100) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("a.txt", "."), ("a.txt", "a"), ("a.txt", "x. "), ("a.md", "!["), ("a.md", "`a "),
+        ("a.md", "<!--"), ("a.md", "[x]: # "), ("a.html", "<a "), ("a.html", "<!--"),
+        ("a.html", "<b></i>"), ("a.html", "<a b='"), ("a.html", "&"), ("a.html", "<li>"),
+        ("a.py", "("), ("a.csv", ","),
+    ],
+)  # fmt: skip
+def test_repetition_takes_no_time(tmp_path: Path, name: str, unit: str) -> None:
+    """In proportion to the length; were it by its square, this would take minutes."""
+    path = tmp_path / name
+    path.write_text(unit * (100_000 // len(unit)))
+    list(passages(open_document(load(path)).blocks))
