@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-WORDS = 0.0075  # what one point of BM25 is worth beside the cosine, which is 1 at most
+WORDS = 0.003  # what one point of BM25 is worth beside the cosine, which is 1 at most
 WORDS_OF_CODE = 0.03  # the same where the question names a code: nothing means nearly the same
 MOST = 40.0  # BM25 of a long question grows with each of its words
 

@@ -40,6 +40,7 @@ def medquad(data: Path, source: str = "medquad") -> list[Pair]:
 def held_out(pairs: Sequence[Pair], count: int = HELD_OUT) -> tuple[list[Pair], list[Pair]]:
     """Those to learn from, and ``count`` to choose by: drawn by chance, always the same. What
     answers a held-out question is no answer to learn from."""
+    count = min(count, len(pairs) // 2)
     chosen = set(random.Random("medquad held out").sample(range(len(pairs)), count))
     kept = [pairs[i] for i in sorted(chosen)]
     texts = {pair.text for pair in kept}
@@ -89,10 +90,10 @@ def talk(data: Path) -> dict[str, list[Pair]]:
 
 
 def asked(data: Path, source: str) -> list[Pair]:
-    """A source whose conversations are a question and its answer."""
-    return [
-        Pair(c.messages[0].content, c.messages[1].content) for c in read_source(data, source)
-    ]  # fmt: skip
+    """A source whose conversations are a question and its answer; those where the answer only says
+    the question's sentence to its end teach nothing and are left out."""
+    found = [Pair(c.messages[0].content, c.messages[1].content) for c in read_source(data, source)]
+    return [pair for pair in found if not pair.text.startswith(pair.question)]
 
 
 def notes(r: random.Random, count: int) -> list[Pair]:
@@ -120,6 +121,8 @@ def reading(r: random.Random, count: int) -> list[Pair]:
     return found[:count]
 
 
+SOURCES = ("talk", "medquad", "medquad-test", "arc", "openbookqa", "pubmedqa", "topical")
+"""What the training and its measure read of the data folder."""
 MAKERS: dict[str, Callable[[random.Random, int], list[Pair]]] = {"notes": notes, "reading": reading}
 
 

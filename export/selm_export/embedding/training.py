@@ -17,32 +17,41 @@ from selm_export.embedding.teacher import Floats
 
 Say = Callable[[str], None]
 TOLD_EVERY = 100  # steps
+WARM_UP = 50  # steps in which the rate rises; then it falls to nothing
+NEVER = -1e4  # the logit of what is not to choose from
 
 
 @dataclass(frozen=True)
 class Lesson:
     """``steps`` of ``batch`` questions, all of one source, drawn by ``shares``; of a text so many
     ``tokens`` in a row are read. Each question must find its own text among all of the batch
-    (softmax of cosines over ``temperature``). ``teacher`` weighs the second loss: that the cosines
-    between a batch's texts are those of the teacher."""
+    (softmax of cosines over ``temperature``). ``teacher`` weighs the second loss, which keeps the
+    rows from forgetting: of ``anchors`` sentences, which are alike as the teacher finds (softmax of
+    cosines over ``sharpness``)."""
 
-    steps: int = 1500
-    batch: int = 512
+    steps: int = 800
+    batch: int = 384
     tokens: int = 160
-    rate: float = 2e-3
+    rate: float = 1e-3
     temperature: float = 0.05
-    teacher: float = 1.0
+    teacher: float = 2.0
     anchors: int = 1024
     sharpness: float = 0.05
     shares: Mapping[str, float] = field(
         default_factory=lambda: {
-            "medquad": 3.0, "notes": 1.0, "reading": 1.0, "talk-notes": 1.0, "talk": 1.0,
-            "arc": 0.3, "openbookqa": 0.3, "pubmedqa": 0.3,
+            "medquad": 2.5, "notes": 1.0, "reading": 0.7, "talk-notes": 1.5, "talk": 1.5,
+            "arc": 0.3, "openbookqa": 0.3, "pubmedqa": 0.2,
         }
     )  # fmt: skip
 
-
-Bag = tuple[Tensor, Tensor]  # token ids one after the other, and where each text begins
+    def faults(self) -> str | None:
+        if min(self.steps, self.batch, self.tokens, self.anchors) < 1:
+            return "train has steps, batch, tokens or anchors below 1"
+        if min(self.rate, self.temperature, self.sharpness) <= 0 or self.teacher < 0:
+            return "train has a rate, temperature or sharpness that is not above 0"
+        if not self.shares or min(self.shares.values()) < 0 or sum(self.shares.values()) <= 0:
+            return "train.shares names no source to learn from"
+        return None
 
 
 class Source:
@@ -65,70 +74,76 @@ class Anchors:
     seen: Floats
 
 
-def _unlike(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
-    """How far our view of which texts are alike is from the teacher's (Kullback-Leibler)."""
-    itself = torch.eye(len(ours), dtype=torch.bool)
-    mine = (ours @ ours.T / temperature).masked_fill(itself, -1e4).log_softmax(-1)
-    wise = (theirs @ theirs.T / temperature).masked_fill(itself, -1e4).log_softmax(-1)
-    return F.kl_div(mine, wise, log_target=True, reduction="batchmean")
+class _Learner:
+    """The rows while they learn, and chance, which decides what they learn from."""
 
+    def __init__(self, embedder: StaticEmbedder, lesson: Lesson, seed: int) -> None:
+        self.lesson, self.chance = lesson, np.random.default_rng(seed)
+        # Adam's steps are of one size, so the rows are brought to one: lengths of about 1.
+        scale = float(np.sqrt((embedder.rows**2).sum(1).mean()))
+        self.rows = torch.nn.Parameter(torch.from_numpy(embedder.rows / scale))
 
-def bag(texts: Sequence[Sequence[int]], longest: int, chance: np.random.Generator) -> Bag:
-    """``longest`` tokens of each from anywhere within it: a passage is seldom a whole answer."""
-    cut = []
-    for ids in texts:
-        start = int(chance.integers(0, len(ids) - longest + 1)) if len(ids) > longest else 0
-        cut.append(ids[start : start + longest])
-    starts = np.cumsum([0, *(len(ids) for ids in cut[:-1])])
-    return torch.tensor([i for ids in cut for i in ids]), torch.from_numpy(starts)
+    def vectors(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """[len(texts), dim], each of length 1, of so many ``tokens`` in a row from anywhere within
+        the text: a passage is seldom a whole answer."""
+        cut, longest = [], self.lesson.tokens
+        for ids in texts:
+            most = len(ids) - longest
+            start = int(self.chance.integers(0, most + 1)) if most > 0 else 0
+            cut.append(ids[start : start + longest])
+        starts = torch.from_numpy(np.cumsum([0, *(len(ids) for ids in cut[:-1])]))
+        flat = torch.tensor([i for ids in cut for i in ids])
+        return F.normalize(F.embedding_bag(flat, self.rows, starts, mode="sum"), dim=-1)
+
+    def pair_loss(self, source: Source) -> Tensor:
+        """Each question is to find its text, also beside texts that do not answer, and back."""
+        drawn = self.chance.permutation(len(source.questions))[: self.lesson.batch]
+        asked = self.vectors([source.questions[i] for i in drawn])
+        told = self.vectors([source.texts[i] for i in drawn])
+        beside = [source.others[i] for i in drawn if source.others[i]]
+        same = torch.from_numpy(source.same[drawn][:, None] == source.same[drawn][None])
+        same.fill_diagonal_(False)
+        among = (asked @ told.T / self.lesson.temperature).masked_fill(same, NEVER)
+        own = torch.arange(len(drawn))
+        back = F.cross_entropy(among.T, own)
+        if beside:
+            others = asked @ self.vectors(beside).T / self.lesson.temperature
+            among = torch.cat([among, others], dim=1)
+        return F.cross_entropy(among, own) + back
+
+    def anchor_loss(self, anchors: Anchors) -> Tensor:
+        """How far our view of which texts are alike is from the teacher's (Kullback-Leibler)."""
+        drawn = self.chance.permutation(len(anchors.ids))[: self.lesson.anchors]
+        ours = self.vectors([anchors.ids[i] for i in drawn])
+        theirs = torch.from_numpy(anchors.seen[drawn])
+        itself = torch.eye(len(drawn), dtype=torch.bool)
+        mine, wise = (
+            (each @ each.T / self.lesson.sharpness).masked_fill(itself, NEVER).log_softmax(-1)
+            for each in (ours, theirs)
+        )
+        return F.kl_div(mine, wise, log_target=True, reduction="batchmean")
 
 
 def train(
-    embedder: StaticEmbedder, sources: Mapping[str, Source], anchors: Anchors | None,
-    lesson: Lesson, seed: int, say: Say,
-    measure: Callable[[StaticEmbedder], str] | None = None,
+    embedder: StaticEmbedder, sources: Mapping[str, Source], anchors: Anchors, lesson: Lesson,
+    *, seed: int, say: Say,
 ) -> StaticEmbedder:  # fmt: skip
     """The embedder with trained rows; the one given stays as it is."""
-    chance = np.random.default_rng(seed)
-    scale = float(np.sqrt((embedder.rows**2).sum(1).mean()))
-    rows = torch.nn.Parameter(torch.from_numpy(embedder.rows / scale))
-    optimiser = torch.optim.Adam([rows], lr=lesson.rate)
+    learner = _Learner(embedder, lesson, seed)
+    optimiser = torch.optim.Adam([learner.rows], lr=lesson.rate)
     names = [name for name in lesson.shares if name in sources]
     shares = np.array([lesson.shares[name] for name in names])
-    total = 0.0
-
-    def vectors(texts: Bag) -> Tensor:
-        return F.normalize(F.embedding_bag(texts[0], rows, texts[1], mode="sum"), dim=-1)
-
+    total, since = 0.0, 0
     for step in range(lesson.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = lesson.rate * min((step + 1) / 50, 0.5 * (1 + math.cos(math.pi * step / lesson.steps)))  # fmt: skip
-        source = sources[names[chance.choice(len(names), p=shares / shares.sum())]]
-        drawn = chance.permutation(len(source.questions))[: lesson.batch]
-        asked = vectors(bag([source.questions[i] for i in drawn], lesson.tokens, chance))
-        told = vectors(bag([source.texts[i] for i in drawn], lesson.tokens, chance))
-        beside = [source.others[i] for i in drawn if source.others[i]]
-        candidates = torch.cat([told, vectors(bag(beside, lesson.tokens, chance))]) if beside else told  # fmt: skip
-        cosines = asked @ candidates.T
-        alike = torch.from_numpy(source.same[drawn][:, None] == source.same[drawn][None])
-        alike.fill_diagonal_(False)
-        logits = cosines / lesson.temperature
-        logits[:, : len(drawn)] = logits[:, : len(drawn)].masked_fill(alike, -1e4)
-        own = torch.arange(len(drawn))
-        loss = F.cross_entropy(logits, own)
-        loss = loss + F.cross_entropy((told @ asked.T / lesson.temperature).masked_fill(alike, -1e4), own)  # fmt: skip
-        if anchors is not None and lesson.teacher:
-            drawn = chance.permutation(len(anchors.ids))[: lesson.anchors]
-            ours = vectors(bag([anchors.ids[i] for i in drawn], lesson.tokens, chance))
-            theirs = torch.from_numpy(anchors.seen[drawn]).float()
-            loss = loss + lesson.teacher * _unlike(ours, theirs, lesson.sharpness)
+        falling = 0.5 * (1 + math.cos(math.pi * step / lesson.steps))
+        optimiser.param_groups[0]["lr"] = lesson.rate * min((step + 1) / WARM_UP, falling)
+        source = sources[names[learner.chance.choice(len(names), p=shares / shares.sum())]]
+        loss = learner.pair_loss(source) + lesson.teacher * learner.anchor_loss(anchors)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        total += float(loss.detach())
-        if (step + 1) % TOLD_EVERY == 0 or step + 1 == lesson.steps:
-            made = StaticEmbedder(embedder.tokens, rows.detach().numpy().copy())
-            told_ = f"; {measure(made)}" if measure else ""
-            say(f"step {step + 1}: loss {total / TOLD_EVERY:.3f}{told_}")
-            total = 0.0
-    return StaticEmbedder(embedder.tokens, rows.detach().numpy().copy())
+        total, since = total + float(loss.detach()), since + 1
+        if since == TOLD_EVERY or step + 1 == lesson.steps:
+            say(f"step {step + 1} of {lesson.steps}: loss {total / since:.3f}")
+            total, since = 0.0, 0
+    return StaticEmbedder(embedder.tokens, learner.rows.detach().numpy().copy())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from selm_edge.memory.memories import Memories
 
 Say = Callable[[str], None]
-DEPTH = 60  # a place beyond it counts as not found
+DEPTH = 60  # a place beyond it counts as not found; `recall` itself gives fewer
 WAYS = ("bm25", "vectors", "fused", "recall")
+NOTHING = float("-inf")  # the best score where nothing was found
 BATCH = 500  # memories written at once
 
 
@@ -74,18 +75,67 @@ def measure_all(data: Path, split: Split, embedder: str | Path | None, say: Say)
         found[task.name] = measure(task, embedder)
     unanswered = found.pop("unanswered")
     told: dict[str, Any] = {name: each.as_json() for name, each in found.items()}
+    facts = next(task for task in tasks if task.name == "facts")
+    told["facts"]["by_words_in_common"] = _by_words(facts, found["facts"])
     told["unanswered"] = {
         "questions": unanswered.questions,
-        "nothing_recalled": round(_share(s <= 0 for s in unanswered.best["recall"]), 4),
+        "nothing_recalled": round(_share(s == NOTHING for s in unanswered.best["recall"]), 4),
         "nothing_recalled_of_answered": round(
-            _share(s <= 0 for s in found["facts"].best["recall"]), 4
+            _share(s == NOTHING for s in found["facts"].best["recall"]), 4
         ),
         "told_apart": round(apart(found["facts"].best["fused"], unanswered.best["fused"]), 4),
     }
     return {"split": split, **told}
 
 
-def _share(flags: Any) -> float:
+def lines(measured: Mapping[str, Any]) -> list[str]:
+    """As text: a table for each task."""
+    told = [f"half of the questions: {measured['split']}"]
+    for name, figures in measured.items():
+        if not isinstance(figures, Mapping) or WAYS[0] not in figures:
+            continue
+        told.append(
+            f"{name}: {figures['questions']} questions, {figures['memories']} memories,"
+            f" {figures['milliseconds']:.1f} ms for one recall"
+        )
+        for way in WAYS:
+            each = figures[way]
+            told.append(
+                f"  {way:10} recall@1 {each['recall_at_1']:.3f}  recall@5"
+                f" {each['recall_at_5']:.3f} ± {each['error_at_5']:.3f}  MRR {each['mrr']:.3f}"
+            )
+    for name, figures in measured["facts"]["by_words_in_common"].items():
+        five = ", ".join(f"{way} {figures[way]:.3f}" for way in WAYS if way in figures)
+        told.append(f"facts, {name} of their words in the question: {five} (recall@5)")
+    rest = measured["unanswered"]
+    told.append(
+        f"unanswered: {rest['questions']} questions; nothing is recalled for"
+        f" {rest['nothing_recalled']:.0%} of them, and for"
+        f" {rest['nothing_recalled_of_answered']:.0%} of those about facts; the best score is"
+        f" higher where there is an answer in {rest['told_apart']:.0%} of pairs"
+    )
+    return told
+
+
+def _by_words(task: Task, measured: Measured) -> dict[str, Any]:
+    """Recall at 5 of questions that hold a word of the text that answers, and of those that hold
+    none: of the latter words can find nothing."""
+    from selm_edge.memory.lexical import words_of
+
+    common = [bool({*words_of(a.question)} & {*words_of(a.text)}) for a in task.asked]
+    told: dict[str, Any] = {}
+    for name, wanted in (("some", True), ("none", False)):
+        places = {
+            way: [place for place, has in zip(found.places, common, strict=True) if has is wanted]
+            for way, found in measured.ways.items()
+        }
+        told[name] = {"questions": common.count(wanted)} | {
+            way: round(Found(each).within(5), 4) for way, each in places.items() if each
+        }
+    return told
+
+
+def _share(flags: Iterable[bool]) -> float:
     each = list(flags)
     return sum(each) / len(each)
 
@@ -136,7 +186,7 @@ def _ask(memories: Memories, task: Task, ids: Mapping[str, int]) -> Measured:
     seconds = 0.0
     for asked in task.asked:
         began = time.perf_counter()
-        recalled = recall(memories, asked.question, limit=DEPTH)
+        recalled = recall(memories, asked.question)
         seconds += time.perf_counter() - began
         rankings = _rankings(memories, asked)
         rankings["recall"] = [(one.memory.id, one.score) for one in recalled]
@@ -144,7 +194,7 @@ def _ask(memories: Memories, task: Task, ids: Mapping[str, int]) -> Measured:
         for way, ranking in rankings.items():
             keys = [key for key, _ in ranking]
             places[way].append(keys.index(right) + 1 if right in keys else 0)
-            best[way].append(ranking[0][1] if ranking else 0.0)
+            best[way].append(ranking[0][1] if ranking else NOTHING)
     found = {way: Found(each) for way, each in places.items()}
     return Measured(task.name, len(ids), found, best, seconds / len(task.asked))
 
@@ -153,5 +203,5 @@ def _rankings(memories: Memories, asked: Asked) -> dict[str, list[tuple[int, flo
     from selm_edge.memory.memories import Filters
     from selm_edge.memory.recall import rankings
 
-    words, vectors, fused = rankings(memories, asked.question, Filters(), DEPTH)
-    return {"bm25": list(words), "vectors": list(vectors), "fused": list(fused)}
+    words, vectors, fused = rankings(memories, asked.question, Filters())
+    return {"bm25": words, "vectors": vectors, "fused": fused[:DEPTH]}

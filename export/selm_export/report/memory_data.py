@@ -26,6 +26,7 @@ from selm_export.embedding import pairs
 
 Split = Literal["dev", "test"]
 FILE = "memory_facts.jsonl"
+LONGEST = 20_000  # characters of a memory; nine of MedQuAD's answers are longer
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,11 @@ def medquad(data: Path, split: Split) -> Task:
     training half that were kept back from training."""
     learned, test = pairs.medquad(data), pairs.medquad(data, "medquad-test")
     asked = test if split == "test" else pairs.held_out(learned)[1]
-    texts = dict.fromkeys(pair.text for pair in [*learned, *test])
-    return Task("medquad", tuple(texts), "passage", tuple(Asked(p.question, p.text) for p in asked))
+    texts = dict.fromkeys(pair.text[:LONGEST] for pair in [*learned, *test])
+    return Task(
+        "medquad", tuple(texts), "passage",
+        tuple(Asked(pair.question, pair.text[:LONGEST]) for pair in asked),
+    )  # fmt: skip
 
 
 def plain(text: str) -> str:
