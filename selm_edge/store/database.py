@@ -304,12 +304,13 @@ class Database:
 
     def _tidy(self) -> None:
         """What an interrupted change of the key, or repair, left; none can be under way beside
-        this connection."""
+        this connection. A journal that was to be played back has been, at the first read."""
         if self.path is not None:
-            for suffix in (REKEYED_SUFFIX, REPAIRED_SUFFIX):
-                for end in ("", "-journal", "-wal", "-shm"):
-                    with suppress(OSError):
-                        self.path.with_name(self.path.name + suffix + end).unlink()
+            names = [suffix + end for suffix in (REKEYED_SUFFIX, REPAIRED_SUFFIX)
+                     for end in ("", "-journal", "-wal", "-shm")]  # fmt: skip
+            for name in (*names, "-journal"):
+                with suppress(OSError):
+                    self.path.with_name(self.path.name + name).unlink()
 
     def _version(self) -> int:
         with explained(self.path):
