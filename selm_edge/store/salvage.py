@@ -45,7 +45,6 @@ def open_damaged(
         connection.pragma("writable_schema", 1)
         connection.pragma("cell_size_check", 1)
         list(connection.execute("pragma schema_version"))
-        list(connection.execute("select 1 from sqlite_master limit 1"))
     except apsw.NotADBError as error:
         connection.close()
         raise (keys.wrong_key(path) if passphrase is not None else hopeless(path)) from error

@@ -134,15 +134,27 @@ def test_a_damaged_beginning_is_undone(tmp_path: Path) -> None:
     assert rows(store.database) == before and check(store.database).sound
 
 
+def test_rows_are_found_without_the_list_of_tables(tmp_path: Path) -> None:
+    path = tmp_path / "selm.db"
+    before = filled(path)
+    whole = bytearray(path.read_bytes())
+    whole[100:PAGE] = bytes(PAGE - 100)
+    replace_with(path, bytes(whole))
+    with pytest.raises(StoreError):
+        open_store(path)
+    repair(path)
+    store = open_store(path)
+    assert rows(store.database) == before and not check(store.database).file
+
+
 def test_where_nothing_can_be_read_the_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "selm.db"
     filled(path)
-    whole = bytearray(path.read_bytes())
-    whole[:PAGE] = bytes(PAGE)
-    replace_with(path, bytes(whole))
+    size = path.stat().st_size
+    replace_with(path, b"SQLite format 3\0" + bytes(size - 16))
     with pytest.raises(StoreError, match="damaged"):
         repair(path)
-    assert path.read_bytes() == bytes(whole)
+    assert path.stat().st_size == size and set(path.read_bytes()[16:]) == {0}
     assert [file.name for file in tmp_path.iterdir()] == ["selm.db"]
 
 
