@@ -347,8 +347,9 @@ class ChatSession:
         self.saving(store)
 
     def _record(self, message: Message) -> ReplyRecord:
-        turns, _ = self.memory.turns([*self.sent(self.before(message)), message])
-        turns.pop()
+        # Without what was recalled: a copy of it here would outlive its being forgotten.
+        sent = self.sent(self.before(message))
+        turns = [{"role": turn.role, "content": turn.text} for turn in sent]
         prompt: str | None = None
         facts, model = message.facts, self.model
         system = self.system if facts.system is None else facts.system

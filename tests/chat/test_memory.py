@@ -62,6 +62,14 @@ def test_what_is_forgotten_leaves_the_turns_too(session: ChatSession) -> None:
     assert session.memory.sources(session.path[-1]) == []
 
 
+def test_feedback_holds_no_copy_of_what_was_recalled(session: ChatSession) -> None:
+    session.memory.remember(WALNUTS)
+    ask(session, "What is Nora allergic to?")
+    session.rate(session.path[-1], "up")
+    [row] = session.store.feedback.rows()
+    assert "walnuts" not in f"{row.record.messages}{row.record.prompt}"
+
+
 def test_off_recalls_nothing_in_this_conversation_alone(session: ChatSession) -> None:
     session.memory.remember(WALNUTS)
     session.memory.switch(False)
