@@ -4,7 +4,7 @@ The SELM core, as selm.h has it. Use selm_edge.Model; this is what it is made of
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Adapter', 'CoreError', 'Floats', 'Generation', 'Model', 'ModelInfo', 'Sampling', 'Session', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
+__all__: list[str] = ['Adapter', 'CoreError', 'Floats', 'Generation', 'Model', 'ModelInfo', 'Sampling', 'Session', 'StaticEmbedder', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
 class CoreError(RuntimeError):
     pass
 class Floats:
@@ -291,6 +291,18 @@ class Generation:
     @property
     def stats(self) -> Stats:
         ...
+class StaticEmbedder:
+    def __init__(self, path: str | bytes) -> None:
+        ...
+    def embed(self, texts: list[str]) -> list[bytes | None]:
+        """
+        For each text float32 [dim] of length 1, little-endian; None where no token of it is known.
+        """
+    @property
+    def dim(self) -> int:
+        """
+        Numbers of a vector.
+        """
 def dequantize(type: typing.SupportsInt | typing.SupportsIndex, data: bytes, n: typing.SupportsInt | typing.SupportsIndex) -> Floats:
     """
     n float32 from the blocks of a GGUF type.

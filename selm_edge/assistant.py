@@ -51,6 +51,8 @@ class Plan:
     context: int
     prompt: Prompt | None
     overflow: Overflow | None = None
+    recalled: Sequence[Any] = ()
+    """What stands before the last question, for who planned it: the chat's sources."""
     assistant: Assistant | None = field(default=None, compare=False, repr=False)
     """Who made it: the token ids mean something else to another model."""
 
@@ -83,7 +85,11 @@ class Assistant:
         if tokens + self.room > self.context:
             drop = self._fewest_to_drop(turns, system)
             overflow = Overflow(tokens + self.room, self.context, drop)
-        return Plan(messages, tokens, self.context, prompt, overflow, self)
+        return Plan(messages, tokens, self.context, prompt, overflow, assistant=self)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text that stands inside a turn."""
+        return len(self.model.tokenize(text, add_special=False))
 
     def text_of(self, plan: Plan) -> str | None:
         """The prompt exactly as the model reads it, control tokens written out."""

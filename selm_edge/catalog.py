@@ -154,6 +154,8 @@ class Catalog:
         for card in sorted(self._bundled.glob("*.json")) if self._bundled.is_dir() else ():
             try:
                 row = json.loads(card.read_text(encoding="utf-8"))
+                if row.get("kind") == "embedder":  # for the memory: no model to talk to
+                    continue
                 name, file, size = str(row.pop("name")), str(row.pop("file")), int(row.pop("size"))
                 entries.append(
                     Entry(

@@ -20,7 +20,7 @@ from selm_edge import paths
 from selm_edge.backends.base import SAMPLING_RANGES, range_problem
 
 _NUMBERS = {"threads": (1, 4096), "context": (16, 1 << 24), "max_tokens": (1, 1 << 24)}
-_TEXTS = ("model", "backend", "system", "theme")
+_TEXTS = ("model", "backend", "system", "theme", "embedder")
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Config:
     max_tokens: int | None = None
     system: str | None = None
     theme: str | None = None
+    embedder: str | None = None
+    """Of memory: "builtin" (None too), "off", or the path of a GGUF file."""
     sampling: dict[str, float | int] = field(default_factory=dict)
     """Fields of `Sampling` that differ from its defaults."""
     path: Path | None = None

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "embedder.h"
 #include "handles.h"
 #include "selm/selm.h"
 
@@ -165,6 +166,8 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("stats", &Generation::stats)
       .def("cancel", &Generation::cancel)
       .def("close", &Generation::close);
+
+  add_embedder(m);
 
   m.def(
       "dequantize",

@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -24,6 +24,7 @@ from selm_edge.chat.text import (
     amount,
     free_path,
     overflow_words,
+    source_words,
     spoken_path,
     write_new,
 )
@@ -166,6 +167,8 @@ class PlainChat:
         if plan is not None:
             question = self.session.ask(text)
             self._reply(question, self._without(question, drop) if drop else plan)
+            if self.interactive:
+                self._propose(text)
 
     def _ask_again(self, question: Message) -> None:
         plan, drop = self._fitting(None)
@@ -233,6 +236,8 @@ class PlainChat:
             raise SelmError(f"the reply broke off: {failure}") from failure
         if reply.finish_reason in ENDINGS:
             self.say(f"Note: {ENDINGS[reply.finish_reason]}.")
+        if self.interactive and plan.recalled:
+            self.say("Sources: " + "; ".join(map(source_words, plan.recalled)))
 
     def _stream(self, reply: Reply) -> BaseException | None:
         """Write the pieces as they come; Ctrl+C stops the compute at once and keeps them."""
@@ -410,6 +415,91 @@ class PlainChat:
             self.say("Copied, where the terminal allows it.")
         else:
             raise ValueError("this terminal has no clipboard; give a file: /copy last FILE")
+
+    # -- memory --------------------------------------------------------------------------------
+
+    def do_remember(self, text: str) -> None:
+        text = text or self._lines("What should be remembered?")
+        if text:
+            self._remember(text)
+
+    def _remember(self, text: str, corrects: Sequence[int] = ()) -> None:
+        memory = self.session.memory
+        added = memory.remember(text, corrects=corrects)
+        if added.outcome == "near":
+            self.say("Something like it is remembered:")
+            choices = {str(one.id): f"put it in place of: {clean_line(one.text)}"
+                       for one in added.near}  # fmt: skip
+            choice = self._choose({**choices, "both": "keep both"})
+            if choice is None:
+                self.say("Nothing was changed.")
+                return
+            if choice == "both":
+                memory.remember(text, anyway=True)
+            else:
+                memory.remember(text, corrects=[int(choice)])
+        known = "Known already." if added.outcome == "duplicate" else "Remembered."
+        self.say(f"{known} {self.session.memory.kept_words}")
+
+    def _propose(self, text: str) -> None:
+        """Ask whether what the user said of themselves is to be kept."""
+        for proposal in self.session.memory.proposals(text):
+            self.say(f"Remember “{clean_line(proposal.text)}”?")
+            answer = (self._read("y keeps it, Enter does not: ") or "").strip().lower()
+            if answer in ("y", "yes"):
+                corrected = self.session.memory.corrected_by(proposal)
+                if corrected:
+                    self.say(f"It takes the place of: {clean_line(corrected[0].text)}")
+                self._remember(proposal.text, [one.id for one in corrected])
+
+    def do_memory(self, argument: str) -> None:
+        memory = self.session.memory
+        if argument in ("on", "off"):
+            self.say(memory.switch(argument == "on"))
+            return
+        found = memory.search(argument)
+        if not found:
+            self.say("Nothing found." if argument else "Nothing is remembered yet.")
+        for source in found:
+            self.say(f"{source.memory.id}: {source_words(source)}")
+        if not argument:
+            state = "on" if memory.on else "off"
+            self.say(f"Recall is {state} in this conversation; the space is {memory.space_name}.")
+            self.say("/memory WORDS searches, /memory on and /memory off switch, /forget deletes.")
+
+    def do_sources(self, argument: str) -> None:
+        sources = self.session.memory.sources(self._last_reply())
+        if not sources:
+            self.say("This reply was made without anything from memory.")
+        for source in sources:
+            self.say(source_words(source, whole=True))
+
+    def do_forget(self, words: str) -> None:
+        if not words:
+            raise ValueError("forget what? /forget WORDS, or /forget NUMBER of /memory")
+        memory = self.session.memory
+        if words.isdecimal():
+            chosen: int | None = memory.memories.get(int(words)).id
+        else:
+            found = memory.search(words)[:9]
+            if not found:
+                raise ValueError("nothing that is remembered matches these words")
+            choice = self._choose({str(s.memory.id): source_words(s) for s in found})
+            chosen = int(choice) if choice else None
+        if chosen is None:
+            self.say("Kept.")
+            return
+        gone = memory.forget([chosen])
+        later = "" if gone else " Its bytes leave the disk when the other window closes."
+        self.say(f"Forgotten.{later}")
+
+    def do_space(self, name: str) -> None:
+        if name:
+            self.say(self.session.memory.enter(name))
+            return
+        for space in self.session.memory.memories.spaces():
+            here = ", here" if space.id == self.session.memory.space else ""
+            self.say(f"{clean_line(space.name)}: {amount(space.memories, 'memory')}{here}")
 
     # -- model and settings --------------------------------------------------------------------
 

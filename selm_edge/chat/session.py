@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from selm_edge.backends.base import SAMPLING_RANGES, Sampling
 from selm_edge.chat.experts import Experts, Spoken
+from selm_edge.chat.memory import ChatMemory, with_sources
 from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
 from selm_edge.chat.preferences import Preferences
 from selm_edge.chat.text import KEPT, KEPT_UNTIL_QUIT
@@ -63,6 +64,7 @@ class ChatSession:
         self.marks: dict[int, set[Kind]] = {}
         self.draft: Draft = "auto"
         self.experts = Experts()
+        self.memory = ChatMemory(self)
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -76,13 +78,13 @@ class ChatSession:
         self._reload()
 
     def rename(self, conversation: int, title: str) -> None:
-        self._saving(lambda: self.store.conversations.rename(conversation, title))
+        self.saving(lambda: self.store.conversations.rename(conversation, title))
         if self.conversation and self.conversation.id == conversation:
             self._reload()
 
     def delete(self, conversation: int, *, keep_feedback: bool = False) -> bool:
         """Delete for real; True when no byte is left on the disk already."""
-        gone = self._saving(
+        gone = self.saving(
             lambda: self.store.conversations.delete(conversation, keep_feedback=keep_feedback)
         )
         self.experts.forget(conversation)
@@ -166,13 +168,26 @@ class ChatSession:
         return self.path[: ids.index(message.parent) + 1] if message.parent in ids else []
 
     def plan(self, path: Sequence[Message], question: str | None = None) -> Plan:
-        """What would be sent after ``path``, with ``question`` as the last turn if given."""
+        """What would be sent after ``path``, with ``question`` as the last turn if given.
+
+        A question without a reply yet gets what is remembered about it, as far as there is room.
+        """
         if self.model is None:
             raise NoModel("no model is open")
-        turns = [{"role": turn.role, "content": turn.text} for turn in self.sent(path)]
+        turns, known = self.memory.turns(self.sent(path))
         if question is not None:
             turns.append({"role": "user", "content": question})
-        return self.model.assistant.plan(turns, self.system)
+        assistant = self.model.assistant
+        plan = assistant.plan(turns, self.system)
+        if not turns or turns[-1]["role"] != "user" or plan.overflow is not None:
+            return plan
+        asked = turns[-1]["content"]
+        free = plan.context - plan.tokens - assistant.room
+        found = self.memory.recall(asked, known, plan.context, free, assistant.count_tokens)
+        if not found:
+            return plan
+        turns[-1] = {"role": "user", "content": with_sources(found, asked)}
+        return replace(assistant.plan(turns, self.system), recalled=found)
 
     def sent(self, path: Sequence[Message]) -> list[Message]:
         """The turns of ``path`` that the model still gets: from its last `context_from` on."""
@@ -189,16 +204,17 @@ class ChatSession:
                 self.conversation = self.store.conversations.create(
                     system=self.system or "", sampling=dict(self._own_sampling)
                 )
+                self.memory.begin(self.conversation.id)
             parent = self.path[-1].id if self.path else None
             return self.store.conversations.add(self.conversation.id, parent, "user", text)
 
-        message = self._saving(store)
+        message = self.saving(store)
         self._reload()
         return message
 
     def edit(self, message: Message, text: str) -> Message:
         """A question in other words: a sibling; the old branch stays and can be shown again."""
-        added = self._saving(
+        added = self.saving(
             lambda: self.store.conversations.add(message.conversation, message.parent, "user", text)
         )
         self._reload()
@@ -213,7 +229,7 @@ class ChatSession:
         else:
             end = message.id
         if end is not None:
-            self._saving(lambda: self.store.conversations.show_end(end))
+            self.saving(lambda: self.store.conversations.show_end(end))
         self._reload()
 
     def switch(self, message: Message, step: int) -> bool:
@@ -222,14 +238,14 @@ class ChatSession:
         at = versions.index(message.id) + step
         if not 0 <= at < len(versions):
             return False
-        self._saving(lambda: self.store.conversations.show(versions[at]))
+        self.saving(lambda: self.store.conversations.show(versions[at]))
         self._reload()
         return True
 
     def leave_out(self, message: Message, turns: int) -> None:
         """From ``message`` on, the oldest ``turns`` of what is now sent stay out, visibly."""
         first = self.sent(self.path)[turns]
-        self._saving(lambda: self.store.conversations.set_context_from(message.id, first.id))
+        self.saving(lambda: self.store.conversations.set_context_from(message.id, first.id))
         self._reload()
 
     def made(self, plan: Plan) -> bool:
@@ -260,8 +276,12 @@ class ChatSession:
             tokens_per_second=round(stats.tokens_per_second, 2),
             finish_reason=reply.finish_reason,
             system=next((t["content"] for t in reply.plan.turns if t["role"] == "system"), ""),
+            recalled=[
+                {"memory": source.memory.id, "number": source.number}
+                for source in reply.plan.recalled
+            ],
         )
-        message = self._saving(
+        message = self.saving(
             lambda: self.store.conversations.add(
                 question.conversation, question.id, "assistant", reply.text, facts=facts
             )
@@ -277,7 +297,7 @@ class ChatSession:
         if is_correction(message):
             raise ValueError("this is your own text, not the model's; ← shows the model's reply")
         if kind in self.marks.get(message.id, ()):
-            self._saving(lambda: self.store.feedback.withdraw(message.id, ["up", "down"]))
+            self.saving(lambda: self.store.feedback.withdraw(message.id, ["up", "down"]))
             self._reload()
             return False
         self._feedback(kind, message)
@@ -292,7 +312,7 @@ class ChatSession:
         """
         self._feedback("correction", self._corrected(message), text)
         facts = replace(message.facts, finish_reason="corrected")
-        added = self._saving(
+        added = self.saving(
             lambda: self.store.conversations.add(
                 message.conversation, message.parent, "assistant", text, facts=facts
             )
@@ -324,9 +344,10 @@ class ChatSession:
                 self.store.conversations.message(message.id)  # may be deleted in another window
                 self.store.feedback.add(kind, record, correction=correction)
 
-        self._saving(store)
+        self.saving(store)
 
     def _record(self, message: Message) -> ReplyRecord:
+        # Without what was recalled: a copy of it here would outlive its being forgotten.
         sent = self.sent(self.before(message))
         turns = [{"role": turn.role, "content": turn.text} for turn in sent]
         prompt: str | None = None
@@ -372,7 +393,7 @@ class ChatSession:
         """For this conversation if there is one, and for new ones."""
         if self.conversation is not None:
             key = self.conversation.id
-            self._saving(lambda: self.store.conversations.set_system(key, text))
+            self.saving(lambda: self.store.conversations.set_system(key, text))
             self._reload()
         self.preferences.change(system=text.strip() or None)
 
@@ -391,7 +412,7 @@ class ChatSession:
         """Change these for this conversation and for new ones; None is the model's own."""
         if self.conversation is not None:
             key, chosen = self.conversation.id, _with(self._own_sampling, changes)
-            self._saving(lambda: self.store.conversations.set_sampling(key, chosen))
+            self.saving(lambda: self.store.conversations.set_sampling(key, chosen))
             self._reload()
         self.preferences.change(sampling=_with(self.preferences.config.sampling, changes))
 
@@ -406,7 +427,7 @@ class ChatSession:
         return self.store.settings.get("enter_sends", True) is not False
 
     def set_enter_sends(self, on: bool) -> None:
-        self._saving(lambda: self.store.settings.set("enter_sends", on))
+        self.saving(lambda: self.store.settings.set("enter_sends", on))
 
     @property
     def colours(self) -> bool:
@@ -415,7 +436,7 @@ class ChatSession:
 
     def set_colours(self, on: bool) -> str:
         """What now holds, in words."""
-        self._saving(lambda: self.store.settings.set("colour_experts", on))
+        self.saving(lambda: self.store.settings.set("colour_experts", on))
         if not on:
             return "Replies are shown as Markdown."
         more = "" if self.experts.names else f" {self.experts.words()}"
@@ -502,7 +523,7 @@ class ChatSession:
 
     # -- when the disk refuses -----------------------------------------------------------------
 
-    def _saving(self, write: Callable[[], T]) -> T:
+    def saving(self, write: Callable[[], T]) -> T:
         """Do a write; where the disk refuses, go on in memory, say so once, and do it there.
 
         A lock that another program holds is only reported: it passes.

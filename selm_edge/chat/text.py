@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selm_edge.clean import clean
+from selm_edge.clean import clean, clean_line
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
     from selm_edge.assistant import Overflow
+    from selm_edge.chat.memory import Source
     from selm_edge.feedback.log import Kind
     from selm_edge.store.conversations import Message
 
@@ -97,9 +98,26 @@ def ago(milliseconds: int, now: float | None = None) -> str:
     return "now"
 
 
+def source_words(source: Source, *, whole: bool = False) -> str:
+    """A memory in a line: its number and place, or the fact; ``whole`` adds all of its text."""
+    memory = source.memory
+    text = clean_line(memory.text)
+    if memory.kind != "passage":
+        return text if whole or len(text) <= 72 else text[:71] + "…"
+    place = [clean_line(Path(memory.source).name)]
+    if memory.page is not None:
+        place.append(f"p. {memory.page}")
+    elif memory.line is not None:
+        place.append(f"line {memory.line}")
+    number = f"[{source.number}] " if source.number is not None else ""
+    return f"{number}{', '.join(place)}" + (f": {text}" if whole else "")
+
+
 def amount(number: int, noun: str) -> str:
-    """``1 turn``, ``2 turns``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """``1 turn``, ``2 turns``, ``2 memories``."""
+    if number != 1:
+        noun = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number:,} {noun}"
 
 
 def overflow_words(overflow: Overflow) -> str:

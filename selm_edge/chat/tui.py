@@ -13,10 +13,12 @@ from selm_edge.chat.widgets.prompt import Prompt
 from selm_edge.chat.widgets.transcript import Example
 from selm_edge.chat.widgets.turns import Earlier, Turn
 from selm_edge.chat.window import EXPECTED, ChatWindow
+from selm_edge.clean import clean_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from selm_edge.chat.memory import Source
     from selm_edge.feedback.log import Kind
     from selm_edge.store.conversations import Message, Role
 
@@ -347,6 +349,89 @@ class ChatApp(ChatWindow):
         self.session.correct(message, text.strip())
         await self.refresh_conversation()
         self.tell("Your correction is kept. The reply as it was stays: ← shows it.")
+
+    # -- memory --------------------------------------------------------------------------------
+
+    @work(group="dialog", exit_on_error=False)
+    async def action_remember(self) -> None:
+        """Keep what was proposed last; where nothing was, ask for a fact."""
+        if self.proposed:
+            proposal = self.proposed.pop(0)
+            corrected = self.session.memory.corrected_by(proposal)
+            await self._keep_fact(proposal.text, [one.id for one in corrected])
+            self.main.query("#banner").remove_class("shown")
+            self.show_proposal()
+            return
+        from selm_edge.chat.screens.ask import TextScreen
+
+        note = self.session.memory.kept_words
+        text = await self.push_screen_wait(TextScreen("Remember", "", note))
+        if text and text.strip():
+            await self._keep_fact(text)
+
+    async def slash_remember(self, text: str) -> None:
+        self._keep_fact_soon(text)
+
+    @work(group="dialog", exit_on_error=False)
+    async def _keep_fact_soon(self, text: str) -> None:
+        await self._keep_fact(text)
+
+    async def _keep_fact(self, text: str, corrects: Sequence[int] = ()) -> None:
+        memory = self.session.memory
+        added = memory.remember(text, corrects=corrects)
+        if added.outcome == "near":
+            from selm_edge.chat.screens.memory import NearScreen
+
+            choice = await self.push_screen_wait(NearScreen(text, added))
+            if choice is None:
+                return
+            if choice == "both":
+                memory.remember(text, anyway=True)
+            else:
+                memory.remember(text, corrects=[int(choice)])
+        known = "Known already." if added.outcome == "duplicate" else "Remembered."
+        self.tell(f"{known} {memory.kept_words}")
+
+    def action_memory(self) -> None:
+        self._browse_memory("")
+
+    async def slash_memory(self, argument: str) -> None:
+        if argument in ("on", "off"):
+            self.tell(self.session.memory.switch(argument == "on"))
+        else:
+            self._browse_memory(argument)
+
+    def action_forget(self) -> None:
+        self._browse_memory("")
+
+    async def slash_forget(self, words: str) -> None:
+        self._browse_memory(words)
+
+    def action_sources(self) -> None:
+        message = self._target_or_tell("assistant")
+        if message is not None:
+            self._browse_memory("", self.session.memory.sources(message))
+
+    @work(group="browse", exit_on_error=False)
+    async def _browse_memory(self, words: str, sources: Sequence[Source] | None = None) -> None:
+        from selm_edge.chat.screens.memory import MemoryScreen
+
+        await self.push_screen_wait(MemoryScreen(self.session.memory, words, sources))
+        await self.refresh_conversation()  # a source may be gone
+
+    @work(group="dialog", exit_on_error=False)
+    async def action_space(self) -> None:
+        from selm_edge.chat.screens.ask import TextScreen
+
+        memory = self.session.memory
+        names = ", ".join(clean_line(space.name) for space in memory.memories.spaces())
+        note = f"There are: {names}. A new name makes a new one."
+        name = await self.push_screen_wait(TextScreen("Space", memory.space_name, note))
+        if name and name.strip():
+            await self.slash_space(name)
+
+    async def slash_space(self, name: str) -> None:
+        self.tell(self.session.memory.enter(name))
 
     # -- copying -------------------------------------------------------------------------------
 

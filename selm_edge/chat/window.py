@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from selm_edge.assistant import Plan, Reply
     from selm_edge.chat.session import ChatSession
+    from selm_edge.memory.proposals import Proposal
     from selm_edge.store.conversations import Message
 
     Decision = tuple[Plan, int]
@@ -95,6 +96,7 @@ class ChatWindow(App[None]):
         self._idle.set()
         self._quitting = False
         self._leaving: asyncio.Task[None] | None = None
+        self.proposed: list[Proposal] = []  # of the user's last words: worth remembering?
         for ours in THEMES:
             self.register_theme(ours)
         self.theme = theme if theme in self.available_themes else DEFAULT
@@ -263,6 +265,8 @@ class ChatWindow(App[None]):
         hints = [("c", "copy"), ("r", "again"), ("Esc", "back")]
         if isinstance(turn, ReplyTurn):
             hints = [("+", "good"), ("-", "bad"), ("x", "correct"), *hints]
+            if turn.sources:
+                hints.insert(0, ("s", "sources"))
         else:
             hints = [("e", "edit"), *hints]
         if len(turn.versions) > 1:
@@ -381,6 +385,7 @@ class ChatWindow(App[None]):
             if decision is not None:
                 plan, drop = decision
                 question = self.session.ask(text)
+                self.proposed = self.session.memory.proposals(text)
                 await self._reply_to(question, plan, drop)
         except EXPECTED as error:
             kept = question is not None and not isinstance(error, NotFound)
@@ -419,6 +424,13 @@ class ChatWindow(App[None]):
         if not self._quitting and self.is_running:
             self.set_status(state="ready" if self.session.model else "none")
             await self.refresh_conversation()
+            self.show_proposal()
+
+    def show_proposal(self) -> None:
+        """Offer to remember what the user said; Ctrl+R keeps it, Esc or the next question not."""
+        if self.proposed and not self.main.query("#banner.shown"):
+            words = clean_line(self.proposed[0].text)
+            self.banner(f"Remember “{words}”?  Ctrl+R keeps it.")
 
     def _give_back(self, text: str) -> None:
         if self._quitting:  # there is no prompt any more; it is the question of the next visit
@@ -545,6 +557,7 @@ class ChatWindow(App[None]):
         self._reply = None  # not where the window is closing: `shut_down` looks after it
         self.transcript.adopt(message)
         versions = self.session.versions.get(message.id, [])
+        turn.sources = self.session.memory.sources_line(message)
         await turn.finish(message, versions, self.session.coloured(message))
 
     def _begin_reply(self, plan: Plan) -> Reply:

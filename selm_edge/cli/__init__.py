@@ -38,9 +38,11 @@ def _make_printable() -> None:
 
 def _open_chat() -> None:
     try:
+        from selm_edge import paths
         from selm_edge.chat.app import run_chat
+        from selm_edge.cli.passphrase import passphrase_for
 
-        run_chat(model=None, plain=False)
+        run_chat(passphrase=passphrase_for(paths.database_file()))
     except BaseException as error:
         from selm_edge.cli.common import leave
 

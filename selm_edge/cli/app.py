@@ -18,6 +18,7 @@ _COMMANDS = {
     "completion": ("completion", "Print the shell completion script."),
     "doctor": ("doctor", "Check the installation."),
     "feedback": ("feedback", "List, count and export your feedback."),
+    "memory": ("memory", "Remember, find again, change and forget."),
     "models": ("models", "List, add, remove, inspect and verify models."),
 }
 

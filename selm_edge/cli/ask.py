@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,11 +24,15 @@ from selm_edge.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from selm_edge.catalog import Entry
+    from selm_edge.memory.memories import Memory
     from selm_edge.model import Model
     from selm_edge.reply import Prompt, Reply
 
 _MAX_PIPE = 64 << 20  # bytes; more than any context holds
+_FRAME = 64  # tokens for what a chat template writes around a question
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
 
 
@@ -83,6 +88,15 @@ def reply_options(function: Function) -> Function:
     metavar="FILE[=SCALE]",
     help="Add a LoRA file to the model's weights; may be repeated.",
 )
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    help="Answer from this file; it is remembered as a document. May be repeated.",
+)
+@click.option("--space", metavar="NAME", help="Recall from the memories of this space.")
+@click.option("--no-memory", is_flag=True, help="Recall nothing.")
 @click.option("--raw", is_flag=True, help="Go on from the text as it is: no chat template.")
 @click.option("--stream/--no-stream", default=True, help="Print words as they come (default).")
 @json_option
@@ -119,19 +133,47 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
         if options["system"] is None:
             options["system"] = config.system
         chosen = {key: options[key] for key in _SAMPLING if options[key] is not None}
+        recalled = _recall(model, question, options)
         reply = _start(
-            model, entry, question, data, options=options, sampling={**config.sampling, **chosen}
-        )
+            model, entry, question, data, options=options, sampling={**config.sampling, **chosen},
+            recalled=recalled,
+        )  # fmt: skip
         for notice in reply.notices:
             note(notice.message)
         live = options["stream"] and not options["as_json"]
         interrupted = _follow(reply, live)
         if options["as_json"]:
-            show_json(_result(reply, entry, model, load_seconds))
+            show_json(_result(reply, entry, model, load_seconds, recalled))
         elif not live:
             _print_text(reply.text)
         _explain(reply, model, options)
     return INTERRUPTED if interrupted else 0
+
+
+def _recall(model: Model, question: str, options: dict[str, Any]) -> Sequence[Memory]:
+    """What is remembered about the question, or what the files hold; nothing for --no-memory."""
+    from selm_edge import paths
+    from selm_edge.cli.data import open_data, open_memories
+
+    files = [Path(name).expanduser().absolute() for name in options["files"]]
+    recalling = not options["no_memory"] and paths.database_file().exists()
+    if options["raw"] or not (files or recalling):
+        return []
+    from selm_edge.memory.asking import gather
+    from selm_edge.memory.memories import PERSONAL
+    from selm_edge.trimming import reply_room
+
+    def count_tokens(text: str) -> int:
+        return len(model.tokenize(text, add_special=False))
+
+    memories = open_memories(open_data(), quiet=True)
+    space = memories.space(options["space"]).id if options["space"] else PERSONAL
+    taken = reply_room(model.context, options["max_tokens"]) + count_tokens(question) + _FRAME
+    found = gather(
+        memories, question, space=space, context=model.context,
+        free=model.context - taken, count_tokens=count_tokens, files=files, recalling=recalling,
+    )  # fmt: skip
+    return [one.memory for one in found]
 
 
 def _adapter(text: str) -> tuple[str, float]:
@@ -178,8 +220,10 @@ def _start(
     *,
     options: dict[str, Any],
     sampling: dict[str, Any],
+    recalled: Sequence[Memory] = (),
 ) -> Reply:
     from selm_edge.errors import ContextError
+    from selm_edge.memory.prompting import with_memories
 
     common: dict[str, Any] = {
         "max_tokens": options["max_tokens"],
@@ -190,11 +234,21 @@ def _start(
         **sampling,
     }
     prefix = entry.details.get("notes_prefix", "N: " if entry.bundled else None)
+
+    def content(text: str) -> str:
+        """The user's turn, where ``text`` is what is left of the data or the question."""
+        said = text if data is None else with_data(question, text, prefix)
+        return with_memories(said, recalled).text
+
     try:
         if options["raw"]:
             text = question if data is None else f"{data}\n{question}"
             return model.generate(text, on_overflow=options["on_overflow"], **common)
-        return model.generate(_prompt(model, question, data, prefix, options), **common)
+        if data is None:
+            prompt = _prompt(model, question, "question", content, options)
+        else:
+            prompt = _prompt(model, data, "text", content, options)
+        return model.generate(prompt, **common)
     except ContextError as error:  # the same in the words of the command line
         larger = "" if error.most else "choose a larger --context, "
         hint = f"Shorten the text, {larger}or let its beginning go: --on-overflow trim"
@@ -204,16 +258,15 @@ def _start(
 
 
 def _prompt(
-    model: Model, question: str, data: str | None, prefix: str | None, options: dict[str, Any]
+    model: Model, whole: str, what: str, content: Callable[[str], str], options: dict[str, Any]
 ) -> Prompt:
-    """What the model reads; with "trim" without the beginning of the data (or the question)."""
+    """What the model reads; with "trim" without the beginning of ``whole``, data or question."""
     from selm_edge.errors import ContextError
     from selm_edge.templates import Notice
     from selm_edge.trimming import cut_front, reply_room
 
     def made(text: str) -> Prompt:
-        content = text if data is None else with_data(question, text, prefix)
-        messages = [{"role": "user", "content": content}]
+        messages = [{"role": "user", "content": content(text)}]
         if options["system"]:
             messages.insert(0, {"role": "system", "content": options["system"]})
         return model.chat_prompt(messages)
@@ -224,7 +277,6 @@ def _prompt(
         except ContextError as error:
             return error.needed
 
-    whole = question if data is None else data
     if options["on_overflow"] == "error":
         return made(whole)
     room = model.context - reply_room(model.context, options["max_tokens"])
@@ -235,7 +287,6 @@ def _prompt(
     rest, gone = cut
     prompt = made(rest)
     prompt.trimmed_tokens = needed - len(prompt)
-    what = "question" if data is None else "text"
     message = f"the first {gone} ({prompt.trimmed_tokens} tokens) of the {what} were left out"
     prompt.notices += (Notice("trimmed", message),)
     return prompt
@@ -310,7 +361,9 @@ def _print_text(text: str) -> None:
     click.echo(clean(text).rstrip("\n"))
 
 
-def _result(reply: Reply, entry: Entry, model: Model, load_seconds: float) -> dict[str, Any]:
+def _result(
+    reply: Reply, entry: Entry, model: Model, load_seconds: float, recalled: Sequence[Memory]
+) -> dict[str, Any]:
     stats = reply.stats
     layers = model.layers if stats.mean_layers is None else stats.mean_layers
     return {
@@ -328,6 +381,7 @@ def _result(reply: Reply, entry: Entry, model: Model, load_seconds: float) -> di
         "accepted_drafts": stats.accepted,
         "early_tokens": stats.early,
         "seed": reply.sampling.seed,
+        "memories": [one.id for one in recalled],
         "trimmed_tokens": reply.prompt.trimmed_tokens,
         "notices": [notice.message for notice in reply.notices],
     }

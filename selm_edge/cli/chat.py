@@ -32,6 +32,9 @@ def chat(model: str | None, plain: bool, draft: Draft, expert: str) -> None:
 def open_chat(
     *, model: str | None, plain: bool, draft: Draft = "auto", expert: str = "auto"
 ) -> None:
+    from selm_edge import paths
     from selm_edge.chat.app import run_chat
+    from selm_edge.cli.passphrase import passphrase_for
 
-    run_chat(model=model, plain=plain, draft=draft, expert=expert)
+    passphrase = passphrase_for(paths.database_file())
+    run_chat(model=model, plain=plain, draft=draft, expert=expert, passphrase=passphrase)

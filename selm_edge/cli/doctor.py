@@ -37,6 +37,7 @@ def doctor(as_json: bool) -> int:
         *_versions(),
         *_processor(),
         *_paths(),
+        *_memory(),
         *_models(),
         *_backends(),
         *_terminal(),
@@ -136,6 +137,34 @@ def _paths() -> list[Check]:
     checks.append(Check("paths", "preferences", f"{paths.config_file()} ({state})"))
     for problem in preferences.problems:
         checks.append(Check("paths", "preferences", problem, False, "Correct that entry."))
+    return checks
+
+
+def _memory() -> list[Check]:
+    from selm_edge import config, paths
+    from selm_edge.errors import SelmError
+    from selm_edge.memory.embedder import open_embedder
+    from selm_edge.store.database import Database
+    from selm_edge.store.keys import state_of
+
+    encrypted = state_of(paths.database_file()) == "encrypted"
+    checks = [Check("memory", "passphrase", "set" if encrypted else "none")]
+    empty = Database(None)
+    problem = empty.vectors_problem
+    empty.close()
+    fix = "Memory is searched by words alone until then." if problem else None
+    checks.append(Check("memory", "vectors", problem or "sqlite-vec", problem is None, fix))
+    chosen = config.load().embedder
+    try:
+        embedder = open_embedder(chosen)
+    except SelmError as error:
+        cause, _, hint = str(error).partition("\n")
+        checks.append(Check("memory", "embedder", cause, False, hint or "selm memory embedder"))
+    else:
+        value = "off" if embedder is None else f"{chosen or 'builtin'}, {embedder.dim} dimensions"
+        if embedder is not None:
+            embedder.close()
+        checks.append(Check("memory", "embedder", value))
     return checks
 
 

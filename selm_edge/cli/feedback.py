@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selm_edge.cli.common import json_option, plain, show_json
+from selm_edge.cli.data import open_data
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
     from selm_edge.feedback.log import Feedback
-    from selm_edge.store.opening import Store
 
 _KINDS = ("up", "down", "correction", "regeneration")
 
@@ -30,16 +30,6 @@ def feedback() -> None:
       selm feedback stats
       selm feedback export --format dpo --output corrections.jsonl
     """
-
-
-def _store() -> Store:
-    """Opened as it is; a device that has none yet gets an empty answer, not a file."""
-    from selm_edge import paths
-    from selm_edge.store.database import Database
-    from selm_edge.store.opening import Store, open_store
-
-    path = paths.database_file()
-    return open_store(path) if path.exists() else Store(Database(None))
 
 
 class Since(click.ParamType[int]):
@@ -69,7 +59,7 @@ def list_(
     kind: tuple[Any, ...], since: int | None, limit: int | None, superseded: bool, as_json: bool
 ) -> None:
     """The rows, oldest first."""
-    rows = _store().feedback.rows(
+    rows = open_data(create=False).feedback.rows(
         kinds=kind or None, since=since, superseded=superseded, limit=limit
     )
     if as_json:
@@ -81,14 +71,14 @@ def list_(
         text = row.correction if row.correction is not None else row.record.reply
         line = " ".join(text.split())
         short = line if len(line) <= 60 else line[:59] + "…"
-        click.echo(plain(f"{row.id:>5}  {_day(row.created)}  {row.kind:<12}  {short}"))
+        click.echo(plain(f"{row.id:>5}  {day(row.created)}  {row.kind:<12}  {short}"))
 
 
 @feedback.command()
 @json_option
 def stats(as_json: bool) -> None:
     """How much there is, by kind and by model."""
-    counts = _store().feedback.stats()
+    counts = open_data(create=False).feedback.stats()
     if as_json:
         show_json(counts)
         return
@@ -116,7 +106,7 @@ def export(shape: Any, output: Path | None, since: int | None, as_json: bool) ->
     """Training examples as JSON Lines. The file is written whole or not at all."""
     from selm_edge.feedback.export import lines, write
 
-    rows = _store().feedback.rows(since=since)
+    rows = open_data(create=False).feedback.rows(since=since)
     if output is None:
         for line in lines(rows, shape):
             show_json(line, indent=None)
@@ -141,6 +131,6 @@ def _as_json(row: Feedback) -> dict[str, Any]:
     return {**values.pop("record"), **values}
 
 
-def _day(milliseconds: int) -> str:
+def day(milliseconds: int) -> str:
     moment = datetime.fromtimestamp(milliseconds / 1000, timezone.utc).astimezone()
     return moment.strftime("%Y-%m-%d %H:%M")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from selm_edge.store import vector_table
 from selm_edge.store.database import Database, Row
 from selm_edge.store.errors import NotFound
 
@@ -19,7 +20,7 @@ Role = Literal["user", "assistant"]
 TITLE_LENGTH = 60
 _COLUMNS = (
     "id, conversation, parent, role, text, context_from, created, model, model_sha256, template_id,"
-    " sampling, seed, prompt_tokens, tokens, tokens_per_second, finish_reason, system"
+    " sampling, seed, prompt_tokens, tokens, tokens_per_second, finish_reason, system, recalled"
 )
 
 
@@ -27,7 +28,8 @@ _COLUMNS = (
 class ReplyFacts:
     """What is known of how a reply was made; None where it is not.
 
-    ``system`` is the system prompt as sent, empty where there was none.
+    ``system`` is the system prompt as sent, empty where there was none. ``recalled`` has the
+    memories sent with the question: {"memory": id, "number": as shown}, never their texts.
     """
 
     model: str | None = None
@@ -40,6 +42,7 @@ class ReplyFacts:
     tokens_per_second: float | None = None
     finish_reason: str | None = None
     system: str | None = None
+    recalled: Sequence[Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """``system`` and ``sampling`` are None where the user's defaults hold. Times in ms."""
+    """``system`` and ``sampling`` are None where the user's defaults hold. Times in ms.
+
+    ``memory``: whether memories are recalled in it; ``space`` None is the personal one.
+    """
 
     id: int
     title: str
@@ -69,6 +75,8 @@ class Conversation:
     created: int
     updated: int
     turns: int = 0
+    memory: bool = True
+    space: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,15 +139,32 @@ class Conversations:
     def set_sampling(self, conversation: int, sampling: Mapping[str, Any] | None) -> None:
         self._update(conversation, "sampling = ?", (_dump(sampling),))
 
+    def set_memory(self, conversation: int, on: bool) -> None:
+        """Whether memories are recalled in it."""
+        self._update(conversation, "memory = ?", (on,))
+
+    def set_space(self, conversation: int, space: int | None) -> None:
+        """Whose memories it recalls and adds to; None: the personal ones."""
+        self._update(conversation, "space = ?", (space,))
+
     def delete(self, conversation: int, *, keep_feedback: bool = False) -> bool:
         """Remove it and, unless kept, the feedback given in it, so that no byte stays on the disk.
 
+        Its turns kept as memories go with it; facts and corrections told in it stay
+        (`Memories.forget_conversation` removes them).
         True when the bytes are gone now, False when another process still holds an older view
         (they leave with its end).
         """
         with self.database.write() as connection:
             if not keep_feedback:
                 connection.execute("delete from feedback where conversation = ?", (conversation,))
+            turns = connection.execute(
+                "select id from memory where kind = 'turn'"
+                " and message in (select id from message where conversation = ?)",
+                (conversation,),
+            )
+            ids = [row[0] for row in turns]
+            vector_table.delete_memories(connection, ids, self.database.vectors_problem is None)
             connection.execute("delete from conversation where id = ?", (conversation,))
             if not connection.changes():
                 raise NotFound(f"there is no conversation {conversation} (any more)")
@@ -173,7 +198,7 @@ class Conversations:
             if parent is not None and self.message(parent).conversation != conversation:
                 raise ValueError("the parent belongs to another conversation")
             connection.execute(
-                f"insert into message({_COLUMNS}) values(null,{','.join('?' * 16)})",
+                f"insert into message({_COLUMNS}) values(null,{','.join('?' * 17)})",
                 (
                     conversation,
                     parent,
@@ -191,6 +216,7 @@ class Conversations:
                     facts.tokens_per_second,
                     facts.finish_reason,
                     facts.system,
+                    _dump(facts.recalled),
                 ),
             )
             key = connection.last_insert_rowid()
@@ -308,21 +334,32 @@ def quote_terms(query: str) -> str:
 
 _CONVERSATION = (
     "select c.id, c.title, c.named, c.system, c.sampling, c.leaf, c.created, c.updated,"
-    " (select count(*) from message m where m.conversation = c.id) from conversation c"
+    " (select count(*) from message m where m.conversation = c.id), c.memory, c.space"
+    " from conversation c"
 )
 
 
 def _conversation(row: Row) -> Conversation:
-    key, title, named, system, sampling, leaf, created, updated, turns = row
+    key, title, named, system, sampling, leaf, created, updated, turns, memory, space = row
     return Conversation(
-        key, title, bool(named), _load(system), _load(sampling), leaf, created, updated, turns
+        key,
+        title,
+        bool(named),
+        _load(system),
+        _load(sampling),
+        leaf,
+        created,
+        updated,
+        turns,
+        bool(memory),
+        space,
     )
 
 
 def _message(row: Row) -> Message:
     key, conversation, parent, role, text, context_from, created, *rest = row
-    model, sha256, template, sampling, *figures = rest
-    facts = ReplyFacts(model, sha256, template, _load(sampling), *figures)
+    model, sha256, template, sampling, *figures, recalled = rest
+    facts = ReplyFacts(*(model, sha256, template, _load(sampling), *figures, _load(recalled)))
     return Message(key, conversation, parent, role, text, context_from, created, facts)
 
 

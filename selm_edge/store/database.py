@@ -17,6 +17,7 @@ from typing import Any
 
 import apsw
 
+from selm_edge.store import keys, vector_table
 from selm_edge.store.errors import StoreError
 from selm_edge.store.migrations import MIGRATIONS
 
@@ -24,6 +25,13 @@ APPLICATION_ID = 0x53454C4D  # "SELM": how a file of ours is told from another p
 BUSY_TIMEOUT_MS = 5000
 _BUSY_TRIES = 6  # a writer that lost the race for 5 s queues again: 30 s before anyone is told
 _CACHE_KIB = 16 * 1024
+_ALONE_TIMEOUT_MS = 1000
+_OPEN_TRIES = 5  # a file exchanged at each of them is not in good hands
+# URI: so that a copy can be written under another key. A path itself never begins with "file:".
+_FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+DAMAGED_SUFFIX = ".damaged-"
+REKEYED_SUFFIX = ".new-key"
+REPAIRED_SUFFIX = ".repaired"
 
 Row = tuple[Any, ...]
 Params = Sequence[Any]
@@ -32,34 +40,92 @@ Params = Sequence[Any]
 class Database:
     """A connection to the file at ``path``, or to memory where it is None.
 
+    ``passphrase`` opens an encrypted file and makes a new one encrypted (`selm_edge.store.keys`).
     Usable from several threads; one statement or transaction runs at a time.
-    Raises `StoreError` for everything that SQLite or the disk refuses.
+    Raises `StoreError` for everything that SQLite or the disk refuses, cause ``key`` where the
+    passphrase is wrong, missing or not wanted.
     """
 
-    def __init__(self, path: Path | None, migrations: Sequence[str] = MIGRATIONS) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        migrations: Sequence[str] = MIGRATIONS,
+        *,
+        passphrase: str | None = None,
+    ) -> None:
         self.path = path
+        self.vectors_problem: str | None = None
+        """Why this connection has no vector search; None where it has."""
         self._lock = threading.RLock()
         self._migrations = migrations
         self._unpurged = False
         self._patience = (BUSY_TIMEOUT_MS, _BUSY_TRIES)
+        self._key: str | None = None
         if path is not None:
             _make_private(path)
-        with _explained(path):
-            self._connection = apsw.Connection(str(path) if path else ":memory:")
+        for attempt in range(_OPEN_TRIES):
+            if self._open(passphrase, last=attempt == _OPEN_TRIES - 1):
+                break
         try:
-            with _explained(path):
-                self._check_owner()  # first: another program's file is not even switched to WAL
-                self._configure()
             self._migrate()
+            self.vectors_problem = vector_table.load(self._connection)
+            self._tidy()
         except BaseException:
             self._connection.close()
             raise
+
+    def _open(self, passphrase: str | None, *, last: bool) -> bool:
+        """False where the file was exchanged meanwhile: given a new key, or made by another."""
+        path = self.path
+        with explained(path):
+            if path is not None:
+                keys.check_state(path, passphrase)
+                if passphrase is not None:
+                    self._key = keys.key_for(path, passphrase)
+            before = _number_of(path)
+            self._connection = apsw.Connection(
+                str(path.absolute()) if path else ":memory:", flags=_FLAGS
+            )
+        try:
+            with explained(path):
+                if self._key is not None:
+                    keys.unlock(self._connection, self._key)
+                self._check_owner()  # first: another program's file is not even switched to WAL
+                self._configure()
+        except BaseException as error:
+            self._connection.close()
+            if not last and isinstance(error, StoreError) and self._exchanged(before):
+                return False
+            if self._key is not None and isinstance(error.__cause__, apsw.NotADBError):
+                raise keys.wrong_key(path) from error
+            raise
+        # In WAL mode nobody can exchange the file under this connection any more.
+        if last or not self._exchanged(before):
+            return True
+        self._connection.close()
+        return False
+
+    def _exchanged(self, before: int | None) -> bool:
+        if self.path is None:
+            return False
+        if self._key is not None:
+            salt = keys.salt_of(self.path)
+            if salt is not None and salt != keys.salt_in(self._key):
+                return True
+        return _number_of(self.path) != before
+
+    @property
+    def encrypted(self) -> bool:
+        return self._key is not None
+
+    def has_table(self, name: str) -> bool:
+        return self.one("select 1 from sqlite_master where name = ?", (name,)) is not None
 
     # -- reading and writing -------------------------------------------------------------------
 
     def rows(self, sql: str, params: Params = ()) -> list[Row]:
         """All rows of a query."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             return list(self._connection.execute(sql, tuple(params)))
 
     def one(self, sql: str, params: Params = ()) -> Row | None:
@@ -74,7 +140,7 @@ class Database:
         It takes the write lock at once, so two processes queue instead of failing midway.
         A ``write`` inside another joins it.
         """
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             if self._connection.in_transaction:
                 yield self._connection
                 return
@@ -114,10 +180,10 @@ class Database:
         """
         if self.path is None:
             return True
-        for backup in self.backups():
+        for copy in (*self.backups(), *self.set_aside()):
             with suppress(OSError):
-                backup.unlink()
-        with self._lock, _explained(self.path):
+                copy.unlink()
+        with self._lock, explained(self.path):
             try:
                 self._connection.pragma("busy_timeout", 1000)
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -135,14 +201,38 @@ class Database:
             return []
         return sorted(self.path.parent.glob(self.path.name + ".before-v*"))
 
+    def set_aside(self) -> list[Path]:
+        """Damaged files that a repair kept beside its result, oldest first."""
+        if self.path is None:
+            return []
+        return sorted(self.path.parent.glob(self.path.name + DAMAGED_SUFFIX + "*"))
+
     # -- life ----------------------------------------------------------------------------------
 
     def copy_to_memory(self) -> Database:
         """The same data with nothing behind it, to go on with when the disk refuses."""
         copy = Database(None, self._migrations)
-        with self._lock, _explained(self.path):
-            _copy(self._connection, copy._connection)
+        with self._lock, explained(self.path):
+            if self._key is None:
+                _copy(self._connection, copy._connection)
+            else:  # SQLite's backup goes between files of one kind only
+                image = bytearray(self._connection.serialize("main"))
+                image[18:20] = b"\1\1"  # memory has no WAL
+                copy._connection.deserialize("main", bytes(image))
+        copy.vectors_problem = vector_table.load(copy._connection)
         return copy
+
+    def alone(self) -> apsw.Connection:
+        """The connection with the whole file locked, and no WAL beside it, until it is closed.
+
+        StoreError (busy) where another process has the file open.
+        """
+        with self._lock, explained(self.path):
+            self._connection.set_busy_timeout(_ALONE_TIMEOUT_MS)
+            self._connection.pragma("locking_mode", "exclusive")
+            self._connection.pragma("journal_mode", "delete")
+            self._connection.execute("begin exclusive; commit")
+            return self._connection
 
     def close(self) -> None:
         with self._lock:
@@ -212,8 +302,18 @@ class Database:
                 connection.pragma("user_version", number)
             connection.pragma("application_id", APPLICATION_ID)
 
+    def _tidy(self) -> None:
+        """What an interrupted change of the key, or repair, left; none can be under way beside
+        this connection. A journal that was to be played back has been, at the first read."""
+        if self.path is not None:
+            names = [suffix + end for suffix in (REKEYED_SUFFIX, REPAIRED_SUFFIX)
+                     for end in ("", "-journal", "-wal", "-shm")]  # fmt: skip
+            for name in (*names, "-journal"):
+                with suppress(OSError):
+                    self.path.with_name(self.path.name + name).unlink()
+
     def _version(self) -> int:
-        with _explained(self.path):
+        with explained(self.path):
             return int(self._connection.pragma("user_version"))
 
     def _back_up(self, version: int) -> None:
@@ -221,11 +321,13 @@ class Database:
             return
         target = self.path.with_name(f"{self.path.name}.before-v{version + 1}")
         partial = target.with_name(target.name + f".{os.getpid()}.tmp")
-        with _explained(target):
+        with explained(target):
             try:
                 os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
                 copy = apsw.Connection(str(partial))
                 try:
+                    if self._key is not None:
+                        keys.unlock(copy, self._key)
                     _copy(self._connection, copy)
                     copy.pragma("journal_mode", "delete")
                 finally:
@@ -241,11 +343,21 @@ def _copy(source: apsw.Connection, target: apsw.Connection) -> None:
             backup.step(256)
 
 
+def _number_of(path: Path | None) -> int | None:
+    """Which file lies there: two of one name have different numbers."""
+    try:
+        return path.stat().st_ino if path else None
+    except OSError:
+        return None
+
+
 def _make_private(path: Path) -> None:
     """The folder for its owner only (0700), the file too (0600); SQLite gives the WAL the same."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        with suppress(FileExistsError):
+            # Never opened when it exists: closing it would drop the locks of this process on it.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         if os.name == "posix":
             for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
                 _narrow(file)
@@ -265,7 +377,7 @@ def _narrow(file: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path | None) -> Iterator[None]:
+def explained(path: Path | None) -> Iterator[None]:
     """SQLite's exceptions in words that say what to do."""
     try:
         yield

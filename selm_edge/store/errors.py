@@ -7,7 +7,7 @@ from typing import Literal
 
 from selm_edge.errors import SelmError
 
-Cause = Literal["full", "readonly", "busy", "damaged", "foreign", "newer", "io"]
+Cause = Literal["full", "readonly", "busy", "damaged", "foreign", "newer", "key", "io"]
 
 
 class StoreError(SelmError):

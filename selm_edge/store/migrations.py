@@ -99,5 +99,79 @@ _SYSTEM_OF_A_REPLY = """
 alter table message add column system text;  -- as sent with this reply; '' none, null not known
 """
 
-MIGRATIONS: tuple[str, ...] = (_CONVERSATIONS, _FEEDBACK, _SYSTEM_OF_A_REPLY)
+_MEMORY = """
+create table space(
+  id integer primary key autoincrement,
+  name text not null unique collate nocase,
+  created integer not null                -- milliseconds since 1970
+);
+insert into space values(1, 'personal', unixepoch() * 1000);
+
+create table document(
+  id integer primary key autoincrement,
+  space integer not null references space(id),
+  path text not null,
+  kind text not null,                     -- 'text', 'markdown', 'pdf' ...
+  sha256 text not null,                   -- of the file as it was read
+  size integer not null,                  -- bytes
+  modified integer not null,              -- milliseconds since 1970, as the file system says
+  state text not null check(state in ('reading', 'complete')),
+  resume text,                            -- JSON: where reading goes on after an interruption
+  created integer not null,
+  updated integer not null,
+  unique(space, path)
+);
+
+create table memory(
+  id integer primary key autoincrement,   -- never reused: a reply names what it recalled by id
+  kind text not null check(kind in ('fact', 'correction', 'turn', 'passage')),
+  space integer not null references space(id),
+  text text not null,
+  sha256 blob not null,                   -- of the normalised text
+  source text not null,
+  document integer references document(id),
+  heading text,
+  page integer, line integer, line_end integer,
+  message integer references message(id) on delete set null,  -- the turn it came from
+  created integer not null,
+  updated integer not null,
+  pinned integer not null default 0,
+  status text not null default 'active' check(status in ('active', 'superseded', 'never')),
+  superseded_by integer references memory(id) on delete set null,
+  embedded integer not null default 0     -- 1: its vector, if it has one, is in the index
+);
+-- A passage may stand in two documents, and stays in one when the other is forgotten.
+create unique index memory_once on memory(space, kind, sha256, ifnull(document, 0));
+create index memory_document on memory(document) where document is not null;
+create index memory_message on memory(message) where message is not null;
+create index memory_superseded on memory(superseded_by) where superseded_by is not null;
+create index memory_pinned on memory(space) where pinned = 1;
+create index memory_recent on memory(space, updated);
+create index memory_unembedded on memory(id) where embedded = 0 and status = 'active';
+
+create virtual table memory_fts using fts5(
+  text, heading, content='memory', content_rowid='id',
+  tokenize='porter unicode61 remove_diacritics 2');
+insert into memory_fts(memory_fts, rank) values('secure-delete', 1);
+create trigger memory_fts_insert after insert on memory begin
+  insert into memory_fts(rowid, text, heading) values (new.id, new.text, new.heading);
+end;
+create trigger memory_fts_delete after delete on memory begin
+  insert into memory_fts(memory_fts, rowid, text, heading)
+    values ('delete', old.id, old.text, old.heading);
+end;
+create trigger memory_fts_update after update of text, heading on memory begin
+  insert into memory_fts(memory_fts, rowid, text, heading)
+    values ('delete', old.id, old.text, old.heading);
+  insert into memory_fts(rowid, text, heading) values (new.id, new.text, new.heading);
+end;
+
+-- What was recalled for a reply: JSON [{"memory": id, "number": as shown}]. Never the texts, so
+-- that a forgotten memory has no copy here.
+alter table message add column recalled text;
+alter table conversation add column memory integer not null default 1;  -- 0: switched off
+alter table conversation add column space integer references space(id) on delete set null;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_CONVERSATIONS, _FEEDBACK, _SYSTEM_OF_A_REPLY, _MEMORY)
 """``MIGRATIONS[n - 1]`` makes version n."""

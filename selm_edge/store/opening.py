@@ -43,14 +43,15 @@ class Store:
         self.database.close()
 
 
-def open_store(path: Path) -> Store:
-    """Raises StoreError where the file cannot be used."""
-    return Store(Database(path))
+def open_store(path: Path, passphrase: str | None = None) -> Store:
+    """Raises StoreError where the file cannot be used, cause ``key`` where it needs another
+    passphrase or none (`selm_edge.store.keys.state_of` tells beforehand)."""
+    return Store(Database(path, passphrase=passphrase))
 
 
-def open_store_or_memory(path: Path) -> Store:
+def open_store_or_memory(path: Path, passphrase: str | None = None) -> Store:
     """As `open_store`, but with an empty store in memory and ``problem`` set where that fails."""
     try:
-        return open_store(path)
+        return open_store(path, passphrase)
     except StoreError as problem:
         return Store(Database(None), problem)

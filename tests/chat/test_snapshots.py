@@ -214,6 +214,42 @@ def test_a_search(picture: Any, size: tuple[int, int]) -> None:
     picture(size, keys("ctrl+f", *"vineg"), "How do I descale a kettle?")
 
 
+def remembered(*steps: str) -> Steps:
+    """With memories, one of them given to the last reply."""
+
+    async def take(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.session.preferences.config.embedder = "off"  # no figure of a file that may be retrained
+        memory = app.session.memory
+        memory.remember("The kettle in the cellar is broken.", anyway=True)
+        pinned = memory.remember("My sister Nora is allergic to walnuts.", anyway=True)
+        memory.pin(pinned.memory.id, True)
+        first = memory.remember("The wifi code of the shed is ab12.", anyway=True)
+        memory.remember("The wifi code of the shed is cd34.", corrects=[first.memory.id])
+        await keys(*steps)(app, pilot)
+
+    return take
+
+
+def test_memory(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, remembered("f5", "down"), "How do I descale a kettle?")
+
+
+def test_a_memory_search_says_why(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, remembered("f5", "slash", *"code"), "How do I descale a kettle?")
+
+
+def test_sources_under_a_reply(picture: Any, size: tuple[int, int]) -> None:
+    async def asked(app: ChatApp, pilot: Pilot[None]) -> None:
+        await remembered()(app, pilot)
+        talk(app.session, "How do I descale it?")
+        talk(app.session, "Is the kettle in the cellar broken?")
+        await app.refresh_conversation()
+        await until_shown(app, pilot, "from memory")
+        await keys("up")(app, pilot)
+
+    picture(size, asked)
+
+
 def test_delete(picture: Any, size: tuple[int, int]) -> None:
     async def delete(app: ChatApp, pilot: Pilot[None]) -> None:
         app.session.rate(app.session.path[1], "up")

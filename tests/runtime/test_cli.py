@@ -116,9 +116,9 @@ def test_plain_selm_opens_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("--model", "m", "--plain").exit_code == 0
     assert run("chat", "-m", "m").exit_code == 0
     assert run("chat", "--expert", "medical", "--draft", "off").exit_code == 0
-    usual = {"plain": False, "draft": "auto", "expert": "auto"}
+    usual = {"plain": False, "draft": "auto", "expert": "auto", "passphrase": None}
     assert seen == [
-        {"model": None, "plain": False},  # without the command line's machinery
+        {"passphrase": None},  # without the command line's machinery
         {**usual, "model": None},
         {**usual, "model": "m", "plain": True},
         {**usual, "model": "m"},
@@ -131,7 +131,7 @@ def test_the_chat_opens_without_click_and_reports_its_errors(tmp_path: Path) -> 
         "import sys, types\n"
         "from selm_edge.errors import SelmError\n"
         "app = types.ModuleType('selm_edge.chat.app')\n"
-        "def run_chat(model, plain):\n"
+        "def run_chat(passphrase):\n"
         "    print('click' in sys.modules)\n"
         "    raise SelmError('no chat today')\n"
         "app.run_chat = run_chat\n"

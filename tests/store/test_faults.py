@@ -6,14 +6,13 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import apsw
 import pytest
+from support.processes import run_python
 
 from selm_edge.feedback.log import ReplyRecord
 from selm_edge.store.errors import StoreError
@@ -31,15 +30,6 @@ while True:
     print(row.record.reply, flush=True)      # the acknowledgement
     number += 1
 """
-
-
-def run_python(program: str, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_acknowledged_feedback_survives_kill_9(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
  *   of the calling thread's last failed call.
  * - Structs begin with struct_size. Options: start from the _INIT macro, change what you want. Results:
  *   set struct_size = sizeof the struct. A struct only grows, at its end.
- * - Handles are opaque. A model or tokenizer may be used by several threads at once; a session,
+ * - Handles are opaque. A model, tokenizer or embedder may be used by several threads at once; a session,
  *   or generation by one thread at a time, except selm_session_cancel. A thread that evaluates needs
  *   some 256 KB of stack.
  * - Text is UTF-8 with an explicit length; it need not end in NUL unless a parameter says `const char*`
@@ -44,6 +44,7 @@ typedef struct selm_tokenizer selm_tokenizer;
 typedef struct selm_session selm_session;
 typedef struct selm_adapter selm_adapter;
 typedef struct selm_generation selm_generation;
+typedef struct selm_embedder selm_embedder;
 
 SELM_API const char* selm_version(void);                   /* "0.1.0" */
 SELM_API const char* selm_last_error(void);                /* of this thread; "" if none */
@@ -313,6 +314,19 @@ SELM_API selm_status selm_generation_next(selm_generation* generation, const cha
 SELM_API selm_status selm_generation_get_stats(const selm_generation* generation,
                                                selm_generation_stats* stats);
 SELM_API void selm_generation_free(selm_generation* generation);
+
+/* ---- Vectors of texts, for memory --------------------------------------------------------------- */
+
+/* Maps a file of architecture `selm-embedder`: a row of numbers for each token; no network. Another
+ * architecture gives SELM_ERROR_UNSUPPORTED: vectors of a model are selm_session_embed. */
+SELM_API selm_status selm_embedder_open(const char* path, selm_embedder** embedder);
+SELM_API void selm_embedder_free(selm_embedder* embedder);                /* NULL is allowed */
+SELM_API uint32_t selm_embedder_dimension(const selm_embedder* embedder); /* numbers of a vector */
+/* The sum of the rows of the text's tokens, scaled to length 1: [dimension], the same bits on every run.
+ * *found is false, and the vector zeros, where the text has none: no token of it is known. Bytes that
+ * are no UTF-8 are left out. Needs little memory and time by length, however long the text. */
+SELM_API selm_status selm_embedder_embed(const selm_embedder* embedder, const char* text, size_t length,
+                                         float* vector, bool* found);
 
 /* ---- Measuring and testing ------------------------------------------------------------------- */
 

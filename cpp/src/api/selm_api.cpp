@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "api/bandwidth.h"
+#include "api/report.h"
 #include "base/cpu.h"
 #include "base/memory.h"
 #include "engine/generation.h"
@@ -23,6 +24,8 @@
 using selm::Code;
 using selm::Result;
 using selm::Status;
+using selm::api::invalid;
+using selm::api::report;
 namespace engine = selm::engine;
 namespace kernels = selm::kernels;
 
@@ -61,16 +64,6 @@ struct selm_generation {
 };
 
 namespace {
-
-// The one piece of state outside the handles: what went wrong last in this thread.
-thread_local std::string last_error;
-
-selm_status report(const Status& status) {
-  if (!status.ok()) last_error = status.message();
-  return static_cast<selm_status>(status.code());
-}
-
-selm_status invalid(const char* what) { return report(selm::error(Code::invalid_argument, "%s", what)); }
 
 // A struct of a caller that may have been built against a newer header, which is longer. Fields
 // that this library does not know must then be zero, so that none is ignored in silence.
@@ -182,8 +175,6 @@ selm_status copy_out(const T* values, size_t count, T* out, size_t capacity, siz
 }  // namespace
 
 const char* selm_version(void) { return SELM_VERSION; }
-
-const char* selm_last_error(void) { return last_error.c_str(); }
 
 const char* selm_status_name(selm_status status) {
   static constexpr const char* kNames[] = {

@@ -12,6 +12,7 @@ from selm_export.errors import RecipeError
 
 if TYPE_CHECKING:
     from selm_export.report.build import Build
+    from selm_export.report.memory_data import Split
 
 FILE = click.Path(path_type=Path)
 
@@ -34,8 +35,8 @@ def parse_tasks(text: str | None, folder: Path) -> dict[str, Path]:
 
 
 @click.command()
-@click.option("--model", "name", required=True, help="A model's file, or the name of a bundled"
-              " model.")  # fmt: skip
+@click.option("--model", "name", help="A model's file, or the name of a bundled model; needed"
+              " unless --memory is given.")  # fmt: skip
 @click.option("--data", "files", multiple=True, type=FILE, help="A talk file, or .jsonl whose lines"
               " hold messages; plain or .xz. May be given several times.")  # fmt: skip
 @click.argument("more", nargs=-1, type=FILE)
@@ -54,17 +55,30 @@ def parse_tasks(text: str | None, folder: Path) -> dict[str, Path]:
               " drawn by chance, always the same.")  # fmt: skip
 @click.option("--speed", is_flag=True, help="Also tokens a second and memory, by the package's"
               " own core.")  # fmt: skip
+@click.option("--memory", is_flag=True, help="How well the memory finds what answers a question:"
+              " by words (BM25), by vectors, by both. Needs no model.")  # fmt: skip
+@click.option("--embedder", default="builtin", show_default=True, help="What makes vectors for"
+              " --memory: builtin, off, or a file.")  # fmt: skip
+@click.option("--split", type=click.Choice(("test", "dev")), default="test", show_default=True,
+              help="What --memory asks: test to report, dev to choose by.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    name: str, *, files: tuple[Path, ...], more: tuple[Path, ...], context: int, backend: str,
-    against: Path | None, tasks: str | None, folder: Path, questions: int | None, speed: bool,
-    as_json: bool,
+    name: str | None, *, files: tuple[Path, ...], more: tuple[Path, ...], context: int,
+    backend: str, against: Path | None, tasks: str | None, folder: Path, questions: int | None,
+    speed: bool, memory: bool, embedder: str, split: Split, as_json: bool,
 ) -> None:  # fmt: skip
     """Bits per byte of the replies in the data, by the engine that a device runs.
 
     An ensemble also says how each expert does alone, and who speaks in which domain: that of a
     line's "domain", else what its file's name says (math, medical, else general).
     """
+    if memory:
+        if name or files or more or tasks:
+            raise click.UsageError("--memory asks no model: leave out --model, --data and --tasks")
+        _measure_memory(folder, split, embedder, as_json)
+        return
+    if name is None:
+        raise click.UsageError("name a model with --model, or ask for --memory")
     from selm_export.report import build
     from selm_export.report.evaluate import find_model, read_labelled
 
@@ -84,6 +98,13 @@ def evaluate(
         click.echo(json.dumps(found.as_json()))
         return
     _tell(found)
+
+
+def _measure_memory(folder: Path, split: Split, embedder: str, as_json: bool) -> None:
+    from selm_export.report.memory import lines, measure_all
+
+    measured = measure_all(folder, split, embedder, lambda text: click.echo(text, err=True))
+    click.echo(json.dumps(measured) if as_json else "\n".join(lines(measured)))
 
 
 def _tell(found: Build) -> None:

@@ -15,6 +15,7 @@ STAGES = {
     "quantize": "Block types are chosen and a GGUF file is written.",
     "gguf": "A GGUF file, every matrix of one type.",
     "onnx": "An ONNX model, for other runtimes.",
+    "embedder": "A sentence embedder becomes a static one, for the memory.",
     "publish": "A finished file goes into the package, with its card.",
     "report": "What every stage gained and cost, as a page.",
 }

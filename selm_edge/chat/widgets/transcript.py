@@ -158,18 +158,19 @@ def _widget(session: ChatSession, key: Key, messages: Mapping[int, Message]) -> 
 
 
 def turn_for(session: ChatSession, message: Message) -> Turn:
-    versions, marks = _around(session, message)
+    versions, marks, sources = _around(session, message)
     turn: Turn
     if message.role == "user":
         turn = UserTurn(message, message.text, versions)
     else:
         turn = ReplyTurn(message, versions, session.coloured(message))
-    turn.marks = marks
+    turn.marks, turn.sources = marks, sources
     return turn
 
 
-def _around(session: ChatSession, message: Message) -> tuple[list[int], set[Kind]]:
-    return session.versions.get(message.id, []), set(session.marks.get(message.id, ()))
+def _around(session: ChatSession, message: Message) -> tuple[list[int], set[Kind], str]:
+    versions = session.versions.get(message.id, [])
+    return versions, set(session.marks.get(message.id, ())), session.memory.sources_line(message)
 
 
 def _first_sent(session: ChatSession) -> int | None:

@@ -54,6 +54,8 @@ class Turn(Widget, can_focus=True):
         self.message = message
         self.versions = versions or []
         self.marks: set[Kind] = set()
+        self.sources = ""
+        """What of memory a reply was given, in a line."""
 
     @property
     def message_id(self) -> int | None:
@@ -69,10 +71,12 @@ class Turn(Widget, can_focus=True):
             return ""
         return f"‹ {self.versions.index(self.message.id) + 1}/{len(self.versions)} ›"
 
-    def show(self, message: Message, versions: list[int], marks: set[Kind]) -> None:
+    def show(self, message: Message, versions: list[int], marks: set[Kind], sources: str) -> None:
         """Bring it up to date where only what surrounds the text has changed."""
-        if (self.message, self.versions, self.marks) != (message, versions, marks):
+        before = (self.message, self.versions, self.marks, self.sources)
+        if before != (message, versions, marks, sources):
             self.message, self.versions, self.marks = message, versions, set(marks)
+            self.sources = sources
             self.refresh_meta()
 
     def refresh_meta(self) -> None:
@@ -164,6 +168,8 @@ class ReplyTurn(Turn):
             parts.append(("   " + version, "$foreground 65%"))
         for mark in marks:
             parts.append(("   " + mark, "$text-accent"))
+        if self.sources:
+            parts.append((f"\nfrom memory: {self.sources}", "$foreground 65%"))
         return Content.assemble(*parts)
 
     async def write(self, piece: str, spoken: Spoken | None = None) -> None:

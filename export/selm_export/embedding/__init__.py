@@ -1,0 +1,1 @@
+"""A small static embedder for the memory: distilled, trained on questions and answers, written."""

@@ -1,0 +1,3 @@
+"""What the device remembers: facts, corrections, turns and passages of documents."""
+
+from __future__ import annotations
