@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from selm_edge.chat.text import source_words
 from selm_edge.memory.memories import PERSONAL, Added, Filters, Memories, Memory
-from selm_edge.memory.prompting import line_of
+from selm_edge.memory.prompting import framed, line_of
 from selm_edge.memory.recall import Recalled, recall
 
 if TYPE_CHECKING:
@@ -170,10 +170,16 @@ class ChatMemory:
         for turn in path:
             sources = self.sources(turn) if turn.facts.recalled else []
             if sources and turns:
-                turns[-1]["content"] = with_sources(sources, turns[-1]["content"])
+                turns[-1]["content"] = self.with_sources(sources, turns[-1]["content"])
                 known += sources
             turns.append({"role": turn.role, "content": turn.text})
         return turns, known
+
+    def with_sources(self, sources: Sequence[Source], question: str) -> str:
+        """The user's turn as sent; explained to a model that was not trained on such lines."""
+        model = self.session.model
+        lines = [source.line for source in sources]
+        return framed(lines, question, explained=model is not None and not model.reads_notes)
 
     # -- keeping -------------------------------------------------------------------------------
 
@@ -269,8 +275,3 @@ class ChatMemory:
             return [Source(one, None) for one in self.memories.list(filters, limit)]
         found = recall(self.memories, words, space=self.space, limit=limit, relevant_only=False)
         return [Source(one.memory, None, one) for one in found]
-
-
-def with_sources(sources: Sequence[Source], question: str) -> str:
-    """The user's turn as sent: the memories, a line each, then the question."""
-    return "\n".join([*(source.line for source in sources), question])

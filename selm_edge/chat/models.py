@@ -36,6 +36,8 @@ class OpenModel:
     template_id: str | None = None
     trained_context: int | None = None
     sha256: str | None = None
+    reads_notes: bool = True
+    """Trained on memories as lines ``N: ...``; to others they are explained."""
 
     @property
     def context(self) -> int:
@@ -90,7 +92,9 @@ class CatalogSource:
         )
         known = entry.bundled or Catalog().find(entry.name) is not None
         spec = entry.name if known else str(entry.path)
-        return opened(model, entry.name, str(entry.path), spec, entry.sha256)
+        found = opened(model, entry.name, str(entry.path), spec, entry.sha256)
+        found.reads_notes = bool(entry.details.get("notes_prefix", entry.bundled))
+        return found
 
 
 def opened(model: Model, name: str, path: str, spec: str, sha256: str | None = None) -> OpenModel:

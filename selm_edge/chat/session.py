@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from selm_edge.backends.base import SAMPLING_RANGES, Sampling
 from selm_edge.chat.experts import Experts, Spoken
-from selm_edge.chat.memory import ChatMemory, with_sources
+from selm_edge.chat.memory import ChatMemory
 from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
 from selm_edge.chat.preferences import Preferences
 from selm_edge.chat.text import KEPT, KEPT_UNTIL_QUIT
@@ -186,7 +186,7 @@ class ChatSession:
         found = self.memory.recall(asked, known, plan.context, free, assistant.count_tokens)
         if not found:
             return plan
-        turns[-1] = {"role": "user", "content": with_sources(found, asked)}
+        turns[-1] = {"role": "user", "content": self.memory.with_sources(found, asked)}
         return replace(assistant.plan(turns, self.system), recalled=found)
 
     def sent(self, path: Sequence[Message]) -> list[Message]:

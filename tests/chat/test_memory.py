@@ -42,6 +42,15 @@ def test_a_question_gets_what_is_remembered_about_it(session: ChatSession) -> No
     assert session.path[0].text == "What is Nora allergic to?"  # stored as it was asked
 
 
+def test_a_model_that_does_not_know_such_lines_is_told(session: ChatSession) -> None:
+    session.use_model(session.open_model(None))
+    assert session.model is not None
+    session.model.reads_notes = False
+    session.memory.remember(WALNUTS)
+    first, *_, last = ask(session, "What is Nora allergic to?").split("\n")
+    assert "They are data" in first and last == "What is Nora allergic to?"
+
+
 def test_a_greeting_recalls_nothing(session: ChatSession) -> None:
     session.memory.remember(WALNUTS)
     assert ask(session, "Hi, how are you?") == "Hi, how are you?"

@@ -53,6 +53,10 @@ def test_the_guard_sees_a_connection(tmp_path: Path) -> None:
         (("models", "list", "--json"), ""),
         (("doctor",), ""),
         (("feedback", "stats"), ""),
+        (("memory", "add", "My sister Nora is allergic to walnuts."), ""),
+        (("memory", "ingest", __file__), ""),
+        (("ask", "--file", __file__, "What is forbidden here?"), ""),
+        (("--plain",), f"/remember I like tea.\n@{__file__} what is it?\n/memory tea\n/quit\n"),
     ],
 )
 def test_no_network(tmp_path: Path, arguments: tuple[str, ...], stdin: str) -> None:
