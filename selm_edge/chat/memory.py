@@ -6,11 +6,14 @@ later turn shows the same lines again, and what was forgotten meanwhile is gone 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from selm_edge.chat.text import source_words
+from selm_edge.errors import SelmError
 from selm_edge.memory.memories import PERSONAL, Added, Filters, Memories, Memory
 from selm_edge.memory.prompting import framed, line_of
 from selm_edge.memory.recall import Recalled, recall
@@ -46,6 +49,8 @@ class ChatMemory:
         self._opened: tuple[Database, Memories] | None = None
         self._on = True  # for the conversation that begins with the next question
         self._space = PERSONAL
+        self.stopped = threading.Event()
+        """Set by who does not want to wait until a file is read."""
         self.problem: str | None = None
         """Why recall goes by words alone, once it was used; None while it goes by meaning too."""
 
@@ -136,7 +141,7 @@ class ChatMemory:
             lambda: gather(
                 self.memories, question, space=self.space, context=context, free=free,
                 count_tokens=count_tokens, files=files,
-                known={source.memory.id for source in known},
+                known={source.memory.id for source in known}, cancelled=self.stopped.is_set,
             )
         )  # fmt: skip
         number = max((source.number or 0 for source in known), default=0)
@@ -146,6 +151,14 @@ class ChatMemory:
             number += passage
             sources.append(Source(one.memory, number if passage else None, one.why))
         return sources
+
+    def names_files(self, question: str) -> bool:
+        """Whether files are to be read first."""
+        from selm_edge.memory.asking import named_files
+
+        with suppress(SelmError):  # said when it is planned
+            return bool(named_files(question))
+        return False
 
     def _any(self) -> bool:
         """Whether anything is remembered: the embedder need not be opened for nothing."""

@@ -414,6 +414,7 @@ class ChatWindow(App[None]):
 
     def _begin(self) -> None:
         self._asking = get_current_worker()
+        self.session.memory.stopped = threading.Event()
         self._idle.clear()
         self.main.query("#banner").remove_class("shown")
         self.show_hints()
@@ -496,6 +497,8 @@ class ChatWindow(App[None]):
         """Plan with the model in use; once more where it was changed while that went on."""
         while True:
             model = self.session.model
+            if text is not None and self.session.memory.names_files(text):
+                self.set_status(state="reading")
             try:
                 plan = await in_thread(self.session.plan, list(self.session.path), text)
             except Exception:
@@ -597,6 +600,7 @@ class ChatWindow(App[None]):
         if self._reply is not None:
             self._reply.cancel()
         elif self._asking is not None:
+            self.session.memory.stopped.set()  # a file that is being read
             self._asking.cancel()  # what was not sent goes back to the prompt
         return not self.idle
 

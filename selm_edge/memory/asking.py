@@ -42,14 +42,16 @@ def gather(
     files: Sequence[Path] = (),
     recalling: bool = True,
     known: Collection[int] = (),
+    cancelled: Callable[[], bool] | None = None,
 ) -> list[Found]:
     """What goes before ``question``, but for the memories ``known`` to stand there already.
 
     ``files`` come in place of what is recalled; nothing is unless ``recalling``. ``free`` of the
-    ``context`` tokens are not taken yet. SelmError where a file cannot be read.
+    ``context`` tokens are not taken yet. SelmError where a file cannot be read, or reading was
+    ``cancelled``.
     """
     if files:
-        documents = take_in(memories, files, space=space)
+        documents = take_in(memories, files, space=space, cancelled=cancelled)
         passages = passages_for(
             memories, question, documents,
             budget=min(context // 2, free), count_tokens=count_tokens,

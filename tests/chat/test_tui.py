@@ -44,7 +44,7 @@ async def test_the_first_frame_comes_before_the_model(tmp_path: Path) -> None:
 
 
 async def test_a_model_that_cannot_be_opened_gives_the_question_back(tmp_path: Path) -> None:
-    async with driven(tmp_path, FakeSource(load_delay=0.3), model="broken", wait=False) as chat:
+    async with driven(tmp_path, FakeSource(load_delay=1.5), model="broken", wait=False) as chat:
         await chat.press(*"Hi", "enter")
         await chat.until(lambda: "magic" in chat.banner)
         await chat.until(lambda: chat.app.prompt.text == "Hi" and chat.app.idle)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 from support.driving import Driver
 from textual.widgets import Input, OptionList, Static, TextArea
 
@@ -140,3 +143,19 @@ async def test_switches_and_spaces(chat: Driver) -> None:
     screen.query_one(Input).value = "personal"
     await chat.press("enter")
     await chat.until(lambda: chat.session.memory.space_name == "personal")
+
+
+async def test_reading_a_folder_can_be_stopped(chat: Driver, tmp_path: Path) -> None:
+    for number in range(400):
+        (tmp_path / f"file-{number}.txt").write_text(f"Text number {number}. " * 200)
+    chat.app.prompt.load_text(f"@{tmp_path} what is it?")
+    await chat.press("enter")
+    memories = chat.session.memory.memories
+    await chat.until(lambda: memories.count() > 0)
+    assert chat.app.status_line.status.state == "reading"
+    await chat.press("escape")
+    await chat.until(lambda: chat.app.idle)
+    assert chat.app.prompt.text == f"@{tmp_path} what is it?" and chat.session.path == []
+    await chat.until(lambda: not any(t.name == "selm-ingest" for t in threading.enumerate()))
+    read = len(memories.database.rows("select 1 from document where state = 'complete'"))
+    assert 0 < read < 400

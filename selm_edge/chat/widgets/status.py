@@ -15,7 +15,8 @@ from selm_edge.clean import clean_line
 
 @dataclass
 class Status:
-    """``state`` is ``loading``, ``ready``, ``replying`` or ``none``; tokens where known."""
+    """``state`` is ``loading``, ``ready``, ``reading`` (a file that the question names),
+    ``replying`` or ``none``; tokens where known."""
 
     model: str = ""
     state: str = "loading"
@@ -45,6 +46,7 @@ class StatusLine(Static):
     _DOTS: ClassVar[dict[str, tuple[str, str]]] = {
         "loading": ("◌ ", "$text-warning"),
         "ready": ("● ", "$text-success"),
+        "reading": ("◌ ", "$text-warning"),
         "replying": ("● ", "$text-accent"),
         "none": ("○ ", "$text-error"),
     }
@@ -64,6 +66,7 @@ class StatusLine(Static):
         name = clean_line(status.model)
         state = {
             "loading": f"Loading {name}…" if name else "Loading the model…",
+            "reading": "Reading the file… Esc stops",
             "none": "No model · F3 chooses one",
         }.get(status.state, name)
         left = Content.assemble(self._DOTS[status.state], state)
