@@ -258,8 +258,19 @@ class ChatMemory:
         """See `Memories.forget`."""
         return self.session.saving(lambda: self.memories.forget(memories))
 
+    def decided(self, text: str, choice: str) -> Added:
+        """Keep what was too like something: ``both``, or in place of the memory of that number."""
+        if choice == "both":
+            return self.remember(text, anyway=True)
+        return self.remember(text, corrects=[int(choice)])
+
+    def kept_words(self, added: Added) -> str:
+        """What became of a fact, and where it is kept."""
+        known = "Known already." if added.outcome == "duplicate" else "Remembered."
+        return f"{known} {self.where_words}"
+
     @property
-    def kept_words(self) -> str:
+    def where_words(self) -> str:
         """Where it is kept, in a sentence."""
         if self.session.store.saving:
             return "It stays on this device; /forget deletes it for real."

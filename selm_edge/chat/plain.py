@@ -434,12 +434,8 @@ class PlainChat:
             if choice is None:
                 self.say("Nothing was changed.")
                 return
-            if choice == "both":
-                memory.remember(text, anyway=True)
-            else:
-                memory.remember(text, corrects=[int(choice)])
-        known = "Known already." if added.outcome == "duplicate" else "Remembered."
-        self.say(f"{known} {self.session.memory.kept_words}")
+            added = memory.decided(text, choice)
+        self.say(memory.kept_words(added))
 
     def _propose(self, text: str) -> None:
         """Ask whether what the user said of themselves is to be kept."""

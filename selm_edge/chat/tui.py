@@ -364,7 +364,7 @@ class ChatApp(ChatWindow):
             return
         from selm_edge.chat.screens.ask import TextScreen
 
-        note = self.session.memory.kept_words
+        note = self.session.memory.where_words
         text = await self.push_screen_wait(TextScreen("Remember", "", note))
         if text and text.strip():
             await self._keep_fact(text)
@@ -385,12 +385,8 @@ class ChatApp(ChatWindow):
             choice = await self.push_screen_wait(NearScreen(text, added))
             if choice is None:
                 return
-            if choice == "both":
-                memory.remember(text, anyway=True)
-            else:
-                memory.remember(text, corrects=[int(choice)])
-        known = "Known already." if added.outcome == "duplicate" else "Remembered."
-        self.tell(f"{known} {memory.kept_words}")
+            added = memory.decided(text, choice)
+        self.tell(memory.kept_words(added))
 
     def action_memory(self) -> None:
         self._browse_memory("")
