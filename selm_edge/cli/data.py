@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from selm_edge.store.opening import Store
 
 
-def open_data(*, create: bool = True) -> Store:
-    """The store in use. Where there is no file yet, an empty one in memory unless ``create``."""
+def open_data(*, create: bool = True, passphrase: str | None = None) -> Store:
+    """The store in use. Where there is no file yet, an empty one in memory unless ``create``.
+    The passphrase is asked for where it is needed and not given."""
     from selm_edge import paths
     from selm_edge.store.database import Database
     from selm_edge.store.opening import Store, open_store
@@ -21,7 +22,7 @@ def open_data(*, create: bool = True) -> Store:
     path = paths.database_file()
     if not create and not path.exists():
         return Store(Database(None))
-    return open_store(path, passphrase_for(path))
+    return open_store(path, passphrase or passphrase_for(path))
 
 
 def open_memories(store: Store, *, quiet: bool = False) -> Memories:

@@ -20,6 +20,7 @@ from selm_edge.cli.memory_files import (
     ingest,
     rekey,
 )
+from selm_edge.cli.memory_health import check, repair
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def memory() -> None:
     """
 
 
-for _command in (ingest, export, import_, embedder, encrypt, decrypt, rekey):
+for _command in (ingest, export, import_, embedder, encrypt, decrypt, rekey, check, repair):
     memory.add_command(_command)
 
 

@@ -137,7 +137,7 @@ def import_(file: Path, as_json: bool) -> None:
 
     memories = open_memories(open_data())
     done = import_file(memories, file.expanduser())
-    _embed(memories)
+    embed(memories)
     if as_json:
         show_json(vars(done))
     else:
@@ -169,7 +169,7 @@ def embedder(choice: str | None, as_json: bool) -> None:
     memories = open_memories(open_data(create=choice is not None))
     if choice is not None and memories.embedder is not None:
         embedding.adopt(memories)
-        _embed(memories)
+        embed(memories)
     values = {
         "embedder": preferences.config.embedder or BUILTIN,
         "vectors": memories.index.count(),
@@ -184,7 +184,7 @@ def embedder(choice: str | None, as_json: bool) -> None:
             click.echo(plain(f"{name.replace('_', ' '):<9} {value}"))
 
 
-def _embed(memories: Memories) -> None:
+def embed(memories: Memories) -> None:
     from selm_edge.memory.embedding import bring_up_to_date
 
     live = sys.stderr.isatty()

@@ -13,11 +13,12 @@ NEW_VARIABLE = "SELM_NEW_PASSPHRASE"
 _TRIES = 3
 
 
-def passphrase_for(path: Path) -> str | None:
+def passphrase_for(path: Path, *, tried: bool = True) -> str | None:
     """What opens the file; None where it is not encrypted.
 
     Asked for at a terminal, up to three times where it is wrong (then StoreError). Where nobody can
     be asked and ``SELM_PASSPHRASE`` is not set, None: opening the file then says what is missing.
+    With ``tried`` false it is not tried on the file, which may be too damaged for that.
     """
     if not path.exists():
         return None
@@ -35,6 +36,8 @@ def passphrase_for(path: Path) -> str | None:
         asked = _ask("Passphrase: ")
         if not asked:
             break
+        if not tried:
+            return asked
         try:
             open_store(path, asked).close()
         except StoreError as error:

@@ -396,7 +396,7 @@ def explained(path: Path | None) -> Iterator[None]:
             path,
             "damaged",
             f"the file is damaged: {error}",
-            "It was left as it is. Move it away to begin a new one.",
+            "It was left as it is. `selm memory repair` saves what can be read of it.",
         ) from error
     except apsw.IOError as error:
         # A quota or a file size limit is an I/O error to SQLite, a full disk to its user.
