@@ -238,7 +238,7 @@ def _start(
     def content(text: str) -> str:
         """The user's turn, where ``text`` is what is left of the data or the question."""
         said = text if data is None else with_data(question, text, prefix)
-        return with_memories(said, recalled, explained=not prefix).text
+        return with_memories(said, recalled, explained=not prefix)
 
     try:
         if options["raw"]:

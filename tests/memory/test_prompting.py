@@ -23,18 +23,13 @@ def test_facts_and_passages_as_the_model_was_trained() -> None:
         Passage("Turn the key\n  to the left.", page=3), Passage("Press the button.")
     )
     prompted = with_memories("How do I open it?", [first, fact, second])
-    assert prompted.text.split("\n") == [
+    assert prompted.split("\n") == [
         "N: [1] (manual 2.pdf, p. 3) Turn the key to the left.",
         "N: The drill is in the shed",
         "N: [2] (manual 2.pdf) Press the button.",
         "How do I open it?",
     ]
-    assert prompted.recalled == [
-        {"memory": first.id, "number": 1},
-        {"memory": fact.id, "number": None},
-        {"memory": second.id, "number": 2},
-    ]
-    assert with_memories("Hi\nthere", []).text == "Hi\nthere"
+    assert with_memories("Hi\nthere", []) == "Hi\nthere"
 
 
 HOSTILE = [

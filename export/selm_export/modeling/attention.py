@@ -26,6 +26,7 @@ from torch import Tensor
 from selm_export.modeling.configuration import SelmConfig
 from selm_export.modeling.features import FeatureMap
 
+CHUNK = 128  # queries of packed rows that a processor takes at a time
 NOTHING = -1e30  # the logarithm of no features at all; finite, so that differences are
 
 
@@ -207,22 +208,27 @@ def attend_packed(rule: Rule, tokens: Tokens, documents: Tensor) -> Tensor:
     near = seen
     if rule.kind != "softmax":
         near = seen & ((distance < rule.config.window) | (slots[:, None, :] < rule.config.sinks))
-    far = seen & ~near
-    if rule.kind != "performer" or not bool(far.any()):
-        return _attend_near(tokens, near)
-    logits = (
-        torch.einsum("bkgnd,bksd->bkgns", tokens.queries, tokens.keys) * rule.config.head_dim**-0.5
-    )
-    logits = logits.masked_fill(~near[:, None, None], -torch.inf)
-    state = replace(
-        empty_state(rule.config, rule.kind, tokens.keys),
-        keys=tokens.keys, values=tokens.values, slots=own, valid=tokens.valid,
-    )  # fmt: skip
-    out, _, _ = _attend_far(rule, state, tokens.queries, logits, far)
-    return out
+    far = seen & ~near if rule.kind == "performer" and not torch.equal(seen, near) else None
+    if documents.device.type != "cpu":
+        if far is not None:
+            return _attend_block(rule, tokens, tokens.queries, near, far)
+        return _attend_by_kernel(tokens, near)
+    # A processor computes what is masked as well, so only what may be seen is given to it.
+    begins = (own - slots).amin(0).tolist()  # of the earliest document that a place is in
+    parts = []
+    for first in range(0, own.shape[0], CHUNK):
+        rows, kept = slice(first, first + CHUNK), slice(begins[first], first + CHUNK)
+        here = Tokens(
+            tokens.queries, tokens.keys[:, :, kept], tokens.values[:, :, kept],
+            tokens.valid[:, kept],
+        )  # fmt: skip
+        part = None if far is None else far[:, rows, kept]
+        queries = tokens.queries[:, :, :, rows]
+        parts.append(_attend_block(rule, here, queries, near[:, rows, kept], part))
+    return torch.cat(parts, dim=3)
 
 
-def _attend_near(tokens: Tokens, near: Tensor) -> Tensor:
+def _attend_by_kernel(tokens: Tokens, near: Tensor) -> Tensor:
     """Softmax alone, by torch's own kernel; ``near`` [batch, tokens, tokens]."""
     batch, heads, group, count, size = tokens.queries.shape
     out = F.scaled_dot_product_attention(
@@ -232,6 +238,23 @@ def _attend_near(tokens: Tokens, near: Tensor) -> Tensor:
         attn_mask=near[:, None],
     )
     return out.view(batch, heads, group, count, size)
+
+
+def _attend_block(
+    rule: Rule, tokens: Tokens, queries: Tensor, near: Tensor, far: Tensor | None
+) -> Tensor:
+    """What ``queries`` [batch, kv_heads, group, count, size] find among the tokens' keys, of which
+    each sees ``near`` [batch, count, keys] by softmax and ``far`` through features."""
+    logits = torch.einsum("bkgnd,bksd->bkgns", queries, tokens.keys) * rule.config.head_dim**-0.5
+    logits = logits.masked_fill(~near[:, None, None], -torch.inf)
+    if far is None or not bool(far.any()):
+        return torch.einsum("bkgns,bksd->bkgnd", logits.softmax(-1), tokens.values)
+    state = replace(
+        empty_state(rule.config, rule.kind, tokens.keys),
+        keys=tokens.keys, values=tokens.values, valid=tokens.valid,
+    )  # fmt: skip
+    out, _, _ = _attend_far(rule, state, queries, logits, far)
+    return out
 
 
 def _attend_far(

@@ -115,6 +115,17 @@ class Noise(NamedTuple):
 QUIET = Noise()
 
 
+def drop(x: Tensor, share: float) -> Tensor:
+    """Dropout by a random byte for each number, so of 256ths: torch's draws a double for each,
+    which on a processor is a tenth of the time that training takes."""
+    kept = 256 - round(256 * share)
+    if kept == 256:
+        return x
+    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+    drawn = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()].view(x.shape)
+    return x * (drawn < kept).to(x.dtype).mul_(256 / kept)
+
+
 class Packed(NamedTuple):
     """Rows that hold several documents each, numbered by ``documents`` [batch, tokens], and how
     they are gone through; ``checkpointing`` computes layers again on the way back instead of
@@ -231,9 +242,9 @@ class Layer(nn.Module):
         noise = rows.noise
         before, dropout = x, noise.dropout
         y = self.self_attn.packed(self.input_layernorm(x), rows, expert)
-        x = x + F.dropout(y, dropout, training=dropout > 0)
+        x = x + drop(y, dropout)
         y = self.mlp(self.post_attention_layernorm(x), expert)
-        x = x + F.dropout(y, dropout, training=dropout > 0)
+        x = x + drop(y, dropout)
         if noise.layers:  # by row; computed all the same, so that every parameter has a gradient
             left_out = torch.rand(x.shape[0], 1, 1, device=x.device) < noise.layers * self.depth
             x = torch.where(left_out, before, x)

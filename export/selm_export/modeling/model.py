@@ -37,6 +37,7 @@ from selm_export.modeling.layers import (
     Projection,
     RmsNorm,
     Rotary,
+    drop,
 )
 
 IGNORED = -100  # the label of a token that nothing is to be learned from
@@ -134,7 +135,7 @@ class SelmModel(SelmPreTrainedModel):  # type: ignore[no-untyped-call]
         are no experts) and after each, of rows that hold several documents, numbered by
         ``documents`` [batch, tokens]: what training reads."""
         x = self.embed_tokens(ids)
-        x = F.dropout(x, noise.dropout / 2, training=noise.dropout > 0)
+        x = drop(x, noise.dropout / 2)
         # From 0 in each document: features do not depend on differences of positions alone.
         turn = self.rotary(positions_within(documents), x.dtype)
         place = Place(turn, torch.ones_like(ids, dtype=torch.bool))

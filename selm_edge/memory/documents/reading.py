@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from selm_edge.memory.documents.blocks import (
     MAX_BYTES,
-    Block,
     Check,
     Document,
     DocumentError,
@@ -18,13 +15,11 @@ from selm_edge.memory.documents.blocks import (
 )
 from selm_edge.memory.documents.code import LANGUAGES, NAMED, read_code
 from selm_edge.memory.documents.encoding import decode
-from selm_edge.memory.documents.tokens import estimate
 
 _MARKDOWN = (".md", ".markdown", ".mdown", ".mkd", ".qmd", ".rmd", ".mdx")
 _HTML = (".html", ".htm", ".xhtml", ".shtml")
 _TABLES = (".csv", ".tsv", ".tab")
 _CHUNK = 1024 * 1024
-_LONGEST_TOKEN = 64  # characters; no usual tokenizer has longer ones on average
 
 
 @dataclass(frozen=True)
@@ -101,31 +96,3 @@ def _of_text(path: Path, text: str) -> Document:
     if language:
         return Document(path, "code", read_code(text), language)
     return Document(path, "text", plain.read_text(text))
-
-
-def fits_whole(
-    path: Path, room_tokens: int, count_tokens: Callable[[str], int] = estimate
-) -> str | None:
-    """The clean text of a file that has at most ``room_tokens``; None where it is longer.
-
-    Raises DocumentError where it cannot be read.
-    """
-    with suppress(OSError):
-        if path.stat().st_size > MAX_BYTES:
-            return None
-    return whole_text(open_document(load(path)).blocks, room_tokens, count_tokens)
-
-
-def whole_text(
-    blocks: Iterator[Block], room_tokens: int, count_tokens: Callable[[str], int] = estimate
-) -> str | None:
-    """The text of these blocks, None as soon as it is clear that they are too long."""
-    parts: list[str] = []
-    length = 0
-    for block in blocks:
-        parts.append(block.text)
-        length += len(block.text)
-        if length > room_tokens * _LONGEST_TOKEN:
-            return None
-    text = "\n\n".join(parts)
-    return text if count_tokens(text) <= room_tokens else None

@@ -11,7 +11,7 @@ from support.hostile_documents import HostileDocument, hostile_documents, obedie
 
 from selm_edge.memory.documents.ingest import ingest
 from selm_edge.memory.documents.passages import LARGEST, passages
-from selm_edge.memory.documents.reading import fits_whole, load, open_document
+from selm_edge.memory.documents.reading import load, open_document
 from selm_edge.memory.memories import Filters, Memories
 from selm_edge.memory.prompting import line_of
 from selm_edge.store.database import Database
@@ -44,8 +44,6 @@ def test_what_is_read_is_harmless(document: HostileDocument, tmp_path: Path) -> 
         assert document.sign not in text
         assert "gnore all previous" not in text
     assert all(one.tokens <= LARGEST for one in found)
-    whole = fits_whole(path, 1_000_000)
-    assert whole is not None and document.answer in whole and ACTIVE.search(whole) is None
 
 
 def test_only_passages_are_written(tmp_path: Path) -> None:

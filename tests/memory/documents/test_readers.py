@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from selm_edge.memory.documents.blocks import Block, DocumentError
 from selm_edge.memory.documents.hygiene import strange_name, tidy
 from selm_edge.memory.documents.passages import passages
-from selm_edge.memory.documents.reading import fits_whole, load, open_document
+from selm_edge.memory.documents.reading import load, open_document
 
 
 def read(tmp_path: Path, name: str, data: str | bytes) -> list[Block]:
@@ -371,24 +371,11 @@ def test_source_code(tmp_path: Path) -> None:
     assert [block.line for block in read(tmp_path, "a.c", c)] == [1, 8]
 
 
-def test_a_file_that_fits_goes_in_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("One\u200b word.\n\nTwo \x1b[31mwords.\n")
-    assert fits_whole(path, 100) == "One word.\n\nTwo words."
-    assert fits_whole(path, 3) is None
-    assert fits_whole(path, 4, lambda text: len(text.split())) == "One word.\n\nTwo words."
-    path.write_text("word " * 100_000)
-    assert fits_whole(path, 1000) is None
-
-
 def test_only_files_with_content_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(DocumentError, match="not a file with content"):
-            fits_whole(path, 100)
-    with (tmp_path / "large.txt").open("wb") as file:
-        file.truncate(65 * 1024 * 1024)
-    assert fits_whole(tmp_path / "large.txt", 100) is None
+            load(path)
 
 
 @pytest.mark.parametrize(
