@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -338,7 +338,10 @@ class Memories:
             f" where memory_fts match ? and {condition} limit 200",
             (query.match, *values),
         )
-        found_by_words = [(overlap(text, row[3]), _memory(row)) for row in rows]
+        words = set(lexical.words_of(text))
+        found_by_words = [
+            (overlap(words, set(lexical.words_of(row[3]))), _memory(row)) for row in rows
+        ]
         found_by_words.sort(key=lambda pair: -pair[0])
         near = [memory for share, memory in found_by_words if share >= NEAR_WORDS]
         return near[:_NEAR_SHOWN]
@@ -545,10 +548,9 @@ def digest(text: str) -> bytes:
     return hashlib.sha256(normalised(text).encode("utf-8", "replace")).digest()
 
 
-def overlap(one: str, other: str) -> float:
-    """Words in common, of all words of both: 0 to 1."""
-    a, b = set(lexical.words_of(one)), set(lexical.words_of(other))
-    return len(a & b) / len(a | b) if a and b else 0.0
+def overlap(one: Set[str], other: Set[str]) -> float:
+    """Of two texts' words, what share of all is in both: 0 to 1."""
+    return len(one & other) / len(one | other) if one and other else 0.0
 
 
 def with_heading(heading: str | None, text: str) -> str:

@@ -166,8 +166,7 @@ def _diverse(memories: Memories, found: Sequence[Recalled], limit: int) -> list[
     Of two that say the same only the better stays. A newer correction goes before the older fact it
     may be about; the fact stays, since likeness cannot tell a correction from another fact.
     """
-    ids = [one.memory.id for one in found]
-    vectors = memories.index.vectors(ids) if memories.vectors_problem is None else {}
+    likeness = _Likeness(memories, found)
     rest = list(found)
     chosen: list[Recalled] = []
     nearest = {one.memory.id: 0.0 for one in rest}
@@ -176,31 +175,45 @@ def _diverse(memories: Memories, found: Sequence[Recalled], limit: int) -> list[
         rest.remove(best)
         if nearest[best.memory.id] >= _SAME:
             continue
-        correction = next((one for one in rest if _corrects(one, best, vectors)), None)
+        correction = next((one for one in rest if _corrects(one, best, likeness)), None)
         if correction is not None:
             rest.remove(correction)
             rest.append(best)
             best = replace(correction, score=max(best.score, correction.score))
         chosen.append(best)
         for one in rest:
-            likeness = _likeness(one.memory, best.memory, vectors)
-            nearest[one.memory.id] = max(nearest[one.memory.id], likeness)
+            found_like = likeness(one.memory, best.memory)
+            nearest[one.memory.id] = max(nearest[one.memory.id], found_like)
     return chosen
 
 
-def _corrects(new: Recalled, old: Recalled, vectors: dict[int, bytes]) -> bool:
+def _corrects(new: Recalled, old: Recalled, likeness: _Likeness) -> bool:
     return (
         new.memory.kind == "correction"
         and old.memory.kind in {"fact", "correction"}
         and new.memory.created > old.memory.created
-        and _likeness(new.memory, old.memory, vectors) >= _RELATED
+        and likeness(new.memory, old.memory) >= _RELATED
     )
 
 
-def _likeness(one: Memory, other: Memory, vectors: dict[int, bytes]) -> float:
-    if one.id in vectors and other.id in vectors:
-        return max(0.0, cosine(vectors[one.id], vectors[other.id]))
-    return overlap(one.text, other.text)
+class _Likeness:
+    """How alike two of the memories found are: by vectors, else by words; each is read once."""
+
+    def __init__(self, memories: Memories, found: Sequence[Recalled]) -> None:
+        ids = [one.memory.id for one in found]
+        usable = memories.vectors_problem is None
+        self._vectors = memories.index.vectors(ids) if usable else {}
+        self._words: dict[int, frozenset[str]] = {}
+
+    def __call__(self, one: Memory, other: Memory) -> float:
+        if one.id in self._vectors and other.id in self._vectors:
+            return max(0.0, cosine(self._vectors[one.id], self._vectors[other.id]))
+        return overlap(self._of(one), self._of(other))
+
+    def _of(self, memory: Memory) -> frozenset[str]:
+        if memory.id not in self._words:
+            self._words[memory.id] = frozenset(lexical.words_of(memory.text))
+        return self._words[memory.id]
 
 
 def _within(
