@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "embedder.h"
+#include "generation.h"
 #include "handles.h"
 #include "selm/selm.h"
 
@@ -155,13 +156,20 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("finish",
                              [](const selm_generation_stats& s) { return static_cast<int>(s.finish); });
 
+  py::class_<Grammar>(m, "Grammar")
+      .def(py::init<const Tokenizer&, const std::string&, const std::string&>(), "tokenizer"_a, "kind"_a,
+           "text"_a)
+      .def("allowed", &Grammar::allowed, "tokens"_a,
+           "[n_vocab] bytes: 1 where a token may follow these; end tokens where the text may end.");
+
   py::class_<Generation>(m, "Generation")
       .def(py::init<const Session&, const Tokens&, selm_sampling, const std::map<selm_token, float>&,
-                    const std::vector<std::string>&, uint32_t, bool, bool, bool, const std::string&, float>(),
+                    const std::vector<std::string>&, uint32_t, bool, bool, bool, const std::string&, float,
+                    const Grammar*>(),
            "session"_a, "prompt"_a, "sampling"_a, py::kw_only(),
            "logit_bias"_a = std::map<selm_token, float>(), "stop"_a = std::vector<std::string>(),
            "max_tokens"_a = 0, "ignore_end"_a = false, "special"_a = false, "reuse_prefix"_a = true,
-           "draft"_a = "auto", "exit_threshold"_a = 0.0f)
+           "draft"_a = "auto", "exit_threshold"_a = 0.0f, "grammar"_a = py::none())
       .def("next", &Generation::next, "(piece of text, its token or -1, finish or 0 while there is more)")
       .def_property_readonly("stats", &Generation::stats)
       .def("cancel", &Generation::cancel)

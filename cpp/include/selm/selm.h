@@ -4,8 +4,8 @@
  *   of the calling thread's last failed call.
  * - Structs begin with struct_size. Options: start from the _INIT macro, change what you want. Results:
  *   set struct_size = sizeof the struct. A struct only grows, at its end.
- * - Handles are opaque. A model, tokenizer or embedder may be used by several threads at once; a session,
- *   or generation by one thread at a time, except selm_session_cancel. A thread that evaluates needs
+ * - Handles are opaque. A model, tokenizer, grammar or embedder may be used by several threads at once; a
+ * session, or generation by one thread at a time, except selm_session_cancel. A thread that evaluates needs
  *   some 256 KB of stack.
  * - Text is UTF-8 with an explicit length; it need not end in NUL unless a parameter says `const char*`
  * alone.
@@ -45,6 +45,7 @@ typedef struct selm_session selm_session;
 typedef struct selm_adapter selm_adapter;
 typedef struct selm_generation selm_generation;
 typedef struct selm_embedder selm_embedder;
+typedef struct selm_grammar selm_grammar;
 
 SELM_API const char* selm_version(void);                   /* "0.1.0" */
 SELM_API const char* selm_last_error(void);                /* of this thread; "" if none */
@@ -252,6 +253,24 @@ SELM_API selm_status selm_sample(const selm_sampling* sampling, const float* log
                                  const selm_token* history, size_t n_history, uint64_t draw,
                                  selm_token* token);
 
+/* What a reply has to be, byte by byte. One grammar serves any number of replies, also at once; what it has
+ * found out about the vocabulary is kept. */
+typedef enum selm_grammar_kind {
+  /* Drafts 4 to 2020-12. Every reply is JSON that the schema accepts; what cannot be held to while writing is
+   * refused by name (SELM_ERROR_UNSUPPORTED), never left out. */
+  SELM_GRAMMAR_JSON_SCHEMA = 0,
+  SELM_GRAMMAR_GBNF = 1 /* llama.cpp's; the rule `root` */
+} selm_grammar_kind;
+/* For replies of the tokenizer's model; freed before the tokenizer or model, after its generations.
+ * SELM_ERROR_INVALID_ARGUMENT: the text is no grammar, with the place, or nothing can be written. */
+SELM_API selm_status selm_grammar_create(const selm_tokenizer* tokenizer, selm_grammar_kind kind,
+                                         const char* text, size_t length, selm_grammar** grammar);
+SELM_API void selm_grammar_free(selm_grammar* grammar);
+/* For a sampler of your own: allowed[n_vocab] becomes 1 where a token may follow these, 0 elsewhere; end
+ * tokens where the text may end. SELM_ERROR_INVALID_ARGUMENT where the tokens themselves are not allowed. */
+SELM_API selm_status selm_grammar_allowed(const selm_grammar* grammar, const selm_token* tokens,
+                                          size_t n_tokens, uint8_t* allowed);
+
 /* How tokens may be guessed ahead. No choice changes a reply, only its speed. */
 typedef enum selm_draft {
   SELM_DRAFT_AUTO = 0, /* by lookup, and by exits where the model has them */
@@ -274,9 +293,10 @@ typedef struct selm_generation_options {
   /* To calibrate: with SELM_DRAFT_CALIBRATED, this probability instead of the file's threshold, and
    * early_wrong is counted. */
   float exit_threshold;
+  const selm_grammar* grammar; /* NULL: anything may be said */
 } selm_generation_options;
 #define SELM_GENERATION_OPTIONS_INIT \
-  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true, SELM_DRAFT_AUTO, 0.0f }
+  { sizeof(selm_generation_options), 0, NULL, 0, false, false, true, SELM_DRAFT_AUTO, 0.0f, NULL }
 
 typedef enum selm_finish {
   SELM_FINISH_NONE = 0, /* still going */

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "api/bandwidth.h"
+#include "api/handles.h"
 #include "api/report.h"
 #include "base/cpu.h"
 #include "base/memory.h"
@@ -36,15 +37,6 @@ static_assert(static_cast<int>(engine::Finish::deadline) == SELM_FINISH_DEADLINE
 static_assert(static_cast<int>(engine::Logits::all) == SELM_LOGITS_ALL);
 static_assert(static_cast<int>(engine::KvType::f32) == SELM_KV_F32);
 static_assert(static_cast<int>(engine::KvType::q8_0) == SELM_KV_Q8_0);
-
-// Its own vocabulary, or a view of a model's.
-struct selm_tokenizer {
-  std::optional<selm::text::Tokenizer> own;
-  const selm::text::Tokenizer* view = nullptr;
-  std::string model, pre;
-
-  const selm::text::Tokenizer& get() const { return own ? *own : *view; }
-};
 
 struct selm_model {
   std::unique_ptr<selm::model::Model> model;
@@ -144,9 +136,10 @@ Result<engine::GenerationOptions> generation_options(const selm_generation_optio
   SELM_TRY(read_options(given, &o));
   if (o.draft > SELM_DRAFT_CALIBRATED)
     return selm::error(Code::invalid_argument, "unknown draft %d", o.draft);
-  engine::GenerationOptions out{
-      o.max_tokens,    {}, o.ignore_end, o.special, o.reuse_prefix, static_cast<engine::Draft>(o.draft),
-      o.exit_threshold};
+  engine::GenerationOptions out{o.max_tokens,     {},
+                                o.ignore_end,     o.special,
+                                o.reuse_prefix,   static_cast<engine::Draft>(o.draft),
+                                o.exit_threshold, o.grammar != nullptr ? o.grammar->constraint : nullptr};
   for (size_t i = 0; o.stop != nullptr && i < o.n_stop; ++i) {
     if (o.stop[i] == nullptr) return selm::error(Code::invalid_argument, "a stop string is NULL");
     out.stop.emplace_back(o.stop[i]);

@@ -57,7 +57,9 @@ Generation::Generation(Session& session, std::span<const Token> prompt, Sampling
       sampler_(std::move(sampling)),
       options_(std::move(options)),
       stops_(options_.stop),
-      logits_((options_.draft == Draft::off ? 1 : session.most_drafts()) * session.model().n_vocab()) {}
+      logits_((options_.draft == Draft::off ? 1 : session.most_drafts()) * session.model().n_vocab()) {
+  if (options_.constraint) matcher_.emplace(options_.constraint);
+}
 
 Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::span<const Token> prompt,
                                                        Sampling sampling, GenerationOptions options) {
@@ -72,6 +74,8 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, std::sp
                    session.model().n_vocab());
     }
   }
+  if (options.constraint && &options.constraint->tokenizer() != &session.model().tokenizer())
+    return error(Code::invalid_argument, "the grammar was made for another model's tokenizer");
   const bool calibrated = options.draft == Draft::calibrated;
   if ((options.draft == Draft::exit || calibrated) && session.model().hparams().selm.exits.empty()) {
     return error(Code::invalid_argument, "the model has no trained exits to draft through");
@@ -119,15 +123,27 @@ Result<size_t> Generation::pick(size_t rows, std::span<const Token> guesses) {
   const size_t n_vocab = session_.model().n_vocab();
   const uint64_t drawn = stats_.tokens + (history_.size() - given_);
   for (size_t i = 0; i < rows; ++i) {
-    const std::span<const float> logits(logits_.data() + i * n_vocab, n_vocab);
-    SELM_ASSIGN(const Token token, sampler_.pick(logits, history_, drawn + i));
+    SELM_TRY(pick_one(std::span(logits_.data() + i * n_vocab, n_vocab), drawn + i));
     if (started_) ++stats_.decode_steps;
-    picked_ = token;
-    ended_ = !options_.ignore_end && session_.model().tokenizer().is_end(token);
-    if (!ended_) history_.push_back(token);
-    if (ended_ || i == guesses.size() || guesses[i] != token) return i;
+    if (ended_ || i == guesses.size() || guesses[i] != picked_) return i;
   }
   return guesses.size();
+}
+
+Status Generation::pick_one(std::span<float> logits, uint64_t draw) {
+  if (matcher_ && matcher_->finished()) {  // there may be no token that says so
+    ended_ = true;
+    return {};
+  }
+  if (matcher_) SELM_TRY(matcher_->mask(logits));
+  SELM_ASSIGN(picked_, sampler_.pick(logits, history_, draw));
+  const bool end = session_.model().tokenizer().is_end(picked_);
+  ended_ = end && (matcher_ || !options_.ignore_end);
+  if (ended_) return {};
+  history_.push_back(picked_);
+  if (!matcher_) return {};
+  SELM_ASSIGN(const bool allowed, matcher_->read(picked_));
+  return allowed ? Status() : error(Code::internal, "the token %d was picked against the grammar", picked_);
 }
 
 // Keeps of an evaluated piece, a token and guesses at those after it, what was right.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 
 #include "engine/sampler.h"
 #include "engine/session.h"
+#include "grammar/matcher.h"
 
 namespace selm::engine {
 
@@ -25,6 +27,7 @@ struct GenerationOptions {
   // For calibrating: with Draft::calibrated this threshold instead of the file's; what the whole model would
   // have said in place of each early token is then looked at.
   float exit_threshold = 0.0f;
+  std::shared_ptr<const grammar::Constraint> constraint;  // what the reply has to be; none: anything
 };
 
 struct GenerationStats {
@@ -84,6 +87,7 @@ class Generation {
   Status decode_early(size_t most);
   Status settle_early(Logits which);
   Result<size_t> pick(size_t rows, std::span<const Token> guesses);
+  Status pick_one(std::span<float> logits, uint64_t draw);
   Result<size_t> settle(std::span<const Token> piece);
 
   Session& session_;
@@ -92,6 +96,7 @@ class Generation {
   bool ended_ = false;          // the end token was picked
   Sampler sampler_;
   GenerationOptions options_;
+  std::optional<grammar::Matcher> matcher_;
   StopFilter stops_;
   text::Utf8Stream utf8_;
   std::vector<float> logits_;  // [kMaxVerified or 1, n_vocab]

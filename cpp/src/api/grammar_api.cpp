@@ -1,0 +1,63 @@
+// The C API's grammars.
+#include <string_view>
+#include <utility>
+
+#include "api/handles.h"
+#include "api/report.h"
+#include "grammar/gbnf.h"
+#include "grammar/schema.h"
+
+using selm::Code;
+using selm::api::invalid;
+using selm::api::report;
+namespace grammar_of = selm::grammar;
+
+namespace {
+
+std::shared_ptr<const grammar_of::TokenTrie> trie_of(const selm_tokenizer& tokenizer) {
+  const std::lock_guard lock(tokenizer.mutex);
+  if (!tokenizer.trie)
+    tokenizer.trie =
+        std::make_shared<const grammar_of::TokenTrie>(grammar_of::TokenTrie::of(tokenizer.get()));
+  return tokenizer.trie;
+}
+
+}  // namespace
+
+selm_status selm_grammar_create(const selm_tokenizer* tokenizer, selm_grammar_kind kind, const char* text,
+                                size_t length, selm_grammar** grammar) {
+  if (tokenizer == nullptr || (text == nullptr && length > 0) || grammar == nullptr)
+    return invalid("an argument is NULL");
+  *grammar = nullptr;
+  if (kind != SELM_GRAMMAR_JSON_SCHEMA && kind != SELM_GRAMMAR_GBNF)
+    return invalid("an unknown kind of grammar");
+  const std::string_view source(text, length);
+  auto made = kind == SELM_GRAMMAR_GBNF ? grammar_of::gbnf(source) : grammar_of::json_schema(source);
+  if (!made.ok()) return report(made.status());
+  *grammar = new selm_grammar{std::make_shared<const grammar_of::Constraint>(
+      std::move(made.value()), tokenizer->get(), trie_of(*tokenizer))};
+  return SELM_OK;
+}
+
+void selm_grammar_free(selm_grammar* grammar) { delete grammar; }
+
+selm_status selm_grammar_allowed(const selm_grammar* grammar, const selm_token* tokens, size_t n_tokens,
+                                 uint8_t* allowed) {
+  if (grammar == nullptr || (tokens == nullptr && n_tokens > 0) || allowed == nullptr)
+    return invalid("an argument is NULL");
+  grammar_of::Matcher matcher(grammar->constraint);
+  for (size_t i = 0; i < n_tokens; ++i) {
+    const auto read = matcher.read(tokens[i]);
+    if (!read.ok()) return report(read.status());
+    if (!read.value()) {
+      return report(
+          selm::error(Code::invalid_argument, "the grammar does not allow token %zu, %d", i, tokens[i]));
+    }
+  }
+  const auto bits = matcher.allowed();
+  if (!bits.ok()) return report(bits.status());
+  const size_t n_vocab = grammar->constraint->trie().vocabulary();
+  for (size_t t = 0; t < n_vocab; ++t)
+    allowed[t] = static_cast<uint8_t>((*bits.value())[t / 64] >> (t % 64) & 1);
+  return SELM_OK;
+}

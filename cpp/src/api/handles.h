@@ -1,0 +1,26 @@
+// The handles that more than one file of the C API opens.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "grammar/matcher.h"
+#include "selm/selm.h"
+#include "text/tokenizer.h"
+
+// Its own vocabulary, or a view of a model's.
+struct selm_tokenizer {
+  std::optional<selm::text::Tokenizer> own;
+  const selm::text::Tokenizer* view = nullptr;
+  std::string model, pre;
+  mutable std::mutex mutex;
+  mutable std::shared_ptr<const selm::grammar::TokenTrie> trie;  // made for the first grammar
+
+  const selm::text::Tokenizer& get() const { return own ? *own : *view; }
+};
+
+struct selm_grammar {
+  std::shared_ptr<const selm::grammar::Constraint> constraint;
+};
