@@ -4,7 +4,7 @@ The SELM core, as selm.h has it. Use selm_edge.Model; this is what it is made of
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Adapter', 'CoreError', 'Floats', 'Generation', 'Model', 'ModelInfo', 'Sampling', 'Session', 'StaticEmbedder', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
+__all__: list[str] = ['Adapter', 'CoreError', 'Floats', 'Generation', 'Grammar', 'Model', 'ModelInfo', 'Sampling', 'Session', 'StaticEmbedder', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
 class CoreError(RuntimeError):
     pass
 class Floats:
@@ -277,8 +277,15 @@ class Stats:
     @property
     def tokens(self) -> int:
         ...
+class Grammar:
+    def __init__(self, tokenizer: Tokenizer, kind: str, text: str) -> None:
+        ...
+    def allowed(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> bytes:
+        """
+        [n_vocab] bytes: 1 where a token may follow these; end tokens where the text may end.
+        """
 class Generation:
-    def __init__(self, session: Session, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], sampling: Sampling, *, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, stop: collections.abc.Sequence[str] = [], max_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_end: bool = False, special: bool = False, reuse_prefix: bool = True, draft: str = 'auto', exit_threshold: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
+    def __init__(self, session: Session, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], sampling: Sampling, *, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, stop: collections.abc.Sequence[str] = [], max_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_end: bool = False, special: bool = False, reuse_prefix: bool = True, draft: str = 'auto', exit_threshold: typing.SupportsFloat | typing.SupportsIndex = 0.0, grammar: Grammar = None) -> None:
         ...
     def cancel(self) -> None:
         ...

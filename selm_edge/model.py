@@ -7,6 +7,7 @@ with Model.load("model.gguf") as model:
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from selm_edge.backends.base import (
     MAX_SECONDS,
     MAX_TOKENS,
     Adaptable,
+    Constraint,
     Draft,
     Engine,
     EngineSession,
@@ -319,6 +321,8 @@ class Model:
         session: Session | None = None,
         draft: Draft = "auto",
         expert: str | None = None,
+        schema: Mapping[str, Any] | str | None = None,
+        grammar: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Reply:
         """Go on from a prompt; iterate over the reply for its pieces.
@@ -331,6 +335,9 @@ class Model:
         "calibrated", where what an exit is sure of stays unverified; expert: the name of the one
         that speaks, None for whom the model chooses token by token. SelmError where the model or
         its backend has no such expert or exits, or no calibration of these.
+        schema: a JSON Schema (parsed, or its text) that the reply is valid JSON of; grammar: in
+        llama.cpp's GBNF, what the reply is a text of. A reply that `max_tokens` or the context cuts
+        is only its beginning. SelmError where it cannot be held to that, with the place.
         ValueError names a number out of its range.
         """
         if draft not in DRAFTS:
@@ -356,6 +363,7 @@ class Model:
                 deadline=deadline,
                 draft=draft,
                 expert=None if expert == "auto" else expert,  # no expert is called that
+                constraint=_constraint(schema, grammar),
             )
         except BaseException:
             if session is None:
@@ -377,6 +385,8 @@ class Model:
         session: Session | None = None,
         draft: Draft = "auto",
         expert: str | None = None,
+        schema: Mapping[str, Any] | str | None = None,
+        grammar: str | None = None,
         variables: Mapping[str, Any] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Reply:
@@ -397,6 +407,8 @@ class Model:
             session=session,
             draft=draft,
             expert=expert,
+            schema=schema,
+            grammar=grammar,
             **options,
         )
         return reply if stream else reply.finish()
@@ -445,3 +457,13 @@ class Model:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _constraint(schema: Mapping[str, Any] | str | None, grammar: str | None) -> Constraint | None:
+    if schema is not None and grammar is not None:
+        raise ValueError("a reply is held to a schema or to a grammar, not to both")
+    if grammar is not None:
+        return Constraint("gbnf", grammar)
+    if schema is None:
+        return None
+    return Constraint("schema", schema if isinstance(schema, str) else json.dumps(schema))

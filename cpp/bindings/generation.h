@@ -88,7 +88,7 @@ class Generation {
   Generation(const Session& session, const Tokens& prompt, selm_sampling sampling,
              const std::map<selm_token, float>& logit_bias, const std::vector<std::string>& stop,
              uint32_t max_tokens, bool ignore_end, bool special, bool reuse_prefix, const std::string& draft,
-             float exit_threshold, const Grammar* grammar)
+             float exit_threshold, const std::optional<Grammar>& grammar)
       : state_(std::make_shared<GenerationState>()) {
     std::vector<selm_logit_bias> bias;
     for (const auto& [token, amount] : logit_bias) bias.push_back({token, amount});
@@ -105,7 +105,7 @@ class Generation {
     options.reuse_prefix = reuse_prefix;
     options.draft = draft_named(draft);
     options.exit_threshold = exit_threshold;
-    if (grammar != nullptr) state_->grammar = grammar->handle();
+    if (grammar) state_->grammar = grammar->handle();
     options.grammar = state_->grammar.get();
 
     state_->session = session.state();

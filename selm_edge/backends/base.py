@@ -33,6 +33,16 @@ SAMPLING_RANGES: Mapping[str, tuple[type, float, float]] = {  # name: type, leas
 }
 MAX_TOKENS = (1 << 32) - 1
 """The most that a reply can be asked to have; what the core counts with."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a reply has to be: JSON that a schema accepts, or a text of a grammar (GBNF)."""
+
+    kind: Literal["schema", "gbnf"]
+    text: str
+
+
 MAX_SECONDS = 1e6
 """The longest deadline."""
 DRAFTS: tuple[Draft, ...] = get_args(Draft)
@@ -181,11 +191,13 @@ class EngineSession(Protocol):
         deadline: float | None,
         draft: Draft = "auto",
         expert: str | None = None,
+        constraint: Constraint | None = None,
     ) -> TokenStream:
         """Reply to a prompt, reusing the part of it that the session already holds.
 
         expert: the only one that speaks; None leaves it to the model. SelmError where the engine or
-        the model cannot do that, or cannot guess ahead in the way asked for.
+        the model cannot do that, cannot guess ahead in the way asked for, or cannot hold the reply
+        to the constraint.
         """
         ...
 

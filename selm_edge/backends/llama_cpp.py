@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selm_edge.backends.base import (
+    Constraint,
     Draft,
     LogitRows,
     MetadataValue,
@@ -273,7 +274,12 @@ class LlamaCppSession:
         deadline: float | None,
         draft: Draft = "auto",
         expert: str | None = None,
+        constraint: Constraint | None = None,
     ) -> ReplyStream:
+        if constraint is not None:
+            raise SelmError(
+                f"the llama-cpp backend holds no reply to a {constraint.kind}.{_NATIVE}"
+            )
         if draft not in ("auto", "off"):
             raise SelmError(
                 f"the llama-cpp backend guesses no tokens ahead (draft {draft}).{_NATIVE}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from selm_edge.backends.base import (
+    Constraint,
     Draft,
     FinishReason,
     GenerationStats,
@@ -17,6 +18,7 @@ from selm_edge.backends.base import (
     MetadataValue,
     Sampling,
 )
+from selm_edge.backends.constraints import Constraints
 from selm_edge.errors import (
     Cancelled,
     ContextError,
@@ -285,10 +287,13 @@ class NativeStream:
 
 
 class NativeSession:
-    def __init__(self, session: _core.Session, shape: Shape, adapters: Adapters) -> None:
+    def __init__(
+        self, session: _core.Session, shape: Shape, adapters: Adapters, constraints: Constraints
+    ) -> None:
         self._session = session
         self._shape = shape
         self._adapters = adapters
+        self._constraints = constraints
         self._adapted: list[tuple[_core.Adapter, float]] = []  # what this session adds
         self._expert: str | None = None  # the only one that speaks
 
@@ -348,7 +353,9 @@ class NativeSession:
 
         try:
             self._session.set_deadline(0)  # the last reply's is not this one's
-            fork = NativeSession(self._session.fork(), self._shape, self._adapters)
+            fork = NativeSession(
+                self._session.fork(), self._shape, self._adapters, self._constraints
+            )
             fork._expert, fork._adapted = self._expert, self._adapted
             return fork
         except _core.CoreError as error:
@@ -367,11 +374,13 @@ class NativeSession:
         deadline: float | None,
         draft: Draft = "auto",
         expert: str | None = None,
+        constraint: Constraint | None = None,
         ignore_end: bool = False,
     ) -> NativeStream:
         from selm_edge import _core
 
         session = self._session
+        grammar = None if constraint is None else self._constraints.get(constraint)
         bias = cast("Any", dict(sampling.logit_bias))  # the stub's key type takes no plain int
         try:
             session.set_deadline(0)
@@ -389,6 +398,7 @@ class NativeSession:
                 max_tokens=max_tokens or 0,
                 ignore_end=ignore_end,
                 draft=draft,
+                grammar=grammar,
             )
         except _core.CoreError as error:
             if error.args[0] == "context_full":
@@ -462,6 +472,7 @@ class NativeEngine:
             self.info = self._model.info
             self.metadata: Mapping[str, MetadataValue] = Metadata(self._model)
             self.tokenizer = NativeTokenizer(self._model.tokenizer())
+            self._constraints = Constraints(self._model.tokenizer())
         except _core.CoreError as error:
             raise file_error(path, error) from None
         names = self.metadata.get("selm.expert.names")
@@ -482,7 +493,8 @@ class NativeEngine:
         return self._threads or self._core_threads or allowed_cores()
 
     def session(self) -> NativeSession:
-        return NativeSession(self._session(self.context), self._shape, self._adapters)
+        session = self._session(self.context)
+        return NativeSession(session, self._shape, self._adapters, self._constraints)
 
     def set_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
         from selm_edge import _core

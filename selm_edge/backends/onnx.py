@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from importlib import import_module, util
 from typing import Any
 
-from selm_edge.backends.base import Draft, LogitRows, MetadataValue, Sampling
+from selm_edge.backends.base import Constraint, Draft, LogitRows, MetadataValue, Sampling
 from selm_edge.backends.native import allowed_cores, call_error, core_sampling
 from selm_edge.backends.onnx_folder import AGAIN, OnnxFolder, StateTensor, read
 from selm_edge.backends.streaming import ReplyStream, Voice
@@ -362,7 +362,10 @@ class OnnxSession:
         deadline: float | None,
         draft: Draft = "auto",
         expert: str | None = None,
+        constraint: Constraint | None = None,
     ) -> ReplyStream:
+        if constraint is not None:
+            raise SelmError(f"the onnx backend holds no reply to a {constraint.kind}.{_NATIVE}")
         if draft not in ("auto", "off"):
             raise SelmError(f"the onnx backend guesses no tokens ahead (draft {draft}).{_NATIVE}")
         if len(prompt) >= self.context:

@@ -22,6 +22,7 @@ from selm_edge.cli.common import (
     open_model,
     show_json,
 )
+from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,6 +68,8 @@ def reply_options(function: Function) -> Function:
 @click.option("--top-p", type=_number("top_p"), help="Only the likeliest that make up p.")
 @click.option("--min-p", type=_number("min_p"), help="Only those p times as likely as the best.")
 @click.option("--seed", type=_number("seed"), help="The same seed gives the same answer.")
+@click.option("--schema", metavar="FILE|JSON", help="Answer in JSON that this JSON Schema accepts.")
+@click.option("--grammar", metavar="FILE", help="Answer in a text of this grammar (GBNF).")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop at this text; may be repeated.")
 @click.option(
     "--deadline",
@@ -110,6 +113,7 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
     Examples:
       selm ask "Why is the sky blue?"
       cat notes.txt | selm ask "summarise"
+      selm ask --schema recipe.schema.json "A recipe for pancakes"
       selm ask --json --temperature 0 "Name three rivers" | jq -r .text
     """
     from selm_edge import config as preferences
@@ -185,6 +189,17 @@ def _adapter(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
+def _text_of(given: str | None) -> str | None:
+    """A schema as it is written, or what the file holds."""
+    if given is None or given.lstrip().startswith("{"):
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise SelmError(f"{given}: cannot be read: {cause}") from None
+
+
 def _piped() -> str | None:
     """What stands on stdin, if that is a pipe or a file."""
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
@@ -231,6 +246,8 @@ def _start(
         "deadline": options["deadline"],
         "draft": options["draft"],
         "expert": options["expert"],
+        "schema": _text_of(options["schema"]),
+        "grammar": _text_of(options["grammar"]),
         **sampling,
     }
     prefix = entry.details.get("notes_prefix", "N: " if entry.bundled else None)

@@ -23,7 +23,14 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from selm_edge.backends.base import Draft, GenerationStats, LogitRows, MetadataValue, Sampling
+from selm_edge.backends.base import (
+    Constraint,
+    Draft,
+    GenerationStats,
+    LogitRows,
+    MetadataValue,
+    Sampling,
+)
 from selm_edge.errors import ContextError, ModelError, SelmError
 
 Script = Sequence[str] | Callable[[str], str]
@@ -217,7 +224,10 @@ class FakeSession:
         deadline: float | None,
         draft: Draft = "auto",
         expert: str | None = None,
+        constraint: Constraint | None = None,
     ) -> FakeStream:
+        if constraint is not None:
+            raise SelmError("the fake engine holds no reply to anything")
         if expert is not None and expert not in self.engine.experts:
             raise SelmError(f"the model has no expert {expert!r}")
         if len(prompt) >= self.engine.context:
