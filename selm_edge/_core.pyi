@@ -285,7 +285,7 @@ class Grammar:
         [n_vocab] bytes: 1 where a token may follow these; end tokens where the text may end.
         """
 class Generation:
-    def __init__(self, session: Session, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], sampling: Sampling, *, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, stop: collections.abc.Sequence[str] = [], max_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_end: bool = False, special: bool = False, reuse_prefix: bool = True, draft: str = 'auto', exit_threshold: typing.SupportsFloat | typing.SupportsIndex = 0.0, grammar: Grammar = None) -> None:
+    def __init__(self, session: Session, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], sampling: Sampling, *, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, stop: collections.abc.Sequence[str] = [], max_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_end: bool = False, special: bool = False, reuse_prefix: bool = True, draft: str = 'auto', exit_threshold: typing.SupportsFloat | typing.SupportsIndex = 0.0, grammar: Grammar | None = None) -> None:
         ...
     def cancel(self) -> None:
         ...

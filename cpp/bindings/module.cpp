@@ -165,7 +165,7 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Generation>(m, "Generation")
       .def(py::init<const Session&, const Tokens&, selm_sampling, const std::map<selm_token, float>&,
                     const std::vector<std::string>&, uint32_t, bool, bool, bool, const std::string&, float,
-                    const Grammar*>(),
+                    const std::optional<Grammar>&>(),
            "session"_a, "prompt"_a, "sampling"_a, py::kw_only(),
            "logit_bias"_a = std::map<selm_token, float>(), "stop"_a = std::vector<std::string>(),
            "max_tokens"_a = 0, "ignore_end"_a = false, "special"_a = false, "reuse_prefix"_a = true,
