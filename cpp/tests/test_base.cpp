@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "base/cpu.h"
-#include "base/file_map.h"
+#include "base/file_bytes.h"
 #include "base/memory.h"
 #include "base/sha256.h"
 #include "base/status.h"
@@ -27,7 +27,7 @@
 
 using selm::AlignedBuffer;
 using selm::Code;
-using selm::FileMap;
+using selm::FileBytes;
 using selm::Result;
 using selm::Status;
 using selm::ThreadPool;
@@ -118,15 +118,15 @@ TEST("a file is mapped as it is, read-only permission suffices") {
   REQUIRE(folder.ok());
   const std::string path = folder.file("a", "hello");
   ::chmod(path.c_str(), 0400);
-  Result<FileMap> map = FileMap::open(path);
+  Result<FileBytes> map = FileBytes::open(path);
   REQUIRE(map.ok());
   CHECK(map.value().bytes().size() == 5 && std::memcmp(map.value().bytes().data(), "hello", 5) == 0);
   // A map may move, and outlives the name of its file.
-  FileMap moved = std::move(map.value());
+  FileBytes moved = std::move(map.value());
   std::remove(path.c_str());
   CHECK(moved.bytes().size() == 5 && std::memcmp(moved.bytes().data(), "hello", 5) == 0);
   CHECK(map.value().bytes().empty());
-  FileMap other;
+  FileBytes other;
   other = std::move(moved);
   CHECK(other.bytes().size() == 5);
 }
@@ -134,7 +134,7 @@ TEST("a file is mapped as it is, read-only permission suffices") {
 TEST("an empty file has no bytes") {
   Folder folder;
   REQUIRE(folder.ok());
-  Result<FileMap> map = FileMap::open(folder.file("empty", ""));
+  Result<FileBytes> map = FileBytes::open(folder.file("empty", ""));
   CHECK(map.ok() && map.value().bytes().empty());
 }
 
@@ -142,7 +142,7 @@ TEST("what is no file is refused, and nothing waits") {
   Folder folder;
   REQUIRE(folder.ok());
   const auto refused = [](const std::string& path, const char* cause) {
-    const Status status = FileMap::open(path).status();
+    const Status status = FileBytes::open(path).status();
     return status.code() == Code::io && status.message().find(cause) != std::string::npos;
   };
   CHECK(refused(folder.path(), "directory"));
@@ -167,8 +167,8 @@ TEST("no descriptor stays open") {
   const std::string path = folder.file("a", "hello");
   const int before = ::open(path.c_str(), O_RDONLY);
   ::close(before);
-  Result<FileMap> map = FileMap::open(path);
-  (void)FileMap::open(folder.path());
+  Result<FileBytes> map = FileBytes::open(path);
+  (void)FileBytes::open(folder.path());
   const int after = ::open(path.c_str(), O_RDONLY);
   ::close(after);
   CHECK(map.ok() && before == after);

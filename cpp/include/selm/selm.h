@@ -66,6 +66,26 @@ typedef struct selm_model_options {
 
 /* Maps the file; weights stay as they are on disk. options may be NULL. */
 SELM_API selm_status selm_model_open(const char* path, const selm_model_options* options, selm_model** model);
+
+/* Where a model's file is: exactly one of path, fd, data and read. */
+typedef struct selm_source {
+  size_t struct_size;
+  const char* path;
+  int fd;           /* -1: none; a regular file, from its beginning; yours to close after the call */
+  const void* data; /* size bytes at an 8-byte boundary, which outlive the model */
+  uint64_t size;    /* of data, or of what read gives */
+  /* Writes at most `wanted` bytes from `offset` on; returns how many, 0: failed. Called before the open
+   * returns. */
+  size_t (*read)(void* user, uint64_t offset, void* buffer, size_t wanted);
+  void* user;
+  /* path, fd: into memory instead of mapped. A mapped file that another program shortens ends this one by a
+   * signal (SIGBUS); a copy that ends too soon is SELM_ERROR_IO. What `read` gives is copied, too. */
+  bool copy;
+} selm_source;
+#define SELM_SOURCE_INIT \
+  { sizeof(selm_source), NULL, -1, NULL, 0, NULL, NULL, false }
+SELM_API selm_status selm_model_open_source(const selm_source* source, const selm_model_options* options,
+                                            selm_model** model);
 SELM_API void selm_model_free(selm_model* model); /* after its sessions; NULL is allowed */
 
 typedef struct selm_model_info {

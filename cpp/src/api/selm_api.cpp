@@ -12,6 +12,7 @@
 #include "api/handles.h"
 #include "api/report.h"
 #include "base/cpu.h"
+#include "base/file_bytes.h"
 #include "base/memory.h"
 #include "engine/generation.h"
 #include "engine/session.h"
@@ -100,6 +101,28 @@ Result<const kernels::Table*> choose_kernels(const char* isa) {
   return table;
 }
 
+Result<selm::gguf::File> file_of(const selm_source* given) {
+  using selm::FileBytes;
+  selm_source s = SELM_SOURCE_INIT;
+  SELM_TRY(read_options(given, &s));
+  const int named = (s.path != nullptr) + (s.fd >= 0) + (s.data != nullptr) + (s.read != nullptr);
+  if (named != 1)
+    return selm::error(Code::invalid_argument, "a source has one of path, fd, data and read, not %d", named);
+  const auto how = s.copy ? FileBytes::How::copy : FileBytes::How::map;
+  Result<FileBytes> bytes = FileBytes();
+  if (s.data != nullptr) {
+    bytes = FileBytes::borrowed({static_cast<const std::byte*>(s.data), static_cast<size_t>(s.size)});
+  } else if (s.read != nullptr) {
+    bytes = FileBytes::read(s.size, [&s](uint64_t offset, std::byte* buffer, size_t wanted) {
+      return s.read(s.user, offset, buffer, wanted);
+    });
+  } else {
+    bytes = s.path != nullptr ? FileBytes::open(std::string(s.path), how) : FileBytes::open(s.fd, how);
+  }
+  if (!bytes.ok()) return bytes.status();
+  return selm::gguf::File::open(std::move(bytes.value()));
+}
+
 Result<engine::SessionOptions> session_options(const selm_session_options* given) {
   selm_session_options o = SELM_SESSION_OPTIONS_INIT;
   SELM_TRY(read_options(given, &o));
@@ -186,12 +209,22 @@ const char* selm_isa(void) {
 
 selm_status selm_model_open(const char* path, const selm_model_options* options, selm_model** model) {
   if (path == nullptr || model == nullptr) return invalid("path and model must not be NULL");
+  selm_source source = SELM_SOURCE_INIT;
+  source.path = path;
+  return selm_model_open_source(&source, options, model);
+}
+
+selm_status selm_model_open_source(const selm_source* source, const selm_model_options* options,
+                                   selm_model** model) {
+  if (source == nullptr || model == nullptr) return invalid("source and model must not be NULL");
   *model = nullptr;
   selm_model_options o = SELM_MODEL_OPTIONS_INIT;
   if (const Status read = read_options(options, &o); !read.ok()) return report(read);
   const auto table = choose_kernels(o.isa);
   if (!table.ok()) return report(table.status());
-  auto opened = selm::model::Model::open(path, {table.value(), o.check_weights});
+  auto file = file_of(source);
+  if (!file.ok()) return report(file.status());
+  auto opened = selm::model::Model::open(std::move(file.value()), {table.value(), o.check_weights});
   if (!opened.ok()) return report(opened.status());
   auto handle = std::make_unique<selm_model>();
   handle->model = std::move(opened.value());

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/file_map.h"
+#include "base/file_bytes.h"
 #include "base/hash.h"
 #include "base/new_file.h"
 
@@ -337,7 +337,7 @@ Status Snapshot::restore(Session& session, std::span<const std::byte> bytes) {
 }
 
 Status Snapshot::restore_file(Session& session, const std::string& path) {
-  SELM_ASSIGN(const FileMap file, FileMap::open(path));
+  SELM_ASSIGN(const FileBytes file, FileBytes::open(path));
   return restore(session, file.bytes());
 }
 

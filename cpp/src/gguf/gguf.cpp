@@ -5,14 +5,14 @@
 #include <cinttypes>
 #include <limits>
 
-#include "base/file_map.h"
+#include "base/file_bytes.h"
 #include "gguf/cursor.h"
 #include "gguf/parser.h"
 
 namespace selm::gguf {
 
 struct File::Impl {
-  FileMap map;  // empty where the bytes belong to the caller
+  FileBytes own;  // empty where the bytes belong to whoever called parse
   std::span<const std::byte> bytes;
   Directory directory;
 };
@@ -33,9 +33,13 @@ Result<File> File::parse(std::span<const std::byte> bytes) {
 }
 
 Result<File> File::open(const std::string& path) {
-  SELM_ASSIGN(FileMap map, FileMap::open(path));
-  SELM_ASSIGN(File file, parse(map.bytes()));
-  file.impl_->map = std::move(map);
+  SELM_ASSIGN(FileBytes bytes, FileBytes::open(path));
+  return open(std::move(bytes));
+}
+
+Result<File> File::open(FileBytes bytes) {
+  SELM_ASSIGN(File file, parse(bytes.bytes()));
+  file.impl_->own = std::move(bytes);
   return file;
 }
 

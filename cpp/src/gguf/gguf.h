@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file_bytes.h"
 #include "base/status.h"
 #include "quant/types.h"
 
@@ -65,6 +66,7 @@ class File {
  public:
   // Maps and validates. Errors: io, format, unsupported; messages carry "at byte N".
   static Result<File> open(const std::string& path);
+  static Result<File> open(FileBytes bytes);
   // The same for bytes in memory, which begin at an 8-byte boundary and outlive the File.
   static Result<File> parse(std::span<const std::byte> bytes);
 

@@ -147,8 +147,7 @@ Status check_all_bound(const gguf::File& file, const std::vector<bool>& bound) {
 Model::Model(gguf::File file, Hparams hparams, text::Tokenizer tokenizer)
     : file_(std::move(file)), hparams_(std::move(hparams)), tokenizer_(std::move(tokenizer)) {}
 
-Result<std::unique_ptr<Model>> Model::open(const std::string& path, const Options& options) {
-  SELM_ASSIGN(gguf::File file, gguf::File::open(path));
+Result<std::unique_ptr<Model>> Model::open(gguf::File file, const Options& options) {
   SELM_ASSIGN(Hparams hparams, read_hparams(file));
   if (file.tensors().empty()) {
     return error(Code::format, "the file holds a vocabulary and no tensors; only its tokenizer can be used");

@@ -99,7 +99,7 @@ class Model {
     const kernels::Table* kernels = nullptr;  // required
     bool check_weights = false;               // also look for scales that are not finite
   };
-  static Result<std::unique_ptr<Model>> open(const std::string& path, const Options& options);
+  static Result<std::unique_ptr<Model>> open(gguf::File file, const Options& options);
 
   const gguf::File& file() const { return file_; }
   const Hparams& hparams() const { return hparams_; }
