@@ -47,6 +47,9 @@ typedef struct selm_generation selm_generation;
 typedef struct selm_embedder selm_embedder;
 typedef struct selm_grammar selm_grammar;
 
+/* Changes when a program that was built against an older header has to be built anew. */
+#define SELM_ABI 1
+SELM_API uint32_t selm_abi(void);                          /* SELM_ABI of this library */
 SELM_API const char* selm_version(void);                   /* "0.1.0" */
 SELM_API const char* selm_last_error(void);                /* of this thread; "" if none */
 SELM_API const char* selm_status_name(selm_status status); /* "format", ... */

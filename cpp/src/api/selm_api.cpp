@@ -190,6 +190,7 @@ selm_status copy_out(const T* values, size_t count, T* out, size_t capacity, siz
 
 }  // namespace
 
+uint32_t selm_abi(void) { return SELM_ABI; }
 const char* selm_version(void) { return SELM_VERSION; }
 
 const char* selm_status_name(selm_status status) {

@@ -1,0 +1,17 @@
+# Cross build for 64-bit RISC-V Linux with Debian's packages g++-riscv64-linux-gnu and qemu-user-static:
+#   cmake --preset riscv64
+# The tests run under qemu. Kernels are the scalar ones.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR riscv64)
+
+set(triple riscv64-linux-gnu)
+if(NOT DEFINED CMAKE_CXX_COMPILER)
+  set(CMAKE_CXX_COMPILER ${triple}-g++)
+endif()
+set(CMAKE_CXX_COMPILER_TARGET ${triple})  # for clang; g++ is for one target anyway
+set(CMAKE_FIND_ROOT_PATH /usr/${triple})
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-riscv64-static;-L;/usr/${triple})
