@@ -1,8 +1,10 @@
 """Answers from numbered passages, with the passage named: made up without end.
 
-Three ways, since each alone is learned by heart: documents of invented facts (``reading.txt``),
+Four ways, since each alone is learned by heart: documents of invented facts (``reading.txt``),
 questions of the training talk over passages that are renumbered, mixed with others and told other
-numbers and names, and replies of the training data that stand in a passage, to be found and quoted.
+numbers and names, replies of the training data that stand in a passage, to be found and quoted, and
+bare finding: which passage holds a word, and what stands there. The last is asked several times of
+the same passages, since a reply has a single token that says which one it is from.
 """
 
 from __future__ import annotations
@@ -36,6 +38,14 @@ MOST = 4  # passages before a question
 LINE = re.compile(r"N: \[(\d+)\] \(([^)]*)\) (.*)")
 NUMBER = re.compile(r"\d+")
 NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{3,}\b")  # in the middle of a sentence
+SENTENCE = re.compile(r"[^.!?]+(?:[.!?](?=\S)[^.!?]*)*[.!?]")
+WORD = re.compile(r"\b[A-Za-z]{4,}\b")
+FINDING = (
+    "Which passage says \"{some}\"?", "In which passage does \"{some}\" stand?",
+    "Which passage tells of \"{word}\"?", "Which passage mentions {word}?",
+    "What is said of \"{word}\"?", "Where is {word} mentioned?", "Quote what says \"{some}\".",
+    "What do they say about {word}?",
+)  # fmt: skip
 NO_TEXT = re.compile(r"[?=!]|\b(I|you|your|me|[Yy]es|No)\b")  # said to somebody, or reckoned
 DECLINES = (
     "The passage does not say {m}.", "The passages do not say {m}.", "The text does not tell {m}.",
@@ -171,7 +181,7 @@ def invented(r: random.Random) -> Conversation:
     ]  # fmt: skip
     known = [(i, t) for i, (_, told) in enumerate(documents, 1) for t in told]
     turns: list[str] = []
-    for _ in range(r.choices((1, 2, 3), (45, 40, 15))[0]):
+    for _ in range(r.choices((1, 2, 3, 5), (30, 30, 20, 20))[0]):
         if known and r.random() < 0.8:
             number, told = known.pop(r.randrange(len(known)))
             turns += [_asked(r, told), f"{_capital(told.fill(told.fact.reply))} [{number}]"]
@@ -306,9 +316,48 @@ def quoted(r: random.Random, pool: Pool) -> Conversation:
         if question not in {q for q, _ in pairs}:
             return chat(SOURCE, _written(passages, question), r.choice(SAYS_NOT))
     turns: list[str] = []
-    for number, i in r.sample(told, min(len(told), r.choice((1, 1, 2)))):
+    for number, i in r.sample(told, min(len(told), r.choice((1, 2, 2, 4)))):
         question, reply = pairs[i]
         turns += [question, f"{reply} [{number}]"]
+    turns[0] = _written(passages, turns[0])
+    return chat(SOURCE, *turns)
+
+
+def _sentences(text: str) -> list[str]:
+    return [one.strip() for one in SENTENCE.findall(text)]
+
+
+def located(r: random.Random, pool: Pool) -> Conversation:
+    """Where a word or some words stand, and the sentence around them."""
+    texts: list[str] = []
+    for _ in range(r.choices((2, 3, MOST), (30, 40, 30))[0]):
+        if pool.asked and (not pool.kinds or r.random() < 0.6):
+            texts.append(r.choice(_first_passages(r.choice(pool.asked))).text)
+        else:
+            texts.append(" ".join(reply for _, reply in pool.draw(r, r.choice((1, 2)))))
+    sentences = [(n, one) for n, text in enumerate(texts, 1) for one in _sentences(text)]
+    seen: dict[str, set[int]] = {}
+    for i, (_, sentence) in enumerate(sentences):
+        for word in WORD.findall(sentence):
+            seen.setdefault(word.lower(), set()).add(i)
+    turns: list[str] = []
+    for i in r.sample(range(len(sentences)), min(len(sentences), r.choice((2, 3, 4, 6)))):
+        number, sentence = sentences[i]
+        words = sentence.split()
+        own = sorted(
+            word for word in WORD.findall(sentence)
+            if seen[word.lower()] == {i} and word.lower() not in COMMON
+        )  # fmt: skip
+        start = r.randrange(max(1, len(words) - 3))
+        some = " ".join(words[start : start + r.choice((2, 3, 4))]).strip('.,;:!?"')
+        if not own or sum(some in text for text in texts) != 1:
+            continue
+        form = r.choice(FINDING)
+        turns += [form.format(word=r.choice(own), some=some),
+                  f"[{number}]" if "passage" in form else f"{sentence} [{number}]"]  # fmt: skip
+    if not turns:
+        return quoted(r, pool) if pool.kinds else invented(r)
+    passages = [Passage(_file(r, text), text) for text in texts]
     turns[0] = _written(passages, turns[0])
     return chat(SOURCE, *turns)
 
@@ -319,8 +368,10 @@ def _file(r: random.Random, question: str) -> str:
 
 
 def conversation(r: random.Random, pool: Pool) -> Conversation:
-    if pool.asked and r.random() < 0.45:
+    if pool.asked and r.random() < 0.35:
         return recombined(r, pool)
+    if (pool.asked or pool.kinds) and r.random() < 0.3:
+        return located(r, pool)
     if pool.kinds and r.random() < 0.35:
         return quoted(r, pool)
     return invented(r)

@@ -211,8 +211,8 @@ def attend_packed(rule: Rule, tokens: Tokens, documents: Tensor) -> Tensor:
     far = seen & ~near if rule.kind == "performer" and not torch.equal(seen, near) else None
     if documents.device.type != "cpu":
         if far is not None:
-            return _attend_block(rule, tokens, tokens.queries, near, far)
-        return _attend_by_kernel(tokens, near)
+            return _attend_block(rule, tokens, tokens.queries, near, far) + _nothing(rule)
+        return _attend_by_kernel(tokens, near) + _nothing(rule)
     # A processor computes what is masked as well, so only what may be seen is given to it.
     begins = (own - slots).amin(0).tolist()  # of the earliest document that a place is in
     parts = []
@@ -225,7 +225,17 @@ def attend_packed(rule: Rule, tokens: Tokens, documents: Tensor) -> Tensor:
         part = None if far is None else far[:, rows, kept]
         queries = tokens.queries[:, :, :, rows]
         parts.append(_attend_block(rule, here, queries, near[:, rows, kept], part))
-    return torch.cat(parts, dim=3)
+    return torch.cat(parts, dim=3) + _nothing(rule)
+
+
+def _nothing(rule: Rule) -> Tensor | float:
+    """Zero, made of what only far tokens need: where there are none, it has a gradient all the
+    same, as several processes that train together count on."""
+    if rule.kind != "performer" or not torch.is_grad_enabled():
+        return 0.0
+    assert rule.feature_map is not None and rule.gain is not None
+    parts = (rule.gain, *rule.feature_map.parameters())
+    return 0.0 * torch.stack([part.sum() for part in parts]).sum()
 
 
 def _attend_by_kernel(tokens: Tokens, near: Tensor) -> Tensor:
