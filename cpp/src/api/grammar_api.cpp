@@ -14,7 +14,7 @@ namespace grammar_of = selm::grammar;
 
 namespace {
 
-std::shared_ptr<const grammar_of::TokenTrie> trie_of(const selm_tokenizer& tokenizer) {
+[[maybe_unused]] std::shared_ptr<const grammar_of::TokenTrie> trie_of(const selm_tokenizer& tokenizer) {
   const std::lock_guard lock(tokenizer.mutex);
   if (!tokenizer.trie)
     tokenizer.trie =
@@ -31,12 +31,17 @@ selm_status selm_grammar_create(const selm_tokenizer* tokenizer, selm_grammar_ki
   *grammar = nullptr;
   if (kind != SELM_GRAMMAR_JSON_SCHEMA && kind != SELM_GRAMMAR_GBNF)
     return invalid("an unknown kind of grammar");
+#ifdef SELM_NO_GRAMMAR
+  return report(
+      selm::error(Code::unsupported, "this library was built without grammars (SELM_WITH_GRAMMAR)"));
+#else
   const std::string_view source(text, length);
   auto made = kind == SELM_GRAMMAR_GBNF ? grammar_of::gbnf(source) : grammar_of::json_schema(source);
   if (!made.ok()) return report(made.status());
   *grammar = new selm_grammar{std::make_shared<const grammar_of::Constraint>(
       std::move(made.value()), tokenizer->get(), trie_of(*tokenizer))};
   return SELM_OK;
+#endif
 }
 
 void selm_grammar_free(selm_grammar* grammar) { delete grammar; }

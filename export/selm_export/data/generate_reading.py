@@ -39,7 +39,7 @@ LINE = re.compile(r"N: \[(\d+)\] \(([^)]*)\) (.*)")
 NUMBER = re.compile(r"\d+")
 NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{3,}\b")  # in the middle of a sentence
 SENTENCE = re.compile(r"[^.!?]+(?:[.!?](?=\S)[^.!?]*)*[.!?]")
-WORD = re.compile(r"\b[A-Za-z]{4,}\b")
+WORD = re.compile(r"\b[A-Za-z]{5,}\b")
 FINDING = (
     "Which passage says \"{some}\"?", "In which passage does \"{some}\" stand?",
     "Which passage tells of \"{word}\"?", "Which passage mentions {word}?",
