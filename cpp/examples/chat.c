@@ -1,4 +1,4 @@
-/* One chat turn through the C API:  minimal MODEL.gguf "What is 17 + 25?" */
+/* One chat turn through the C API:  chat MODEL.gguf "What is 17 + 25?" */
 #include <selm/selm.h>
 #include <stdio.h>
 #include <stdlib.h>
