@@ -6,8 +6,10 @@ set(CMAKE_SYSTEM_PROCESSOR armv7l)
 
 set(triple arm-linux-gnueabihf)
 if(NOT DEFINED CMAKE_CXX_COMPILER)
+  set(CMAKE_C_COMPILER ${triple}-gcc)
   set(CMAKE_CXX_COMPILER ${triple}-g++)
 endif()
+set(CMAKE_C_COMPILER_TARGET ${triple})
 set(CMAKE_CXX_COMPILER_TARGET ${triple})  # for clang; g++ is for one target anyway
 set(CMAKE_FIND_ROOT_PATH /usr/${triple})
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)

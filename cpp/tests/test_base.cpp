@@ -331,7 +331,7 @@ TEST("many short runs one after another, with what each left behind") {
   for (uint64_t round = 1; round <= 20000; ++round) {
     // Every piece reads all of the last round and writes its own place of the next.
     std::vector<uint64_t> next(values.size());
-    pool.run(values.size() - round % 3, [&](size_t i) {
+    pool.run(values.size() - static_cast<size_t>(round % 3), [&](size_t i) {
       uint64_t sum = 0;
       for (const uint64_t v : values) sum += v;
       next[i] = sum % 1000003 + i;

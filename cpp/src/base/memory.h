@@ -46,10 +46,11 @@ class AlignedBuffer {
   ~AlignedBuffer() { std::free(data_); }
 
   // Nothing when the system has no such memory. Zero bytes give a valid, empty buffer.
-  [[nodiscard]] static std::optional<AlignedBuffer> make(size_t bytes) {
+  [[nodiscard]] static std::optional<AlignedBuffer> make(uint64_t wanted) {
     AlignedBuffer buffer;
+    const auto bytes = static_cast<size_t>(wanted);
     size_t rounded = 0;
-    if (!checked_align(bytes, kAlignment, &rounded)) return std::nullopt;
+    if (bytes != wanted || !checked_align(bytes, kAlignment, &rounded)) return std::nullopt;
     if (rounded > 0) {
       buffer.data_ = static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded));
       if (buffer.data_ == nullptr) return std::nullopt;

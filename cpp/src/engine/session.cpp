@@ -86,7 +86,8 @@ uint32_t backlog(const SessionOptions& options) { return std::min(options.contex
 uint64_t widest_act_bytes(uint64_t n) {
   uint64_t most = 0;
   for (uint32_t f = 0; f < kernels::kActFormats; ++f)
-    most = std::max<uint64_t>(most, kernels::act_row_bytes(static_cast<ActFormat>(f), n));
+    most =
+        std::max<uint64_t>(most, kernels::act_row_bytes(static_cast<ActFormat>(f), static_cast<size_t>(n)));
   return most;
 }
 
@@ -151,7 +152,8 @@ struct Session::Layout {
     far = performer ? rows(heads * kernels::partial_floats(h.d_v)) : 0;
     const uint64_t widest = std::max({uint64_t{h.n_embd}, heads * h.d_v, n_ff, low_floats(model)});
     for (uint32_t f = 0; f < kernels::kActFormats; ++f) {
-      acts[f] = padded(kernels::act_row_bytes(static_cast<kernels::ActFormat>(f), widest) * o.batch);
+      acts[f] = padded(
+          uint64_t{kernels::act_row_bytes(static_cast<ActFormat>(f), static_cast<size_t>(widest))} * o.batch);
     }
     if (o.exact || model.kernels().matmul_u8 == nullptr) acts[static_cast<size_t>(ActFormat::u8_256)] = 0;
     if (o.exact || model.kernels().matmul_bf16 == nullptr) acts[static_cast<size_t>(ActFormat::bf16)] = 0;
@@ -240,7 +242,7 @@ Status Session::allocate() {
   score_rows_ = floats(layout.score_rows);
   score_acts_ = take(layout.score_acts);
   attention_ = floats(layout.attention);
-  attention_floats_ = attention_floats(model_.hparams());
+  attention_floats_ = static_cast<size_t>(attention_floats(model_.hparams()));
   partials_ = floats(layout.partials);
   for (uint32_t f = 0; f < kernels::kActFormats; ++f) acts_[f] = take(layout.acts[f]);
 

@@ -167,7 +167,7 @@ void Bpe::merge_word(std::string_view word, Scratch& scratch) const {
     const uint64_t best = scratch.queue.back();
     scratch.queue.pop_back();
     const auto at = static_cast<uint32_t>(best);
-    const Merge& merge = merges_[best >> 32];
+    const Merge& merge = merges_[static_cast<size_t>(best >> 32)];
     Symbol& left = symbols[at];
     if (left.id != merge.left || left.next == kEnd || symbols[left.next].id != merge.right)
       continue;  // outdated

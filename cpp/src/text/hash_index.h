@@ -44,7 +44,7 @@ class HashIndex {
   // The first position with that hash for which equal(position) holds, or kNone.
   template <class Equal>
   uint32_t find(uint64_t hash, Equal equal) const {
-    for (size_t i = hash & mask_;; i = (i + 1) & mask_) {
+    for (auto i = static_cast<size_t>(hash & mask_);; i = (i + 1) & mask_) {
       if (slots_[i] == kNone || equal(slots_[i])) return slots_[i];
     }
   }
@@ -52,7 +52,7 @@ class HashIndex {
   // Adds a position unless an equal key is there already; returns the one that stays.
   template <class Equal>
   uint32_t insert(uint64_t hash, uint32_t position, Equal equal) {
-    for (size_t i = hash & mask_;; i = (i + 1) & mask_) {
+    for (auto i = static_cast<size_t>(hash & mask_);; i = (i + 1) & mask_) {
       if (slots_[i] == kNone) return slots_[i] = position;
       if (equal(slots_[i])) return slots_[i];
     }
