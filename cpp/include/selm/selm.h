@@ -166,17 +166,30 @@ SELM_API selm_status selm_token_get(const selm_tokenizer* tokenizer, selm_token 
 
 /* How the cache holds keys and values; Q8_0 takes about half of F16 and needs heads of whole 32s. */
 typedef enum selm_kv_type { SELM_KV_F16 = 0, SELM_KV_F32 = 1, SELM_KV_Q8_0 = 2 } selm_kv_type;
+/* Where a session's cache and scratch memory comes from: allocate gives memory at that boundary (a power of
+ * two) or NULL, release gets back what it gave with the size that was asked for. Called while a session is
+ * made and freed, never while it works; by one thread at a time for each session. */
+typedef struct selm_allocator {
+  void* (*allocate)(void* user, size_t size, size_t alignment);
+  void (*release)(void* user, void* memory, size_t size);
+  void* user;
+} selm_allocator;
 typedef struct selm_session_options {
   size_t struct_size;
   uint32_t context; /* positions; 0: what the model was trained with, at most 4096 */
   uint32_t threads; /* 0: the cores this process may use */
   uint32_t batch;   /* tokens evaluated together; 0: 256 */
   selm_kv_type kv_type;
-  uint32_t exact; /* not 0: prompts give the bits of single tokens also where pieces of more than 16
-                     have faster arithmetic of their own */
+  uint32_t exact;           /* not 0: prompts give the bits of single tokens also where pieces of more than 16
+                               have faster arithmetic of their own */
+  uint64_t memory_limit;    /* bytes of cache and scratch; a plan of more is SELM_ERROR_OUT_OF_MEMORY before
+                               anything is allocated. 0: no limit */
+  selm_allocator allocator; /* all zero: the system's */
 } selm_session_options;
-#define SELM_SESSION_OPTIONS_INIT \
-  { sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16, 0 }
+#define SELM_SESSION_OPTIONS_INIT                                                  \
+  {                                                                                \
+    sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16, 0, 0, { NULL, NULL, NULL } \
+  }
 
 typedef struct selm_memory_plan {
   size_t struct_size;

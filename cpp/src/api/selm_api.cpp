@@ -129,8 +129,13 @@ Result<engine::SessionOptions> session_options(const selm_session_options* given
   if (o.kv_type < SELM_KV_F16 || o.kv_type > SELM_KV_Q8_0) {
     return selm::error(Code::invalid_argument, "there is no kv_type %d", static_cast<int>(o.kv_type));
   }
-  return engine::SessionOptions{o.context, o.threads, o.batch, static_cast<engine::KvType>(o.kv_type),
-                                o.exact != 0};
+  engine::SessionOptions out{o.context,    o.threads,      o.batch, static_cast<engine::KvType>(o.kv_type),
+                             o.exact != 0, o.memory_limit, {}};
+  if ((o.allocator.allocate == nullptr) != (o.allocator.release == nullptr))
+    return selm::error(Code::invalid_argument, "an allocator has both functions, or neither");
+  if (o.allocator.allocate != nullptr)
+    out.allocator = {o.allocator.allocate, o.allocator.release, o.allocator.user};
+  return out;
 }
 
 Result<engine::Sampling> sampling_options(const selm_sampling* given) {

@@ -26,6 +26,18 @@ template <class T>
   return true;
 }
 
+// Where memory comes from: the system, or who embeds us.
+struct Allocator {
+  // Nothing where there is none. Aligned to `alignment`, a power of two.
+  void* (*allocate)(void* user, size_t size, size_t alignment) = [](void*, size_t size, size_t alignment) {
+    return std::aligned_alloc(alignment, size);
+  };
+  void (*release)(void* user, void* memory, size_t size) = [](void*, void* memory, size_t) {
+    std::free(memory);
+  };
+  void* user = nullptr;
+};
+
 // Bytes at a 64-byte boundary (a cache line, an AVX-512 register), not initialised. The size is
 // rounded up to whole lines, so a vector load of the last element stays inside.
 class AlignedBuffer {
@@ -34,26 +46,30 @@ class AlignedBuffer {
 
   AlignedBuffer() = default;
   AlignedBuffer(AlignedBuffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        from_(other.from_) {}
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
     if (this != &other) {
-      std::free(data_);
+      release();
       data_ = std::exchange(other.data_, nullptr);
       size_ = std::exchange(other.size_, 0);
+      from_ = other.from_;
     }
     return *this;
   }
-  ~AlignedBuffer() { std::free(data_); }
+  ~AlignedBuffer() { release(); }
 
-  // Nothing when the system has no such memory. Zero bytes give a valid, empty buffer.
-  [[nodiscard]] static std::optional<AlignedBuffer> make(uint64_t wanted) {
+  // Nothing when there is no such memory. Zero bytes give a valid, empty buffer.
+  [[nodiscard]] static std::optional<AlignedBuffer> make(uint64_t wanted, const Allocator& from = {}) {
     AlignedBuffer buffer;
     const auto bytes = static_cast<size_t>(wanted);
     size_t rounded = 0;
     if (bytes != wanted || !checked_align(bytes, kAlignment, &rounded)) return std::nullopt;
     if (rounded > 0) {
-      buffer.data_ = static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded));
+      buffer.data_ = static_cast<std::byte*>(from.allocate(from.user, rounded, kAlignment));
       if (buffer.data_ == nullptr) return std::nullopt;
+      buffer.from_ = from;
     }
     buffer.size_ = bytes;
     return buffer;
@@ -74,8 +90,13 @@ class AlignedBuffer {
   }
 
  private:
+  void release() {  // as much as was asked for
+    if (data_ != nullptr) from_.release(from_.user, data_, (size_ + kAlignment - 1) & ~(kAlignment - 1));
+  }
+
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  Allocator from_;
 };
 
 }  // namespace selm

@@ -58,6 +58,7 @@ Generation::Generation(Session& session, std::span<const Token> prompt, Sampling
       options_(std::move(options)),
       stops_(options_.stop),
       logits_((options_.draft == Draft::off ? 1 : session.most_drafts()) * session.model().n_vocab()) {
+  history_.reserve(session.context() + 1);  // nothing is allocated while a reply is made
   if (options_.constraint) matcher_.emplace(options_.constraint);
 }
 

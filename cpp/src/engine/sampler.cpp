@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 namespace selm::engine {
 namespace {
@@ -107,9 +106,12 @@ void Sampler::penalise(std::span<const Token> history) {
   if (!penalises()) return;
   const Sampling& s = sampling_;
   const size_t n = std::min<size_t>(s.penalty_last_n, history.size());
-  std::map<Token, uint32_t> seen;
-  for (const Token token : history.last(n)) ++seen[token];
-  for (const auto& [token, count] : seen) {
+  recent_.assign(history.end() - static_cast<std::ptrdiff_t>(n), history.end());
+  std::sort(recent_.begin(), recent_.end());
+  for (auto at = recent_.begin(), next = at; at != recent_.end(); at = next) {
+    const Token token = *at;
+    next = std::upper_bound(at, recent_.end(), token);
+    const auto count = next - at;
     if (token < 0 || static_cast<size_t>(token) >= candidates_.size()) continue;
     float& logit = candidates_[static_cast<size_t>(token)].logit;
     logit = logit > 0.0f ? logit / s.repeat_penalty : logit * s.repeat_penalty;

@@ -1,6 +1,7 @@
 // From logits to a token.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -31,13 +32,17 @@ struct Sampling {
 
 class Sampler {
  public:
-  explicit Sampler(Sampling sampling) : sampling_(std::move(sampling)) {}
+  explicit Sampler(Sampling sampling) : sampling_(std::move(sampling)) {
+    if (penalises()) recent_.reserve(std::min<size_t>(sampling_.penalty_last_n, kReserved));
+  }
 
   // draw: which random number of the seed's sequence to use, so that one (seed, draw) always
   // gives one number. Error: internal, where no logit is finite.
   Result<Token> pick(std::span<const float> logits, std::span<const Token> history, uint64_t draw);
 
  private:
+  static constexpr size_t kReserved = 4096;  // recent tokens; more are made room for when there are
+
   struct Candidate {
     Token token;
     float logit;
@@ -57,6 +62,7 @@ class Sampler {
 
   Sampling sampling_;
   std::vector<Candidate> candidates_;
+  std::vector<Token> recent_;  // sorted
 };
 
 }  // namespace selm::engine

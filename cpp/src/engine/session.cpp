@@ -183,7 +183,14 @@ Result<MemoryPlan> Session::plan(const model::Model& model, SessionOptions optio
 
 Result<std::unique_ptr<Session>> Session::create(const model::Model& model, SessionOptions options) {
   options = with_defaults(model, options);
-  SELM_TRY(plan(model, options).status());
+  SELM_ASSIGN(const MemoryPlan planned, plan(model, options));
+  const uint64_t needed = planned.kv_bytes + planned.scratch_bytes;
+  if (options.memory_limit > 0 && needed > options.memory_limit) {
+    return error(Code::out_of_memory,
+                 "a context of %u positions needs %llu bytes, more than the limit of %llu", options.context,
+                 static_cast<unsigned long long>(needed),
+                 static_cast<unsigned long long>(options.memory_limit));
+  }
   std::unique_ptr<Session> session(new Session(model, options));
   SELM_TRY(session->allocate());
   return session;
@@ -198,11 +205,12 @@ Session::Session(const model::Model& model, const SessionOptions& options)
 
 Status Session::allocate() {
   const Layout layout(model_, options_);
-  auto kv = AlignedBuffer::make(layout.kv);
-  auto bounded = AlignedBuffer::make(layout.bounded);
-  auto mark0 = AlignedBuffer::make(layout.bounded);
-  auto mark1 = AlignedBuffer::make(layout.bounded);
-  auto scratch = AlignedBuffer::make(layout.scratch());
+  const Allocator& from = options_.allocator;
+  auto kv = AlignedBuffer::make(layout.kv, from);
+  auto bounded = AlignedBuffer::make(layout.bounded, from);
+  auto mark0 = AlignedBuffer::make(layout.bounded, from);
+  auto mark1 = AlignedBuffer::make(layout.bounded, from);
+  auto scratch = AlignedBuffer::make(layout.scratch(), from);
   if (!kv || !bounded || !mark0 || !mark1 || !scratch) {
     return error(Code::out_of_memory, "no memory for a context of %u positions: %llu MB are needed",
                  options_.context,

@@ -33,7 +33,9 @@ struct SessionOptions {
   uint32_t threads = 0;  // 0: the cores this process may use
   uint32_t batch = 0;    // tokens evaluated together; 0: 256
   KvType kv_type = KvType::f16;
-  bool exact = false;  // large pieces give the same bits as single tokens, on every instruction set
+  bool exact = false;         // large pieces give the same bits as single tokens, on every instruction set
+  uint64_t memory_limit = 0;  // of what the plan counts; 0: none
+  Allocator allocator;        // of what the plan counts
 };
 
 struct MemoryPlan {
