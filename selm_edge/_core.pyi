@@ -4,7 +4,8 @@ The SELM core, as selm.h has it. Use selm_edge.Model; this is what it is made of
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Adapter', 'CoreError', 'Floats', 'Generation', 'Grammar', 'Model', 'ModelInfo', 'Sampling', 'Session', 'StaticEmbedder', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
+import typing_extensions
+__all__: list[str] = ['Adapter', 'CoreError', 'Floats', 'Generation', 'Grammar', 'Matcher', 'Model', 'ModelInfo', 'Sampling', 'Session', 'StaticEmbedder', 'Stats', 'Tokenizer', 'VocabInfo', 'dequantize', 'isa', 'matmul', 'measure_bandwidth', 'sample', 'version']
 class CoreError(RuntimeError):
     pass
 class Floats:
@@ -280,10 +281,24 @@ class Stats:
 class Grammar:
     def __init__(self, tokenizer: Tokenizer, kind: str, text: str) -> None:
         ...
-    def allowed(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> bytes:
+class Matcher:
+    def __init__(self, grammar: Grammar) -> None:
+        ...
+    def allowed(self) -> bytes:
         """
-        [n_vocab] bytes: 1 where a token may follow these; end tokens where the text may end.
+        [n_vocab] bytes: 1 where a token may come next; end tokens where the text may end.
         """
+    def mask(self, logits: typing_extensions.Buffer) -> None:
+        """
+        The same on [n_vocab] floats: minus infinity where not.
+        """
+    def read(self, token: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        CoreError, and it stays where it was, where that may not come.
+        """
+    @property
+    def complete(self) -> bool:
+        ...
 class Generation:
     def __init__(self, session: Session, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], sampling: Sampling, *, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, stop: collections.abc.Sequence[str] = [], max_tokens: typing.SupportsInt | typing.SupportsIndex = 0, ignore_end: bool = False, special: bool = False, reuse_prefix: bool = True, draft: str = 'auto', exit_threshold: typing.SupportsFloat | typing.SupportsIndex = 0.0, grammar: Grammar | None = None) -> None:
         ...

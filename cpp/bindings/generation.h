@@ -66,21 +66,42 @@ class Grammar {
     size_ = info.size;
   }
 
-  py::bytes allowed(const Tokens& tokens) const {
-    std::string found(size_, '\0');
-    {
-      const py::gil_scoped_release release;
-      check(selm_grammar_allowed(handle_.get(), tokens.data(), tokens.size(),
-                                 reinterpret_cast<uint8_t*>(found.data())));
-    }
-    return py::bytes(found);
-  }
-
+  size_t size() const { return size_; }
   const std::shared_ptr<selm_grammar>& handle() const { return handle_; }
 
  private:
   std::shared_ptr<selm_grammar> handle_;
   size_t size_ = 0;
+};
+
+// A text that is held to a grammar token by token.
+class Matcher {
+ public:
+  explicit Matcher(const Grammar& grammar) : grammar_(grammar.handle()), size_(grammar.size()) {
+    selm_matcher* made = nullptr;
+    check(selm_matcher_create(grammar_.get(), &made));
+    handle_.reset(made);
+  }
+
+  py::bytes allowed() {
+    std::string found(size_, '\0');
+    check(selm_matcher_allowed(handle_.get(), reinterpret_cast<uint8_t*>(found.data())));
+    return py::bytes(found);
+  }
+  void mask(const py::buffer& logits) {
+    const py::buffer_info info = logits.request(true);
+    if (info.ndim != 1 || info.format != py::format_descriptor<float>::format() ||
+        info.shape[0] != static_cast<py::ssize_t>(size_) || info.strides[0] != sizeof(float))
+      fail(SELM_ERROR_INVALID_ARGUMENT, "logits are as many floats as there are tokens");
+    check(selm_matcher_mask(handle_.get(), static_cast<float*>(info.ptr)));
+  }
+  void read(selm_token token) { check(selm_matcher_read(handle_.get(), token)); }
+  bool complete() const { return selm_matcher_complete(handle_.get()); }
+
+ private:
+  std::shared_ptr<selm_grammar> grammar_;
+  size_t size_;
+  std::unique_ptr<selm_matcher, decltype(&selm_matcher_free)> handle_{nullptr, selm_matcher_free};
 };
 
 class Generation {

@@ -158,9 +158,16 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<Grammar>(m, "Grammar")
       .def(py::init<const Tokenizer&, const std::string&, const std::string&>(), "tokenizer"_a, "kind"_a,
-           "text"_a)
-      .def("allowed", &Grammar::allowed, "tokens"_a,
-           "[n_vocab] bytes: 1 where a token may follow these; end tokens where the text may end.");
+           "text"_a);
+
+  py::class_<Matcher>(m, "Matcher")
+      .def(py::init<const Grammar&>(), "grammar"_a)
+      .def("allowed", &Matcher::allowed,
+           "[n_vocab] bytes: 1 where a token may come next; end tokens where the text may end.")
+      .def("mask", &Matcher::mask, "logits"_a, "The same on [n_vocab] floats: minus infinity where not.")
+      .def("read", &Matcher::read, "token"_a,
+           "CoreError, and it stays where it was, where that may not come.")
+      .def_property_readonly("complete", &Matcher::complete);
 
   py::class_<Generation>(m, "Generation")
       .def(py::init<const Session&, const Tokens&, selm_sampling, const std::map<selm_token, float>&,

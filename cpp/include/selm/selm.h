@@ -46,6 +46,7 @@ typedef struct selm_adapter selm_adapter;
 typedef struct selm_generation selm_generation;
 typedef struct selm_embedder selm_embedder;
 typedef struct selm_grammar selm_grammar;
+typedef struct selm_matcher selm_matcher;
 
 /* Changes when a program that was built against an older header has to be built anew. */
 #define SELM_ABI 1
@@ -302,10 +303,17 @@ typedef enum selm_grammar_kind {
 SELM_API selm_status selm_grammar_create(const selm_tokenizer* tokenizer, selm_grammar_kind kind,
                                          const char* text, size_t length, selm_grammar** grammar);
 SELM_API void selm_grammar_free(selm_grammar* grammar);
-/* For a sampler of your own: allowed[n_vocab] becomes 1 where a token may follow these, 0 elsewhere; end
- * tokens where the text may end. SELM_ERROR_INVALID_ARGUMENT where the tokens themselves are not allowed. */
-SELM_API selm_status selm_grammar_allowed(const selm_grammar* grammar, const selm_token* tokens,
-                                          size_t n_tokens, uint8_t* allowed);
+/* For a sampler of your own: a text that is held to a grammar token by token. Freed before the grammar; used
+ * by one thread at a time. */
+SELM_API selm_status selm_matcher_create(const selm_grammar* grammar, selm_matcher** matcher);
+SELM_API void selm_matcher_free(selm_matcher* matcher);
+/* allowed[n_vocab] becomes 1 where a token may come next, 0 elsewhere; end tokens where the text may end. */
+SELM_API selm_status selm_matcher_allowed(selm_matcher* matcher, uint8_t* allowed);
+/* The same for logits[n_vocab]: what may not come next becomes minus infinity. */
+SELM_API selm_status selm_matcher_mask(selm_matcher* matcher, float* logits);
+/* Goes on. SELM_ERROR_INVALID_ARGUMENT, and it stays where it was, where the token may not come next. */
+SELM_API selm_status selm_matcher_read(selm_matcher* matcher, selm_token token);
+SELM_API bool selm_matcher_complete(const selm_matcher* matcher); /* the text may end here */
 
 /* How tokens may be guessed ahead. No choice changes a reply, only its speed. */
 typedef enum selm_draft {

@@ -46,23 +46,40 @@ selm_status selm_grammar_create(const selm_tokenizer* tokenizer, selm_grammar_ki
 
 void selm_grammar_free(selm_grammar* grammar) { delete grammar; }
 
-selm_status selm_grammar_allowed(const selm_grammar* grammar, const selm_token* tokens, size_t n_tokens,
-                                 uint8_t* allowed) {
-  if (grammar == nullptr || (tokens == nullptr && n_tokens > 0) || allowed == nullptr)
-    return invalid("an argument is NULL");
-  grammar_of::Matcher matcher(grammar->constraint);
-  for (size_t i = 0; i < n_tokens; ++i) {
-    const auto read = matcher.read(tokens[i]);
-    if (!read.ok()) return report(read.status());
-    if (!read.value()) {
-      return report(
-          selm::error(Code::invalid_argument, "the grammar does not allow token %zu, %d", i, tokens[i]));
-    }
-  }
-  const auto bits = matcher.allowed();
+selm_status selm_matcher_create(const selm_grammar* grammar, selm_matcher** matcher) {
+  if (grammar == nullptr || matcher == nullptr) return invalid("an argument is NULL");
+  *matcher = new selm_matcher{grammar_of::Matcher(grammar->constraint)};
+  return SELM_OK;
+}
+
+void selm_matcher_free(selm_matcher* matcher) { delete matcher; }
+
+selm_status selm_matcher_allowed(selm_matcher* matcher, uint8_t* allowed) {
+  if (matcher == nullptr || allowed == nullptr) return invalid("an argument is NULL");
+  const auto bits = matcher->matcher.allowed();
   if (!bits.ok()) return report(bits.status());
-  const size_t n_vocab = grammar->constraint->trie().vocabulary();
+  const size_t n_vocab = matcher->matcher.constraint().trie().vocabulary();
   for (size_t t = 0; t < n_vocab; ++t)
     allowed[t] = static_cast<uint8_t>((*bits.value())[t / 64] >> (t % 64) & 1);
   return SELM_OK;
+}
+
+selm_status selm_matcher_mask(selm_matcher* matcher, float* logits) {
+  if (matcher == nullptr || logits == nullptr) return invalid("an argument is NULL");
+  return report(matcher->matcher.mask({logits, matcher->matcher.constraint().trie().vocabulary()}));
+}
+
+selm_status selm_matcher_read(selm_matcher* matcher, selm_token token) {
+  if (matcher == nullptr) return invalid("an argument is NULL");
+  const size_t n_vocab = matcher->matcher.constraint().trie().vocabulary();
+  if (token < 0 || static_cast<size_t>(token) >= n_vocab)
+    return report(selm::error(Code::invalid_argument, "the token %d is not in the vocabulary", token));
+  const auto read = matcher->matcher.read(token);
+  if (!read.ok()) return report(read.status());
+  if (read.value()) return SELM_OK;
+  return report(selm::error(Code::invalid_argument, "the grammar does not allow the token %d here", token));
+}
+
+bool selm_matcher_complete(const selm_matcher* matcher) {
+  return matcher != nullptr && matcher->matcher.complete();
 }

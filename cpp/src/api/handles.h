@@ -24,3 +24,7 @@ struct selm_tokenizer {
 struct selm_grammar {
   std::shared_ptr<const selm::grammar::Constraint> constraint;
 };
+
+struct selm_matcher {
+  selm::grammar::Matcher matcher;
+};

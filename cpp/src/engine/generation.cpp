@@ -206,12 +206,19 @@ Status Generation::decode_early(size_t most) {
   const Status status = session_.draft(history_.back(), early_, 0, wanted, &probability);
   early_ = status.ok() ? early_ + 1 : 0;
   SELM_TRY(status);
-  if (probability < threshold_) {
+  const std::span<const float> said = session_.draft_logits();
+  const std::vector<Token>& tokens = session_.model().draft_tokens();
+  bool sure = probability >= threshold_;
+  if (sure && matcher_) {  // of a token that may come, or it knows nothing of what else could
+    const auto best = static_cast<size_t>(std::max_element(said.begin(), said.end()) - said.begin());
+    SELM_ASSIGN(const grammar::Bits* bits, matcher_->allowed());
+    const size_t token = tokens.empty() ? best : static_cast<size_t>(tokens[best]);
+    sure = (*bits)[token / 64] >> (token % 64) & 1;
+  }
+  if (!sure) {
     SELM_TRY(settle_early(Logits::last));
     return pick(1, {}).status();
   }
-  const std::span<const float> said = session_.draft_logits();
-  const std::vector<Token>& tokens = session_.model().draft_tokens();
   if (!tokens.empty()) std::fill_n(logits_.begin(), session_.model().n_vocab(), -HUGE_VALF);
   for (size_t i = 0; i < said.size(); ++i)
     logits_[tokens.empty() ? i : static_cast<size_t>(tokens[i])] = said[i];

@@ -7,6 +7,7 @@
 namespace selm::grammar {
 namespace {
 
+constexpr size_t kMostWork = 4'000'000;
 constexpr Range kSurrogates = {0xD800, 0xDFFF};
 
 Status too_large(size_t limit) {
@@ -160,16 +161,16 @@ Fragment Nfa::then(Fragment first, Fragment second) {
   return {first.from, second.to};
 }
 
-Fragment Nfa::either(Fragment one, Fragment other) {
+Fragment Nfa::either(const std::vector<Fragment>& alternatives) {
   const uint32_t from = add(), to = add();
-  for (const Fragment& each : {one, other}) {
+  for (const Fragment& each : alternatives) {
     empty(from, each.from);
     empty(each.to, to);
   }
   return {from, to};
 }
 
-Fragment Nfa::maybe(Fragment fragment) { return either(fragment, nothing()); }
+Fragment Nfa::maybe(Fragment fragment) { return either({fragment, nothing()}); }
 
 Fragment Nfa::any_number(Fragment fragment) {
   const uint32_t middle = add();
@@ -186,12 +187,15 @@ int64_t Dfa::step(uint32_t state, uint32_t symbol) const {
   return (after - 1)->to;
 }
 
-Result<Dfa> deterministic(const Nfa& nfa, Fragment whole, size_t limit) {
+Result<Dfa> deterministic(const Nfa& nfa, Fragment whole, size_t limit, std::optional<uint32_t> free) {
   Dfa found;
   Closure closure(nfa);
+  size_t work = 0;  // states of all sets: of one that repeats what repeats, far more than there are sets
   std::map<std::vector<uint32_t>, uint32_t> numbers;
   std::vector<const std::vector<uint32_t>*> sets;
   const auto number_of = [&](std::vector<uint32_t> set) {
+    work += set.size();
+    if (free && std::binary_search(set.begin(), set.end(), *free)) set = closure.of({*free});
     const auto [at, fresh] = numbers.emplace(std::move(set), static_cast<uint32_t>(sets.size()));
     if (fresh) {
       sets.push_back(&at->first);
@@ -202,6 +206,7 @@ Result<Dfa> deterministic(const Nfa& nfa, Fragment whole, size_t limit) {
   number_of(closure.of({whole.from}));
   for (uint32_t i = 0; i < sets.size(); ++i) {
     if (sets.size() > limit) return too_large(limit);
+    if (work > kMostWork) return too_large(kMostWork);
     std::vector<Nfa::Edge> edges;
     for (const uint32_t state : *sets[i]) {
       const std::vector<Nfa::Edge>& more = nfa.states()[state].edges;

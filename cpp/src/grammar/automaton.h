@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -48,9 +49,23 @@ class Nfa {
   Fragment one_of(const Ranges& ranges);
   Fragment literal(std::string_view bytes);
   Fragment then(Fragment first, Fragment second);
-  Fragment either(Fragment one, Fragment other);
+  Fragment either(const std::vector<Fragment>& alternatives);  // nothing can be read where there is none
   Fragment maybe(Fragment fragment);
   Fragment any_number(Fragment fragment);  // none too
+  // `least` times, and up to `most`, where there is one; `again` makes another fragment of the same. What may
+  // be left out leads straight to the end: a chain of choices would be walked again from each of its links.
+  template <class Again>
+  Result<Fragment> repeated(uint32_t least, std::optional<uint32_t> most, const Again& again) {
+    Fragment found = nothing();
+    const uint32_t end = add();
+    for (uint32_t i = 0; i < most.value_or(least + 1); ++i) {
+      if (i >= least) empty(found.to, end);
+      SELM_ASSIGN(const Fragment one, again());
+      found = then(found, most || i < least ? one : any_number(one));
+    }
+    empty(found.to, end);
+    return Fragment{found.from, end};
+  }
 
   const std::vector<State>& states() const { return states_; }
   size_t size() const { return states_.size(); }
@@ -74,8 +89,9 @@ class Dfa {
   int64_t step(uint32_t state, uint32_t symbol) const;
 };
 
-// Error: unsupported, where it takes more states than `limit`.
-Result<Dfa> deterministic(const Nfa& nfa, Fragment whole, size_t limit);
+// Error: unsupported, where it takes more states than `limit`. `free`: a state after which anything is
+// accepted, so that it does not matter which others are reached with it.
+Result<Dfa> deterministic(const Nfa& nfa, Fragment whole, size_t limit, std::optional<uint32_t> free = {});
 // What both accept.
 Result<Dfa> both(const Dfa& one, const Dfa& other, size_t limit);
 // All strings of code points that it does not accept.

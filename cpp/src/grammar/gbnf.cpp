@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "grammar/spelling.h"
@@ -10,16 +11,19 @@
 namespace selm::grammar {
 namespace {
 
-constexpr uint32_t kNoLimit = ~0u;
 constexpr uint32_t kMostRepeated = 100'000;
 constexpr int kDeepest = 200;
 
 class Parser {
  public:
-  explicit Parser(std::string_view text) : text_(text) {}
+  explicit Parser(std::string_view text) : text_(text) {
+    for (size_t i = 0; i < text.size(); ++i)
+      if (text[i] == '\n') line_ends_.push_back(i);
+  }
 
   Result<Grammar> parse() {
     rule_named("root");
+    builder_.describe(0, "root");
     space(true);
     while (at_ < text_.size()) {
       SELM_TRY(rule());
@@ -30,8 +34,10 @@ class Parser {
 
  private:
   Status fault(const char* what) const {
-    const auto line = 1 + std::count(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(at_), '\n');
-    return error(Code::invalid_argument, "the grammar has %s in line %td", what, line);
+    return error(Code::invalid_argument, "the grammar has %s in line %td", what, line());
+  }
+  std::ptrdiff_t line() const {
+    return 1 + (std::lower_bound(line_ends_.begin(), line_ends_.end(), at_) - line_ends_.begin());
   }
 
   // And comments; line ends only where they do not end a rule.
@@ -60,9 +66,13 @@ class Parser {
     return text_.substr(begin, at_ - begin);
   }
 
+  std::string placed(std::string_view name) const {  // for errors
+    return std::string(name) + " (line " + std::to_string(line()) + ")";
+  }
+
   uint32_t rule_named(std::string_view name) {
     const auto [at, fresh] = rules_.emplace(std::string(name), 0);
-    if (fresh) at->second = builder_.declare(std::string(name));
+    if (fresh) at->second = builder_.declare(placed(name));
     return at->second;
   }
 
@@ -73,6 +83,7 @@ class Parser {
     if (std::find(defined_.begin(), defined_.end(), number) != defined_.end())
       return fault("a second rule of one name");
     defined_.push_back(number);
+    builder_.describe(number, placed(own));
     space(true);
     if (!take("::=")) return fault("a name without its ::=");
     space(true);
@@ -85,17 +96,17 @@ class Parser {
 
   Result<Fragment> alternatives(int depth) {
     if (depth > kDeepest) return fault("groups nested too deeply");
-    SELM_ASSIGN(Fragment found, sequence(depth));
+    std::vector<Fragment> found;
     while (true) {
+      SELM_ASSIGN(const Fragment one, sequence(depth));
+      found.push_back(one);
       const size_t before = at_;  // a line may begin with the | that goes on with the rule
       space(true);
       if (!take("|")) {
         if (depth == 0) at_ = before;
-        return found;
+        return found.size() == 1 ? found[0] : nfa_.either(found);
       }
       space(true);
-      SELM_ASSIGN(const Fragment other, sequence(depth));
-      found = nfa_.either(found, other);
     }
   }
 
@@ -114,7 +125,8 @@ class Parser {
   Result<Fragment> repeated(int depth) {
     const size_t begin = at_;
     SELM_ASSIGN(const Fragment once, item(depth));
-    uint32_t least = 1, most = 1;
+    uint32_t least = 1;
+    std::optional<uint32_t> most;
     SELM_ASSIGN(const bool several, quantifier(&least, &most));
     if (!several) return once;
     const size_t after = at_;
@@ -124,28 +136,20 @@ class Parser {
       at_ = begin;
       return item(depth);
     };
-    Fragment found = nfa_.nothing();
-    for (uint32_t i = 0; i < (most == kNoLimit ? least : most); ++i) {
-      SELM_ASSIGN(const Fragment one, again());
-      found = nfa_.then(found, i < least ? one : nfa_.maybe(one));
-    }
-    if (most == kNoLimit) {
-      SELM_ASSIGN(const Fragment one, again());
-      found = nfa_.then(found, nfa_.any_number(one));
-    }
+    SELM_ASSIGN(const Fragment found, nfa_.repeated(least, most, again));
     at_ = after;
     return found;
   }
 
-  Result<bool> quantifier(uint32_t* least, uint32_t* most) {
+  Result<bool> quantifier(uint32_t* least, std::optional<uint32_t>* most) {
     const size_t before = at_;
     space(false);
     if (take("*")) {
-      *least = 0, *most = kNoLimit;
-    } else if (take("+")) {
-      *most = kNoLimit;
-    } else if (take("?")) {
       *least = 0;
+    } else if (take("+")) {
+      *least = 1;
+    } else if (take("?")) {
+      *least = 0, *most = 1;
     } else if (take("{")) {
       space(false);
       if (!count(least)) return fault("a { without a number");
@@ -153,11 +157,13 @@ class Parser {
       space(false);
       if (take(",")) {
         space(false);
-        if (!count(most)) *most = kNoLimit;
+        uint32_t value = 0;
+        *most = count(&value) ? std::optional(value) : std::nullopt;
         space(false);
       }
       if (!take("}")) return fault("a { without its }");
-      if (*most < *least) return fault("a {m,n} with n < m");
+      if (std::max(*least, most->value_or(0)) > kMostRepeated) return fault("more than 100000 repetitions");
+      if (*most && **most < *least) return fault("a {m,n} with n < m");
     } else {
       at_ = before;
       return false;
@@ -169,7 +175,7 @@ class Parser {
     const size_t begin = at_;
     uint32_t found = 0;
     for (; at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; ++at_)
-      found = std::min(found * 10 + static_cast<uint32_t>(text_[at_] - '0'), kMostRepeated);
+      found = std::min(found * 10 + static_cast<uint32_t>(text_[at_] - '0'), kMostRepeated + 1);
     if (at_ > begin) *value = found;
     return at_ > begin;
   }
@@ -257,6 +263,7 @@ class Parser {
   }
 
   std::string_view text_;
+  std::vector<size_t> line_ends_;
   size_t at_ = 0;
   std::map<std::string, uint32_t> rules_;
   std::vector<uint32_t> defined_;

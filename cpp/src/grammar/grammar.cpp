@@ -6,13 +6,42 @@
 namespace selm::grammar {
 namespace {
 
+// Visits each rule, and again those that call one of which visit(rule) found out something.
+template <class Visit>
+void by_callers(const std::vector<std::vector<uint32_t>>& callers, const Visit& visit) {
+  std::vector<uint32_t> rules;
+  for (uint32_t rule = 0; rule < callers.size(); ++rule) rules.push_back(rule);
+  std::vector<bool> waits(callers.size(), true);
+  while (!rules.empty()) {
+    const uint32_t rule = rules.back();
+    rules.pop_back();
+    waits[rule] = false;
+    if (!visit(rule)) continue;
+    for (const uint32_t caller : callers[rule]) {
+      if (!waits[caller]) rules.push_back(caller);
+      waits[caller] = true;
+    }
+  }
+}
+
 // Finds rules that come back to themselves before a byte is read.
 class Recursion {
  public:
   explicit Recursion(const Grammar& grammar)
-      : grammar_(grammar), empty_(grammar.size(), false), visited_(grammar.starts.size(), 0) {
-    while (spread()) {
-    }
+      : grammar_(grammar),
+        empty_(grammar.size(), false),
+        visited_(grammar.starts.size(), 0),
+        seen_(grammar.size(), 0) {
+    std::vector<std::vector<uint32_t>> callers(grammar.starts.size());
+    for (uint32_t rule = 0; rule < callers.size(); ++rule)
+      for (uint32_t c = grammar.states[begin(rule)].calls; c < grammar.states[begin(rule + 1)].calls; ++c)
+        callers[grammar.calls[c].rule].push_back(rule);
+    by_callers(callers, [this](uint32_t rule) {
+      const bool before = empty_[begin(rule)];
+      while (spread(rule)) {
+      }
+      return empty_[begin(rule)] != before;
+    });
   }
 
   // The rule that begins with itself, or -1.
@@ -25,10 +54,14 @@ class Recursion {
   }
 
  private:
+  uint32_t begin(uint32_t rule) const {  // its states; they end where the next rule's begin
+    return rule < grammar_.starts.size() ? grammar_.starts[rule] : static_cast<uint32_t>(grammar_.size());
+  }
+
   // Marks the states from which the end of the rule is reached without a byte.
-  bool spread() {
+  bool spread(uint32_t rule) {
     bool changed = false;
-    for (uint32_t i = 0; i < grammar_.size(); ++i) {
+    for (uint32_t i = begin(rule + 1); i-- > begin(rule);) {
       if (empty_[i]) continue;
       bool now = grammar_.states[i].accepts;
       for (uint32_t c = grammar_.states[i].calls; c < grammar_.states[i + 1].calls && !now; ++c) {
@@ -63,13 +96,13 @@ class Recursion {
     return -1;
   }
 
-  std::vector<uint32_t> first_called(uint32_t rule) const {
-    std::vector<uint32_t> found, states = {grammar_.starts[rule]}, seen;
+  std::vector<uint32_t> first_called(uint32_t rule) {
+    std::vector<uint32_t> found, states = {grammar_.starts[rule]};
+    ++round_;
     while (!states.empty()) {
       const uint32_t at = states.back();
       states.pop_back();
-      if (std::find(seen.begin(), seen.end(), at) != seen.end()) continue;
-      seen.push_back(at);
+      if (std::exchange(seen_[at], round_) == round_) continue;
       for (uint32_t c = grammar_.states[at].calls; c < grammar_.states[at + 1].calls; ++c) {
         found.push_back(grammar_.calls[c].rule);
         if (empty_[grammar_.starts[grammar_.calls[c].rule]]) states.push_back(grammar_.calls[c].after);
@@ -81,6 +114,8 @@ class Recursion {
   const Grammar& grammar_;
   std::vector<bool> empty_;       // of each state
   std::vector<uint8_t> visited_;  // of each rule: 1 on the path, 2 done
+  std::vector<uint32_t> seen_;    // of each state: in which round
+  uint32_t round_ = 0;
 };
 
 }  // namespace
@@ -121,10 +156,18 @@ bool Builder::step_alive(uint32_t rule, std::vector<std::vector<bool>>* alive) c
 std::vector<std::vector<bool>> Builder::alive() const {
   std::vector<std::vector<bool>> found;
   for (const Rule& rule : rules_) found.emplace_back(rule.dfa.states.size(), false);
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (uint32_t rule = 0; rule < rules_.size(); ++rule) changed = step_alive(rule, &found) || changed;
-  }
+  std::vector<std::vector<uint32_t>> callers(rules_.size());
+  for (uint32_t rule = 0; rule < rules_.size(); ++rule)
+    for (const Dfa::State& state : rules_[rule].dfa.states)
+      for (const Nfa::Edge& edge : state.edges)
+        for (uint32_t call = std::max(edge.on.low, kCalls); call <= edge.on.high; ++call)
+          callers[call - kCalls].push_back(rule);
+  by_callers(callers, [&](uint32_t rule) {
+    const bool before = found[rule][0];
+    while (step_alive(rule, &found)) {
+    }
+    return found[rule][0] != before;
+  });
   return found;
 }
 

@@ -30,6 +30,12 @@ struct Grammar {
   std::vector<uint32_t> starts;  // of each rule; the text is of rule 0
 
   size_t size() const { return states.size() - 1; }
+  // What it reads the byte by; nullptr where it does not.
+  const Edge* edge(uint32_t state, uint8_t byte) const {
+    for (uint32_t e = states[state].edges; e < states[state + 1].edges && edges[e].low <= byte; ++e)
+      if (byte <= edges[e].high) return &edges[e];
+    return nullptr;
+  }
   // A state that does nothing but end its rule.
   bool only_ends(uint32_t state) const {
     return states[state].accepts && states[state].edges == states[state + 1].edges &&
@@ -41,6 +47,7 @@ struct Grammar {
 class Builder {
  public:
   uint32_t declare(std::string name);
+  void describe(uint32_t rule, std::string name) { rules_[rule].name = std::move(name); }
   // The symbol of an Nfa's edge that calls the rule.
   static uint32_t call(uint32_t rule) { return kCalls + rule; }
   static Fragment calling(uint32_t rule, Nfa* nfa) { return nfa->one_of({{call(rule), call(rule)}}); }

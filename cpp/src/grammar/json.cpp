@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 #include "text/unicode.h"
 
@@ -75,6 +76,7 @@ class Reader {
   Result<Json> object(int depth) {
     Json found;
     found.kind = Json::Kind::object;
+    std::set<std::string> names;
     space();
     if (take("}")) return found;
     do {
@@ -84,7 +86,8 @@ class Reader {
       space();
       if (!take(":")) return fault("a name without its :");
       SELM_ASSIGN(Json item, value(depth + 1));
-      std::erase_if(found.members, [&](const auto& member) { return member.first == name; });
+      if (!names.insert(name).second)
+        std::erase_if(found.members, [&](const auto& member) { return member.first == name; });
       found.members.emplace_back(std::move(name), std::move(item));
       space();
     } while (take(","));

@@ -20,7 +20,7 @@
 
 namespace selm::grammar {
 
-using Bits = std::vector<uint64_t>;  // one for each token
+using Bits = std::vector<uint64_t>;  // one for each token, and at least one more
 
 // What a state allows by itself.
 struct LocalMask {
@@ -73,11 +73,13 @@ class Matcher {
   // Reads a text; false, and stays where it was, where the grammar does not allow it.
   Result<bool> read(std::string_view bytes);
   Result<bool> read(text::Token token);
+  const Constraint& constraint() const { return *constraint_; }
 
  private:
+  class Rows;
   static constexpr uint32_t kRoot = ~0u;    // called by nobody: the text ends
   static constexpr uint32_t kBeyond = ~1u;  // called by whoever it is
-  static constexpr uint64_t kMostSteps = 50'000'000;
+  static constexpr uint64_t kMostSteps = 20'000'000;
 
   struct Frame {
     uint32_t state, caller;  // to go on with after the call; caller: a place in frames_
@@ -94,16 +96,23 @@ class Matcher {
     bool none() const { return places.empty() && !beyond && !complete; }
   };
 
+  static uint64_t key(const Frame& frame) { return uint64_t{frame.state} << 32 | frame.caller; }
+  uint32_t frame(Frame frame);       // its number: one that is there already has one
+  void forget_frames(size_t count);  // all but the first
   void arrive(Frame at, Places* places);
   void step(const Places& from, uint8_t byte, Places* to);
   std::shared_ptr<const LocalMask> local(uint32_t state);
   void walk(uint32_t begin, uint32_t end, const Places& from, Bits* allowed,
             std::vector<LocalMask::Span>* beyond);
+  void walk_alone(uint32_t state, LocalMask* found);
+  void allow(uint32_t node, Bits* allowed) const;
+  void clear_rest(Bits* bits) const;
   void forget();
 
   std::shared_ptr<const Constraint> constraint_;
   const Grammar& grammar_;
   std::vector<Frame> frames_;
+  std::unordered_map<uint64_t, uint32_t> numbers_;  // of frames_: alike ones are one, or places multiply
   Places now_;
   Bits allowed_;
   std::vector<Frame> seen_, todo_;  // of arrive

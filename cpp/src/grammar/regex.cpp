@@ -11,7 +11,6 @@ namespace {
 
 // Stand before and after the string, any number of times, so that ^ and $ are symbols like any other.
 constexpr uint32_t kBegin = kLastCodePoint + 1, kEnd = kLastCodePoint + 2;
-constexpr uint32_t kNoLimit = ~0u;
 constexpr uint32_t kMostRepeated = 10'000;
 constexpr int kDeepest = 200;
 
@@ -31,9 +30,9 @@ class Parser {
     SELM_ASSIGN(const Fragment pattern, alternatives(0));
     if (at_ != text_.size()) return fault("a ) without its (");
     const Fragment before = nfa_.any_number(nfa_.one_of({{0, kLastCodePoint}, {kBegin, kBegin}}));
-    const Fragment after = nfa_.any_number(nfa_.one_of({{0, kLastCodePoint}, {kEnd, kEnd}}));
+    const Fragment after = nfa_.any_number(nfa_.one_of({{0, kEnd}}));
     const Fragment found = nfa_.then(nfa_.then(before, pattern), after);
-    SELM_ASSIGN(const Dfa anywhere, deterministic(nfa_, found, limit_));
+    SELM_ASSIGN(const Dfa anywhere, deterministic(nfa_, found, limit_, after.from));
     return without_marks(anywhere);
   }
 
@@ -86,12 +85,12 @@ class Parser {
 
   Result<Fragment> alternatives(int depth) {
     if (depth > kDeepest) return cannot("too many nested groups");
-    SELM_ASSIGN(Fragment found, sequence(depth));
-    while (take('|')) {
-      SELM_ASSIGN(const Fragment other, sequence(depth));
-      found = nfa_.either(found, other);
-    }
-    return found;
+    std::vector<Fragment> found;
+    do {
+      SELM_ASSIGN(const Fragment one, sequence(depth));
+      found.push_back(one);
+    } while (take('|'));
+    return found.size() == 1 ? found[0] : nfa_.either(found);
   }
 
   Result<Fragment> sequence(int depth) {
@@ -107,7 +106,8 @@ class Parser {
   Result<Fragment> repeated(int depth) {
     const size_t begin = at_;
     SELM_ASSIGN(Fragment found, atom(depth));
-    uint32_t least = 1, most = 1;
+    uint32_t least = 1;
+    std::optional<uint32_t> most;
     SELM_ASSIGN(const bool several, quantifier(&least, &most));
     if (!several) return found;
     const size_t after = at_;
@@ -116,39 +116,29 @@ class Parser {
       at_ = begin;
       return atom(depth);
     };
-    found = nfa_.nothing();
-    for (uint32_t i = 0; i < least; ++i) {
-      SELM_ASSIGN(const Fragment one, again());
-      found = nfa_.then(found, one);
-    }
-    if (most == kNoLimit) {
-      SELM_ASSIGN(const Fragment one, again());
-      found = nfa_.then(found, nfa_.any_number(one));
-    }
-    for (uint32_t i = least; most != kNoLimit && i < most; ++i) {
-      SELM_ASSIGN(const Fragment one, again());
-      found = nfa_.then(found, nfa_.maybe(one));
-    }
+    SELM_ASSIGN(found, nfa_.repeated(least, most, again));
     at_ = after;
     return found;
   }
 
-  Result<bool> quantifier(uint32_t* least, uint32_t* most) {
+  Result<bool> quantifier(uint32_t* least, std::optional<uint32_t>* most) {
     if (take('*')) {
-      *least = 0, *most = kNoLimit;
+      *least = 0;
     } else if (take('+')) {
-      *least = 1, *most = kNoLimit;
+      *least = 1;
     } else if (take('?')) {
       *least = 0, *most = 1;
     } else if (take('{')) {
       if (!count(least)) return fault("a { without a number");
       *most = *least;
       if (take(',')) {
-        *most = kNoLimit;
-        if (more() && text_[at_] != '}' && !count(most)) return fault("a {n,m} without its m");
+        uint32_t value = 0;
+        const bool limited = count(&value);
+        *most = limited ? std::optional(value) : std::nullopt;
       }
       if (!take('}')) return fault("a { without its }");
-      if (*most < *least) return fault("a {n,m} with m < n");
+      if (std::max(*least, most->value_or(0)) > kMostRepeated) return cannot("more than 10000 repetitions");
+      if (*most && **most < *least) return fault("a {n,m} with m < n");
     } else {
       return false;
     }
@@ -160,7 +150,7 @@ class Parser {
     const size_t begin = at_;
     *value = 0;
     for (; more() && text_[at_] >= '0' && text_[at_] <= '9'; ++at_)
-      *value = std::min(*value * 10 + static_cast<uint32_t>(text_[at_] - '0'), kMostRepeated);
+      *value = std::min(*value * 10 + static_cast<uint32_t>(text_[at_] - '0'), kMostRepeated + 1);
     return at_ > begin;
   }
 

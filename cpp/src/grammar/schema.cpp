@@ -10,11 +10,38 @@ namespace {
 
 constexpr int kDeepest = 100;
 constexpr size_t kMostDemands = 200;
+constexpr size_t kMostValues = 50'000;
+constexpr size_t kMostCompared = 100'000;
 
 // Hold a value to something that an automaton cannot, or that this compiler does not know.
-constexpr std::array<std::string_view, 12> kUnsupported = {
-    "not",         "if",          "dependentRequired", "dependentSchemas", "dependencies", "contains",
-    "minContains", "maxContains", "$dynamicRef",       "$recursiveRef",    "extends",      "disallow"};
+constexpr std::array<std::string_view, 13> kUnsupported = {
+    "not",      "if",          "dependentRequired", "dependentSchemas", "dependencies",
+    "contains", "minContains", "maxContains",       "$dynamicRef",      "$recursiveRef",
+    "extends",  "disallow",    "divisibleBy"};
+
+// What keywords have to be: one that is something else would be left out.
+struct Typed {
+  std::string_view name;
+  Json::Kind kind, other;
+};
+constexpr std::array kTyped = {
+    Typed{"type", Json::Kind::string, Json::Kind::array},
+    Typed{"enum", Json::Kind::array, Json::Kind::array},
+    Typed{"anyOf", Json::Kind::array, Json::Kind::array},
+    Typed{"oneOf", Json::Kind::array, Json::Kind::array},
+    Typed{"properties", Json::Kind::object, Json::Kind::object},
+    Typed{"patternProperties", Json::Kind::object, Json::Kind::object},
+    Typed{"required", Json::Kind::array, Json::Kind::array},
+    Typed{"prefixItems", Json::Kind::array, Json::Kind::array},
+    Typed{"uniqueItems", Json::Kind::boolean, Json::Kind::boolean},
+    Typed{"pattern", Json::Kind::string, Json::Kind::string},
+    Typed{"format", Json::Kind::string, Json::Kind::string},
+    Typed{"minimum", Json::Kind::number, Json::Kind::number},
+    Typed{"maximum", Json::Kind::number, Json::Kind::number},
+    Typed{"exclusiveMinimum", Json::Kind::number, Json::Kind::boolean},  // draft 4
+    Typed{"exclusiveMaximum", Json::Kind::number, Json::Kind::boolean},
+    Typed{"multipleOf", Json::Kind::number, Json::Kind::number},
+};
 
 std::string unescaped(std::string_view pointer) {  // ~1, ~0 (RFC 6901) and %41 (RFC 3986)
   std::string found;
@@ -53,10 +80,10 @@ unsigned kinds_meant(const Json& schema) {
   for (const auto& [name, value] : schema.members) {
     if (name == "properties" || name == "required" || name == "additionalProperties" ||
         name == "patternProperties" || name == "propertyNames" || name == "minProperties" ||
-        name == "maxProperties")
+        name == "maxProperties" || name == "unevaluatedProperties")
       found |= kinds::object;
     if (name == "items" || name == "prefixItems" || name == "additionalItems" || name == "minItems" ||
-        name == "maxItems" || name == "uniqueItems")
+        name == "maxItems" || name == "uniqueItems" || name == "unevaluatedItems")
       found |= kinds::array;
     if (name == "pattern" || name == "minLength" || name == "maxLength" || name == "format")
       found |= kinds::string;
@@ -116,6 +143,8 @@ Result<Fragment> SchemaCompiler::value(const Demands& demands, Nfa* nfa) {
 
 Result<Fragment> SchemaCompiler::flat_value(const Demands& flat, Nfa* nfa) {
   if (depth_ == kDeepest) return unsupported("schemas nested too deeply");
+  values_ += flat.size();
+  if (values_ > kMostValues) return unsupported("too many schemas, or alternatives of alternatives");
   ++depth_;
   SELM_TRY(check_keywords(flat));
   size_t any = flat.size(), one = flat.size();
@@ -151,6 +180,10 @@ Result<std::optional<Demands>> SchemaCompiler::flattened(const Demands& demands)
   Demands flat;
   bool is_never = false;
   for (const Demand& demand : demands) SELM_TRY(flatten(demand, &flat, &is_never));
+  // What is nothing but a reference says nothing itself: all that refer to a schema share one rule.
+  std::erase_if(flat, [](const Demand& demand) {
+    return demand.schema->members.size() == 1 && demand.schema->members[0].first == "$ref";
+  });
   return is_never ? std::optional<Demands>() : std::optional(std::move(flat));
 }
 
@@ -226,15 +259,15 @@ Result<Fragment> SchemaCompiler::alternatives(const Demands& demands, size_t whi
     each.back().push_back({&item});
   }
   if (one) SELM_TRY(check_disjoint(each));
-  Fragment found = never(nfa);
+  std::vector<Fragment> found;
   const std::string before = path_;
   for (size_t i = 0; i < each.size(); ++i) {
     path_ = before + "/" + std::string(keyword_name) + "/" + std::to_string(i);
     SELM_ASSIGN(const Fragment alternative, value(each[i], nfa));
-    found = nfa->either(found, alternative);
+    found.push_back(alternative);
   }
   path_ = before;
-  return found;
+  return nfa->either(found);
 }
 
 Status SchemaCompiler::check_disjoint(const std::vector<Demands>& alternatives) {
@@ -256,8 +289,18 @@ Result<bool> SchemaCompiler::apart(const Demands& one, const Demands& other) {
   SELM_ASSIGN(const auto flat_one, flattened(one));
   SELM_ASSIGN(const auto flat_other, flattened(other));
   if (!flat_one || !flat_other) return true;
-  const Demands &a = *flat_one, &b = *flat_other;
-  if ((kinds_of(a) & kinds_of(b)) == 0) return true;
+  // Schemas that hold themselves come back here before it is known: not apart, to be sure.
+  const auto [known, fresh] = apart_.emplace(std::pair(*flat_one, *flat_other), false);
+  if (!fresh) return known->second;
+  if (apart_.size() > kMostCompared) return unsupported("too many alternatives in oneOf");
+  SELM_ASSIGN(known->second, flat_apart(*flat_one, *flat_other));
+  return known->second;
+}
+
+// Whether no value that would be written for the one is valid by the other, either way.
+Result<bool> SchemaCompiler::flat_apart(const Demands& a, const Demands& b) {
+  const unsigned common = (kinds_of(a) & kinds_valid(b)) | (kinds_valid(a) & kinds_of(b));
+  if (common == 0) return true;
   SELM_ASSIGN(const auto listed_a, listed(a));
   SELM_ASSIGN(const auto listed_b, listed(b));
   for (const auto& [values, rest] : {std::pair(&listed_a, &b), std::pair(&listed_b, &a)}) {
@@ -268,35 +311,36 @@ Result<bool> SchemaCompiler::apart(const Demands& one, const Demands& other) {
     }
     return true;
   }
-  if ((kinds_of(a) & kinds_of(b)) != kinds::object) return false;
+  if (common != kinds::object) return false;
   std::vector<Property> in_a, in_b;
   SELM_TRY(properties(a, &in_a));
   SELM_TRY(properties(b, &in_b));
-  const auto lacks = [this](const Demands& demands, const std::vector<Property>& known,
-                            const std::string& name, bool* found) -> Status {
-    std::vector<Extra> more;
-    SELM_TRY(extras(demands, known, &more));
-    *found = more.empty() &&
-             std::none_of(known.begin(), known.end(), [&](const Property& p) { return p.name == name; });
-    return {};
-  };
-  bool a_invalid_in_b = false, b_invalid_in_a = false, found = false;
-  for (const Property& property : in_b) {
-    if (!property.required) continue;
-    SELM_TRY(lacks(a, in_a, property.name, &found));
-    a_invalid_in_b = a_invalid_in_b || found;
-  }
-  for (const Property& property : in_a) {
-    if (!property.required) continue;
-    SELM_TRY(lacks(b, in_b, property.name, &found));
-    b_invalid_in_a = b_invalid_in_a || found;
-    for (const Property& same : in_b) {  // what tells them apart, such as {"kind": {"const": ...}}
-      if (same.name != property.name || !same.required) continue;
+  for (const Property& property : in_a) {  // what tells them apart, such as {"kind": {"const": ...}}
+    for (const Property& same : in_b) {
+      if (same.name != property.name || !same.required || !property.required) continue;
       SELM_ASSIGN(const bool differs, apart(property.demands, same.demands));
       if (differs) return true;
     }
   }
-  return a_invalid_in_b && b_invalid_in_a;
+  SELM_ASSIGN(const bool never_b, lacks_required(a, in_a, in_b));
+  if (!never_b) return false;
+  return lacks_required(b, in_b, in_a);
+}
+
+// Whether what is written for the demands never has some member that the others require.
+Result<bool> SchemaCompiler::lacks_required(const Demands& demands, const std::vector<Property>& own,
+                                            const std::vector<Property>& others) {
+  for (const Demand& demand : demands) {  // alternatives may add members
+    if (!demand.without_any_of && demand.schema->find("anyOf")) return false;
+    if (!demand.without_one_of && demand.schema->find("oneOf")) return false;
+  }
+  std::vector<Extra> more;
+  SELM_TRY(extras(demands, own, &more));
+  if (!more.empty()) return false;
+  return std::any_of(others.begin(), others.end(), [&](const Property& wanted) {
+    return wanted.required &&
+           std::none_of(own.begin(), own.end(), [&](const Property& p) { return p.name == wanted.name; });
+  });
 }
 
 Status SchemaCompiler::check_keywords(const Demands& demands) const {
@@ -304,6 +348,33 @@ Status SchemaCompiler::check_keywords(const Demands& demands) const {
     for (const auto& [name, value] : demand.schema->members)
       if (std::find(kUnsupported.begin(), kUnsupported.end(), name) != kUnsupported.end())
         return unsupported(name);
+  for (const Demand& demand : demands) SELM_TRY(check_kinds(*demand.schema));
+  return {};
+}
+
+Status SchemaCompiler::check_kinds(const Json& schema) const {
+  for (const Typed& typed : kTyped) {
+    const Json* value = schema.find(typed.name);
+    if (value && !value->is(typed.kind) && !value->is(typed.other))
+      return wrong("a value of the wrong kind for " + std::string(typed.name));
+  }
+  const auto texts = [](const Json& list) {
+    return std::all_of(list.items.begin(), list.items.end(),
+                       [](const Json& each) { return each.is(Json::Kind::string); });
+  };
+  const Json* required = schema.find("required");
+  if (required && !texts(*required)) return wrong("a name in required that is no string");
+  if (const Json* type = schema.find("type")) {
+    const auto known = [](const Json& name) { return kind_named(name.text) != 0; };
+    if (!texts(*type) ||
+        !(type->is(Json::Kind::array) ? std::all_of(type->items.begin(), type->items.end(), known)
+                                      : known(*type)))
+      return wrong("a type that there is not");
+  }
+  const bool refers =
+      schema.find("$ref") || schema.find("allOf") || schema.find("anyOf") || schema.find("oneOf");
+  for (const char* name : {"unevaluatedProperties", "unevaluatedItems"})  // others evaluate them there
+    if (refers && schema.find(name)) return unsupported(std::string(name) + " beside other schemas");
   return {};
 }
 
@@ -321,32 +392,39 @@ unsigned SchemaCompiler::kinds_of(const Demands& demands) const {
     for (const Json& each : type->items) own |= kind_named(each.text);
     found &= own;
   }
-  return typed ? found : meant;
+  if (typed) return found;
+  return meant == 0 ? kinds::any : meant;  // each speaks of another kind: none says that it is of one
+}
+
+// The kinds that a value may be of, whatever is meant.
+unsigned SchemaCompiler::kinds_valid(const Demands& demands) const {
+  const bool typed = std::any_of(demands.begin(), demands.end(),
+                                 [](const Demand& demand) { return demand.schema->find("type") != nullptr; });
+  return typed ? kinds_of(demands) : kinds::any;
 }
 
 Result<Fragment> SchemaCompiler::of_kinds(const Demands& demands, unsigned kinds, Nfa* nfa) {
   SELM_ASSIGN(const auto values, listed(demands));
-  Fragment found = never(nfa);
+  std::vector<Fragment> found;
   if (values) {
-    for (const Json* each : *values) found = nfa->either(found, written(*each, nfa));
-    return found;
+    for (const Json* each : *values) found.push_back(written(*each, nfa));
+    return nfa->either(found);
   }
   if (kinds == kinds::any && std::all_of(demands.begin(), demands.end(), [](const Demand& demand) {
         return kinds_meant(*demand.schema) == kinds::any;
       }))
     return any_value(nfa);
   const auto add = [&](Result<Fragment> one) -> Status {
-    if (one.ok()) found = nfa->either(found, one.value());
+    if (one.ok()) found.push_back(one.value());
     return one.status();
   };
-  if (kinds & kinds::null) found = nfa->either(found, nfa->literal("null"));
-  if (kinds & kinds::boolean)
-    found = nfa->either(found, nfa->either(nfa->literal("true"), nfa->literal("false")));
+  if (kinds & kinds::null) found.push_back(nfa->literal("null"));
+  if (kinds & kinds::boolean) found.push_back(nfa->either({nfa->literal("true"), nfa->literal("false")}));
   if (kinds & kinds::number) SELM_TRY(add(number(demands, (kinds & kinds::fractional) == 0, nfa)));
   if (kinds & kinds::string) SELM_TRY(add(string(demands, nfa)));
   if (kinds & kinds::array) SELM_TRY(add(array(demands, nfa)));
   if (kinds & kinds::object) SELM_TRY(add(object(demands, nfa)));
-  return found;
+  return nfa->either(found);
 }
 
 Result<Fragment> SchemaCompiler::any_value(Nfa* nfa) {
@@ -354,8 +432,8 @@ Result<Fragment> SchemaCompiler::any_value(Nfa* nfa) {
     any_value_ = builder_.declare("any value");
     Nfa own;
     SELM_ASSIGN(const Fragment whole,
-                of_kinds({}, kinds::any & ~kinds::null, &own));   // null is no special case:
-    const Fragment all = own.either(own.literal("null"), whole);  // so that this does not ask for itself
+                of_kinds({}, kinds::any & ~kinds::null, &own));     // null is no special case:
+    const Fragment all = own.either({own.literal("null"), whole});  // so that this does not ask for itself
     SELM_TRY(builder_.define(*any_value_, own, all));
   }
   return Builder::calling(*any_value_, nfa);

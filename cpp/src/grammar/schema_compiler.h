@@ -53,8 +53,11 @@ class SchemaCompiler {
   Result<Fragment> alternatives(const Demands& demands, size_t which, std::string_view keyword, Nfa* nfa);
   Status check_disjoint(const std::vector<Demands>& alternatives);
   Result<bool> apart(const Demands& one, const Demands& other);
+  Result<bool> flat_apart(const Demands& a, const Demands& b);
   Status check_keywords(const Demands& demands) const;
+  Status check_kinds(const Json& schema) const;
   unsigned kinds_of(const Demands& demands) const;
+  unsigned kinds_valid(const Demands& demands) const;
   Result<Fragment> of_kinds(const Demands& demands, unsigned kinds, Nfa* nfa);
   Result<Fragment> any_value(Nfa* nfa);
   Status unsupported(std::string_view what) const;
@@ -63,12 +66,14 @@ class SchemaCompiler {
   // --- schema_values.cpp: single values
   // The values that enum and const leave; nothing where neither is there.
   Result<std::optional<std::vector<const Json*>>> listed(const Demands& demands);
-  Result<bool> meets(const Json& value, const Demands& demands);
+  Result<bool> meets(const Json& value, const Demands& demands, const Json* source = nullptr);
   Fragment written(const Json& value, Nfa* nfa) const;
   Result<Fragment> number(const Demands& demands, bool whole_only, Nfa* nfa);
   Result<Fragment> string(const Demands& demands, Nfa* nfa);
-  // Nothing where any string is meant.
-  Result<std::optional<Dfa>> string_dfa(const Demands& demands) const;
+  static std::string string_key(const Demands& demands);  // the same for the same strings
+  // Nothing where any string is meant; kept.
+  Result<const std::optional<Dfa>*> string_dfa(const Demands& demands);
+  Result<std::optional<Dfa>> new_string_dfa(const Demands& demands) const;
   Result<Count> count(const Demands& demands, std::string_view least, std::string_view most) const;
 
   // --- schema_containers.cpp: arrays and objects
@@ -86,8 +91,12 @@ class SchemaCompiler {
   };
   Result<Fragment> object(const Demands& demands, Nfa* nfa);
   Status properties(const Demands& demands, std::vector<Property>* found);
+  Result<std::optional<Dfa>> allowed_names(const Demands& demands, std::vector<std::string>* listed_names);
+  Result<bool> lacks_required(const Demands& demands, const std::vector<Property>& own,
+                              const std::vector<Property>& others);
   Status extras(const Demands& demands, const std::vector<Property>& properties, std::vector<Extra>* found);
   static const Json* additional(const Json& schema);
+  static const Json* additional_items(const Json& schema);
   Fragment separator(char c, Nfa* nfa) const;  // and a space, or none
 
   static Fragment never(Nfa* nfa);
@@ -95,11 +104,16 @@ class SchemaCompiler {
   const Json& root_;
   Builder builder_;
   std::map<Demands, uint32_t> rules_;  // so that schemas may hold themselves
-  std::optional<uint32_t> any_value_, any_string_;
+  std::map<std::pair<Demands, Demands>, bool> apart_;
+  std::map<std::string, std::optional<Dfa>> string_dfas_;  // by string_key
+  std::map<std::string, uint32_t> strings_;                // rules, so that what they allow is found out once
+  std::optional<uint32_t> any_value_;
   std::string path_;
   int depth_ = 0;
+  size_t values_ = 0;  // schemas compiled, with those that hold beside them
 };
 
+bool same(const Json& a, const Json& b);  // as values
 // Keywords whose value is of a kind; nullptr where they are not there, or are of another.
 const Json* keyword(const Json& schema, std::string_view name, Json::Kind kind);
 

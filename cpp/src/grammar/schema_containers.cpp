@@ -1,5 +1,6 @@
 // Arrays and objects.
 #include <algorithm>
+#include <map>
 
 #include "grammar/regex.h"
 #include "grammar/schema_compiler.h"
@@ -11,7 +12,13 @@ namespace {
 
 constexpr size_t kMostNameStates = 20'000;
 constexpr uint32_t kMostCounted = 10'000;  // items or members that a state is kept for
-constexpr size_t kMostUnique = 10;
+constexpr size_t kMostUnique = 10, kMostMembers = 2000, kMostObjectStates = 100'000;
+
+const Json kNever = [] {
+  Json found;
+  found.kind = Json::Kind::boolean;
+  return found;
+}();
 
 // These strings and no others, by their code points.
 Result<Dfa> just(const std::vector<std::string>& texts) {
@@ -39,17 +46,21 @@ Fragment SchemaCompiler::separator(char c, Nfa* nfa) const {
 
 // --- arrays ------------------------------------------------------------------------------------------------
 
+// What the schema says of the items after those that it lists.
+const Json* SchemaCompiler::additional_items(const Json& schema) {
+  const Json* found = schema.find("items");
+  if (found && found->is(Json::Kind::array)) found = schema.find("additionalItems");
+  return found ? found : schema.find("unevaluatedItems");
+}
+
 // What the item at a place has to meet: prefixItems, or draft 4's list of items; then items, or
 // additionalItems.
 Demands SchemaCompiler::item_demands(const Demands& demands, size_t place) const {
   Demands found;
   for (const Demand& demand : demands) {
     const Json* prefix = keyword(*demand.schema, "prefixItems", Json::Kind::array);
-    const Json* rest = demand.schema->find("items");
-    if (rest && rest->is(Json::Kind::array)) {
-      prefix = rest;
-      rest = demand.schema->find("additionalItems");
-    }
+    if (const Json* list = keyword(*demand.schema, "items", Json::Kind::array)) prefix = list;
+    const Json* rest = additional_items(*demand.schema);
     if (prefix && place < prefix->items.size())
       found.push_back({&prefix->items[place]});
     else if (rest)
@@ -64,11 +75,9 @@ Result<Fragment> SchemaCompiler::array(const Demands& demands, Nfa* nfa) {
   bool open = true, unique = false;  // items after the prefix, too
   for (const Demand& demand : demands) {
     const Json* list = keyword(*demand.schema, "prefixItems", Json::Kind::array);
-    const Json* items = demand.schema->find("items");
-    const bool draft4 = !list && items && items->is(Json::Kind::array);
-    if (draft4) list = items;
+    if (!list) list = keyword(*demand.schema, "items", Json::Kind::array);
     if (list) prefix = std::max(prefix, list->items.size());
-    if (list && !(draft4 ? demand.schema->find("additionalItems") : items)) open = false;
+    if (list && !additional_items(*demand.schema)) open = false;
     const Json* distinct = keyword(*demand.schema, "uniqueItems", Json::Kind::boolean);
     unique = unique || (distinct && distinct->truth);
   }
@@ -122,8 +131,16 @@ Result<Fragment> SchemaCompiler::array(const Demands& demands, Nfa* nfa) {
 Result<Fragment> SchemaCompiler::unique_items(const Demands& items, const Count& count, Nfa* nfa) {
   SELM_ASSIGN(const auto flat, flattened(items));
   if (!flat) return unsupported("uniqueItems of items that cannot be");
-  SELM_ASSIGN(const auto values, listed(*flat));
+  SELM_TRY(check_keywords(*flat));
+  for (const Demand& demand : *flat)
+    if (demand.schema->find("anyOf") || demand.schema->find("oneOf"))
+      return unsupported("uniqueItems of items with alternatives");
+  SELM_ASSIGN(auto values, listed(*flat));
   if (!values || values->size() > kMostUnique) return unsupported("uniqueItems of more than ten values");
+  for (size_t i = 0; i < values->size(); ++i)  // a value may stand twice in an enum
+    values->erase(std::remove_if(values->begin() + static_cast<std::ptrdiff_t>(i) + 1, values->end(),
+                                 [&](const Json* other) { return same(*(*values)[i], *other); }),
+                  values->end());
   const size_t sets = size_t{1} << values->size();
   const Fragment opening = nfa->literal("["), closing = nfa->literal("]");
   std::vector<uint32_t> state(sets);
@@ -166,6 +183,11 @@ Status SchemaCompiler::properties(const Demands& demands, std::vector<Property>*
     found->push_back({name, {}, false});
     return found->back();
   };
+  for (const Demand& demand : demands)
+    for (const char* name : {"properties", "required"})
+      if (const Json* list = demand.schema->find(name))
+        if (list->members.size() + list->items.size() > kMostMembers)
+          return unsupported("more than 2000 members");
   for (const Demand& demand : demands) {
     const Json* declared = keyword(*demand.schema, "properties", Json::Kind::object);
     if (declared)
@@ -174,78 +196,118 @@ Status SchemaCompiler::properties(const Demands& demands, std::vector<Property>*
     if (required)
       for (const Json& name : required->items) add(name.text).required = true;
   }
+  std::vector<std::string> listed_names;
+  SELM_ASSIGN(const std::optional<Dfa> names, allowed_names(demands, &listed_names));
+  for (const std::string& name : listed_names) add(name);
+  std::map<const Json*, Dfa> patterns;  // by the schema of the members
+  for (const Demand& demand : demands) {
+    const Json* own = keyword(*demand.schema, "patternProperties", Json::Kind::object);
+    if (!own) continue;
+    for (const auto& [pattern, value] : own->members) {
+      SELM_ASSIGN(patterns[&value], regex(pattern, kMostNameStates));
+    }
+  }
   for (Property& property : *found) {
+    const auto is_of = [&](const Dfa& names) -> Result<bool> {
+      SELM_ASSIGN(const Dfa name, just({property.name}));
+      SELM_ASSIGN(const Dfa common, both(name, names, kMostNameStates));
+      return !common.accepts_nothing();
+    };
     for (const Demand& demand : demands) {
       const Json* declared = keyword(*demand.schema, "properties", Json::Kind::object);
       const Json* own = declared ? declared->find(property.name) : nullptr;
       bool named = own != nullptr;
       if (own) property.demands.push_back({own});
-      if (const Json* patterns = keyword(*demand.schema, "patternProperties", Json::Kind::object)) {
-        SELM_ASSIGN(const Dfa name, just({property.name}));
-        for (const auto& [pattern, value] : patterns->members) {
-          SELM_ASSIGN(const Dfa matching, regex(pattern, kMostNameStates));
-          SELM_ASSIGN(const Dfa common, both(name, matching, kMostNameStates));
-          if (common.accepts_nothing()) continue;
+      if (const Json* more = keyword(*demand.schema, "patternProperties", Json::Kind::object)) {
+        for (const auto& [pattern, value] : more->members) {
+          SELM_ASSIGN(const bool matches, is_of(patterns[&value]));
+          if (!matches) continue;
           property.demands.push_back({&value});
           named = true;
         }
       }
       if (const Json* rest = named ? nullptr : additional(*demand.schema)) property.demands.push_back({rest});
     }
+    if (!names) continue;
+    SELM_ASSIGN(const bool may_be, is_of(*names));
+    if (!may_be) property.demands.push_back({&kNever});
   }
   return {};
+}
+
+// The names that all propertyNames leave, each by itself too where there is an enum of them; nothing where
+// any name is meant.
+Result<std::optional<Dfa>> SchemaCompiler::allowed_names(const Demands& demands,
+                                                         std::vector<std::string>* listed_names) {
+  Demands wanted;
+  for (const Demand& demand : demands)
+    if (const Json* name = demand.schema->find("propertyNames")) wanted.push_back({name});
+  if (wanted.empty()) return std::optional<Dfa>();
+  SELM_ASSIGN(const auto flat, flattened(wanted));
+  if (!flat || (kinds_valid(*flat) & kinds::string) == 0) {
+    SELM_ASSIGN(Dfa none, just({}));
+    return std::optional(std::move(none));
+  }
+  SELM_TRY(check_keywords(*flat));
+  for (const Demand& demand : *flat)
+    if (demand.schema->find("anyOf") || demand.schema->find("oneOf"))
+      return unsupported("propertyNames with alternatives");
+  SELM_ASSIGN(const auto values, listed(*flat));
+  if (!values) {
+    SELM_ASSIGN(const std::optional<Dfa>* strings, string_dfa(*flat));
+    return *strings;
+  }
+  for (const Json* each : *values)
+    if (each->is(Json::Kind::string)) listed_names->push_back(each->text);
+  SELM_ASSIGN(Dfa found, just(*listed_names));
+  return std::optional(std::move(found));
 }
 
 // Members with names that are not declared: written only where the schema speaks of them.
 Status SchemaCompiler::extras(const Demands& demands, const std::vector<Property>& properties,
                               std::vector<Extra>* found) {
   bool spoken_of = false, declared = false;
-  Demands rest, names;
+  Demands rest, beside_patterns;  // what holds for other names, and for those of a pattern
   const Json* patterns = nullptr;
   for (const Demand& demand : demands) {
     const Json& schema = *demand.schema;
     declared = declared || schema.find("properties");
     const Json* own = additional(schema);
     if (own && !(own->is(Json::Kind::boolean) && !own->truth)) spoken_of = true;
-    if (own) rest.push_back({own});
-    if (const Json* name = schema.find("propertyNames")) names.push_back({name});
     if (schema.find("propertyNames") || schema.find("minProperties")) spoken_of = true;
     const Json* more = keyword(schema, "patternProperties", Json::Kind::object);
     if (more && patterns) return unsupported("patternProperties in several schemas of one value");
     if (more) patterns = more;
+    if (own) rest.push_back({own});
+    if (own && !more) beside_patterns.push_back({own});
   }
   if (declared && !spoken_of && !patterns) return {};
   std::vector<std::string> taken;
   for (const Property& property : properties) taken.push_back(property.name);
   SELM_ASSIGN(const Dfa known, just(taken));
   Dfa free = inverted(known);
-  SELM_ASSIGN(const auto flat, flattened(names));
-  if (!flat) return {};
-  SELM_ASSIGN(const auto listed_names, listed(*flat));
-  if (listed_names) {
-    std::vector<std::string> texts;
-    for (const Json* each : *listed_names)
-      if (each->is(Json::Kind::string)) texts.push_back(each->text);
-    SELM_ASSIGN(const Dfa own, just(texts));
-    SELM_ASSIGN(free, both(free, own, kMostNameStates));
-  } else {
-    SELM_ASSIGN(const std::optional<Dfa> wanted, string_dfa(*flat));
-    if (wanted) {
-      SELM_ASSIGN(free, both(free, *wanted, kMostNameStates));
-    }
+  SELM_ASSIGN(const std::optional<Dfa> names, allowed_names(demands, &taken));
+  if (names) {
+    SELM_ASSIGN(free, both(free, *names, kMostNameStates));
   }
   if (patterns) {
+    std::vector<Dfa> matching;
     for (const auto& [pattern, value] : patterns->members) {
-      SELM_ASSIGN(const Dfa matching, regex(pattern, kMostNameStates));
-      SELM_ASSIGN(Dfa own, both(free, matching, kMostNameStates));
-      SELM_ASSIGN(free, both(free, inverted(matching), kMostNameStates));
-      // A name of two patterns is of the first one's here, and would have to meet the second one's too.
-      for (const auto& [other, unused] : patterns->members) {
-        if (other == pattern) continue;
-        SELM_ASSIGN(const Dfa second, regex(other, kMostNameStates));
-        SELM_ASSIGN(own, both(own, inverted(second), kMostNameStates));
+      SELM_ASSIGN(Dfa own, regex(pattern, kMostNameStates));
+      matching.push_back(std::move(own));
+    }
+    const Dfa all = free;
+    for (size_t i = 0; i < matching.size(); ++i) {
+      SELM_ASSIGN(free, both(free, inverted(matching[i]), kMostNameStates));
+      SELM_ASSIGN(Dfa own, both(all, matching[i], kMostNameStates));
+      for (size_t j = 0; j < matching.size();
+           ++j) {  // a name of two patterns, for which both hold, is left out
+        if (i == j) continue;
+        SELM_ASSIGN(own, both(own, inverted(matching[j]), kMostNameStates));
       }
-      if (!own.accepts_nothing()) found->push_back({std::move(own), {{&value}}});
+      Demands wanted = beside_patterns;
+      wanted.push_back({&patterns->members[i].second});
+      if (!own.accepts_nothing()) found->push_back({std::move(own), std::move(wanted)});
     }
   }
   const bool closed = std::any_of(rest.begin(), rest.end(), [](const Demand& demand) {
@@ -256,17 +318,21 @@ Status SchemaCompiler::extras(const Demands& demands, const std::vector<Property
   return {};
 }
 
-// A state for each declared member that comes next and each count of members written.
+// A state for each declared member that comes next and each count of members written. A name that is not
+// declared may stand twice, which no automaton can keep apart: towards minProperties one of them counts.
 Result<Fragment> SchemaCompiler::object(const Demands& demands, Nfa* nfa) {
   std::vector<Property> members;
   std::vector<Extra> others;
   SELM_TRY(properties(demands, &members));
   SELM_TRY(extras(demands, members, &others));
-  SELM_ASSIGN(const Count size, count(demands, "minProperties", "maxProperties"));
-  if (size.least > kMostCounted) return unsupported("a minProperties of more than 10000");
-  const uint32_t most = std::min(size.most.value_or(kMostCounted), kMostCounted);
-  // From here on it does not matter how many there are.
-  const uint32_t last = size.most && *size.most < kMostCounted ? most : std::max(size.least, 1u);
+  SELM_ASSIGN(Count size, count(demands, "minProperties", "maxProperties"));
+  if (!others.empty() && size.least > members.size() + 1)
+    return unsupported("a minProperties of members that are not named: names might repeat");
+  if (size.least > members.size() + others.size()) return never(nfa);
+  if (size.most && others.empty() && *size.most >= members.size()) size.most.reset();
+  if (size.most) size.most = std::min(*size.most, kMostCounted);
+  const uint32_t last = size.most.value_or(std::max(size.least, 1u));  // from there on no count matters
+  if (members.size() * last > kMostObjectStates) return unsupported("too many members to be counted");
   const std::string before = path_;
   const Fragment opening = nfa->literal("{"), closing = nfa->literal("}");
   std::vector<uint32_t> at(last + 1), next(last + 1);  // by how many are written
@@ -283,25 +349,26 @@ Result<Fragment> SchemaCompiler::object(const Demands& demands, Nfa* nfa) {
     const Fragment member = nfa->then(nfa->then(name, separator(':', nfa)), Builder::calling(rule, nfa));
     nfa->empty(member.to, to);
   };
-  for (const Property& member : members) {
-    path_ = before + "/properties/" + member.name;
-    SELM_ASSIGN(const uint32_t rule, value_rule(member.demands));
+  const uint32_t end = size.most ? last : last + 1;  // at the last count no more are allowed, or any number
+  for (uint32_t i = 0; i < members.size(); ++i) {
+    path_ = before + "/properties/" + members[i].name;
+    SELM_ASSIGN(const uint32_t rule, value_rule(members[i].demands));
     for (uint32_t& state : next) state = nfa->add();
-    for (uint32_t c = 0; c <= last; ++c) {
-      if (!member.required) nfa->empty(at[c], next[c]);
-      if (c == last && size.most && last == most) continue;  // no more are allowed
-      write(c, next[std::min(c + 1, last)], nfa->literal(quoted(member.name)), rule);
+    for (uint32_t c = 0; c <= std::min(i, last); ++c) {
+      if (!members[i].required) nfa->empty(at[c], next[c]);
+      if (c < end) write(c, next[std::min(c + 1, last)], nfa->literal(quoted(members[i].name)), rule);
     }
     at = next;
   }
   for (const Extra& other : others) {
     path_ = before + "/additionalProperties";
     SELM_ASSIGN(const uint32_t rule, value_rule(other.demands));
-    for (uint32_t c = 0; c <= last; ++c) {
-      if (c == last && size.most && last == most) continue;
-      const Fragment name = nfa->then(nfa->literal("\""), spelled(other.names, Spelling::json, nfa));
-      write(c, at[std::min(c + 1, last)], nfa->then(name, nfa->literal("\"")), rule);
-    }
+    const uint32_t name = builder_.declare("a name in #" + before);
+    Nfa own;
+    const Fragment inner = spelled(other.names, Spelling::json, &own);
+    SELM_TRY(builder_.define(name, own, own.then(own.then(own.literal("\""), inner), own.literal("\""))));
+    for (uint32_t c = std::max(size.least, 1u) - 1; c < end; ++c)
+      write(c, at[std::min(c + 1, last)], Builder::calling(name, nfa), rule);
   }
   path_ = before;
   for (uint32_t c = size.least; c <= last; ++c) nfa->empty(at[c], closing.from);

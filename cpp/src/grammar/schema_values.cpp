@@ -16,6 +16,22 @@ constexpr uint32_t kLongest = 4096;  // a larger maxLength is held to this one
 constexpr uint32_t kMostCounted = 1'000'000;
 constexpr uint32_t kMostMultiple = 1000;
 
+// What is said of the inside of arrays and objects.
+constexpr std::array<std::string_view, 14> kInside = {"properties",
+                                                      "additionalProperties",
+                                                      "patternProperties",
+                                                      "unevaluatedProperties",
+                                                      "propertyNames",
+                                                      "required",
+                                                      "minProperties",
+                                                      "maxProperties",
+                                                      "items",
+                                                      "prefixItems",
+                                                      "unevaluatedItems",
+                                                      "minItems",
+                                                      "maxItems",
+                                                      "uniqueItems"};
+
 struct Format {
   std::string_view name, pattern;
 };
@@ -28,6 +44,7 @@ struct Format {
 #define SELM_OCTET "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 #define SELM_LABEL "[a-z0-9](?:[a-z0-9-]{0,20}[a-z0-9])?"
 #define SELM_HOST SELM_LABEL "(?:\\." SELM_LABEL "){0,3}"
+#define SELM_POINTER "(?:/(?:[^~/\"\\\\\\x00-\\x1f\\x7f-\\uffff]|~[01])*)*"
 constexpr std::array kFormats = {
     Format{"date", SELM_DATE},
     Format{"time", SELM_TIME},
@@ -41,7 +58,19 @@ constexpr std::array kFormats = {
     Format{"uri",
            "https?://" SELM_HOST "(?::[1-9][0-9]{1,3})?(?:/[A-Za-z0-9._~-]*)*(?:\\?[A-Za-z0-9=&_-]*)?"},
     Format{"uri-reference", "(?:https?://" SELM_HOST ")?(?:/[A-Za-z0-9._~-]+)+"},
+    Format{"json-pointer", SELM_POINTER},
+    Format{"relative-json-pointer", "(?:0|[1-9][0-9]{0,3})(?:#|" SELM_POINTER ")"},
+    Format{"regex", "[A-Za-z0-9 _-]*"},
 };
+// Those of more characters: what is written is of fewer.
+constexpr std::array kWiderFormats = {
+    std::pair<std::string_view, std::string_view>{"idn-email", "email"},
+    std::pair<std::string_view, std::string_view>{"idn-hostname", "hostname"},
+    std::pair<std::string_view, std::string_view>{"iri", "uri"},
+    std::pair<std::string_view, std::string_view>{"iri-reference", "uri-reference"},
+    std::pair<std::string_view, std::string_view>{"uri-template", "uri"},
+};
+#undef SELM_POINTER
 #undef SELM_DATE
 #undef SELM_TIME
 #undef SELM_OCTET
@@ -90,8 +119,7 @@ unsigned kind_of(const Json& value) {
   return number.ok() && number.value().fraction.empty() ? kinds::whole : kinds::fractional;
 }
 
-bool same(const Json& a, const Json& b) {
-  if (!a.is(Json::Kind::number) || !b.is(Json::Kind::number)) return a == b;
+bool same_number(const Json& a, const Json& b) {
   const Result<Decimal> x = decimal(a.text), y = decimal(b.text);
   return x.ok() && y.ok() && Decimal::compare(x.value(), y.value()) == 0;
 }
@@ -127,6 +155,19 @@ bool within(const Decimal& number, const Numbers& wanted) {
 
 }  // namespace
 
+// As values, so that 1 is 1.0, and the order of members means nothing.
+bool same(const Json& a, const Json& b) {
+  if (a.kind != b.kind) return false;
+  if (a.is(Json::Kind::number)) return same_number(a, b);
+  const auto same_member = [&](const auto& member) {
+    const Json* other = b.find(member.first);
+    return other && same(member.second, *other);
+  };
+  return a.truth == b.truth && a.text == b.text && a.members.size() == b.members.size() &&
+         std::equal(a.items.begin(), a.items.end(), b.items.begin(), b.items.end(), same) &&
+         std::all_of(a.members.begin(), a.members.end(), same_member);
+}
+
 Result<std::optional<std::vector<const Json*>>> SchemaCompiler::listed(const Demands& demands) {
   const Json* list = nullptr;
   std::vector<const Json*> values;
@@ -144,15 +185,16 @@ Result<std::optional<std::vector<const Json*>>> SchemaCompiler::listed(const Dem
   if (!list) return std::optional<std::vector<const Json*>>();
   std::vector<const Json*> found;
   for (const Json* value : values) {
-    SELM_ASSIGN(const bool ok, meets(*value, demands));
+    SELM_ASSIGN(const bool ok, meets(*value, demands, list));
     if (ok) found.push_back(value);
   }
   return std::optional(std::move(found));
 }
 
 // Whether a value that is written out in the schema is valid. What a schema says of the inside of arrays and
-// objects is not looked at: enough to refuse is that it says anything.
-Result<bool> SchemaCompiler::meets(const Json& value, const Demands& demands) {
+// objects is not looked at: enough to refuse is that it says anything. `source`: the enum that the value is
+// of.
+Result<bool> SchemaCompiler::meets(const Json& value, const Demands& demands, const Json* source) {
   if ((kinds_of(demands) & kind_of(value)) == 0) {
     const bool typed = std::any_of(demands.begin(), demands.end(), [](const Demand& demand) {
       return demand.schema->find("type") != nullptr;
@@ -163,14 +205,14 @@ Result<bool> SchemaCompiler::meets(const Json& value, const Demands& demands) {
   for (const Demand& demand : demands) {
     const Json& schema = *demand.schema;
     if (const Json* only = schema.find("const"); only && !same(*only, value)) return false;
-    if (const Json* list = keyword(schema, "enum", Json::Kind::array))
+    if (const Json* list = keyword(schema, "enum", Json::Kind::array); list && list != source)
       if (std::none_of(list->items.begin(), list->items.end(),
                        [&](const Json& one) { return same(one, value); }))
         return false;
     SELM_TRY(narrow(schema, &bounds));
     if (value.is(Json::Kind::number) && schema.find("multipleOf")) return unsupported("enum with multipleOf");
-    const bool inside = schema.find("properties") || schema.find("items") || schema.find("prefixItems") ||
-                        schema.find("additionalProperties") || schema.find("required");
+    const bool inside = std::any_of(kInside.begin(), kInside.end(),
+                                    [&](std::string_view name) { return schema.find(name) != nullptr; });
     if (inside && (value.is(Json::Kind::object) || value.is(Json::Kind::array)))
       return unsupported("enum or const of objects or arrays, with rules for what is inside");
   }
@@ -179,8 +221,8 @@ Result<bool> SchemaCompiler::meets(const Json& value, const Demands& demands) {
     return within(number, bounds);
   }
   if (!value.is(Json::Kind::string)) return true;
-  SELM_ASSIGN(const std::optional<Dfa> strings, string_dfa(demands));
-  return !strings || accepts(*strings, value.text);
+  SELM_ASSIGN(const std::optional<Dfa>* strings, string_dfa(demands));
+  return !*strings || accepts(**strings, value.text);
 }
 
 Fragment SchemaCompiler::written(const Json& value, Nfa* nfa) const {
@@ -252,7 +294,25 @@ Result<SchemaCompiler::Count> SchemaCompiler::count(const Demands& demands, std:
   return found;
 }
 
-Result<std::optional<Dfa>> SchemaCompiler::string_dfa(const Demands& demands) const {
+std::string SchemaCompiler::string_key(const Demands& demands) {
+  std::string found;
+  for (const Demand& demand : demands)
+    for (const char* name : {"pattern", "format", "minLength", "maxLength"})
+      if (const Json* value = demand.schema->find(name)) found += name + quoted(value->text);
+  return found;
+}
+
+Result<const std::optional<Dfa>*> SchemaCompiler::string_dfa(const Demands& demands) {
+  const std::string key = string_key(demands);
+  auto known = string_dfas_.find(key);
+  if (known == string_dfas_.end()) {
+    SELM_ASSIGN(std::optional<Dfa> made, new_string_dfa(demands));
+    known = string_dfas_.emplace(key, std::move(made)).first;
+  }
+  return &known->second;
+}
+
+Result<std::optional<Dfa>> SchemaCompiler::new_string_dfa(const Demands& demands) const {
   SELM_ASSIGN(Count length, count(demands, "minLength", "maxLength"));
   if (length.least > kLongest) return unsupported("a minLength of more than 4096");
   if (length.most && *length.most > kLongest) length.most = kLongest;
@@ -271,8 +331,11 @@ Result<std::optional<Dfa>> SchemaCompiler::string_dfa(const Demands& demands) co
       SELM_TRY(add(own));
     }
     const Json* format = keyword(*demand.schema, "format", Json::Kind::string);
+    std::string_view name = format ? format->text : std::string_view();
+    for (const auto& [wider, own] : kWiderFormats)
+      if (name == wider) name = own;
     for (const Format& known : kFormats) {  // others are remarks
-      if (!format || format->text != known.name) continue;
+      if (name != known.name) continue;
       SELM_ASSIGN(const Dfa own, regex("^(?:" + std::string(known.pattern) + ")$", kMostPatternStates));
       SELM_TRY(add(own));
     }
@@ -289,19 +352,16 @@ Result<std::optional<Dfa>> SchemaCompiler::string_dfa(const Demands& demands) co
 }
 
 Result<Fragment> SchemaCompiler::string(const Demands& demands, Nfa* nfa) {
-  SELM_ASSIGN(const std::optional<Dfa> wanted, string_dfa(demands));
-  if (wanted) {
-    const Fragment inner = spelled(*wanted, Spelling::json, nfa);
-    return nfa->then(nfa->then(nfa->literal("\""), inner), nfa->literal("\""));
-  }
-  if (!any_string_) {  // one rule for all, so that what it allows is found out once
-    any_string_ = builder_.declare("any string");
+  SELM_ASSIGN(const std::optional<Dfa>* wanted, string_dfa(demands));
+  const auto [at, fresh] = strings_.emplace(string_key(demands), 0);
+  if (fresh) {
+    at->second = builder_.declare("a string of #" + path_);
     Nfa own;
-    const Fragment inner = spelled(of_length(0, std::nullopt), Spelling::json, &own);
+    const Fragment inner = spelled(*wanted ? **wanted : of_length(0, std::nullopt), Spelling::json, &own);
     SELM_TRY(
-        builder_.define(*any_string_, own, own.then(own.then(own.literal("\""), inner), own.literal("\""))));
+        builder_.define(at->second, own, own.then(own.then(own.literal("\""), inner), own.literal("\""))));
   }
-  return Builder::calling(*any_string_, nfa);
+  return Builder::calling(at->second, nfa);
 }
 
 }  // namespace selm::grammar

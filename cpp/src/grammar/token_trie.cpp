@@ -5,6 +5,11 @@
 #include <utility>
 
 namespace selm::grammar {
+namespace {
+
+constexpr size_t kLongest = 0xFFFF;  // of tokens that may be written at all
+
+}  // namespace
 
 TokenTrie TokenTrie::of(const text::Tokenizer& tokenizer) {
   TokenTrie found;
@@ -16,7 +21,9 @@ TokenTrie TokenTrie::of(const text::Tokenizer& tokenizer) {
       continue;
     }
     std::string bytes = tokenizer.piece(token, false);
-    if (!bytes.empty()) all.emplace_back(std::move(bytes), token);
+    if (bytes.empty() || bytes.size() > kLongest) continue;
+    found.longest_ = std::max(found.longest_, bytes.size());
+    all.emplace_back(std::move(bytes), token);
   }
   std::sort(all.begin(), all.end());
   found.vocabulary_ = tokenizer.size();
@@ -33,14 +40,20 @@ TokenTrie TokenTrie::of(const text::Tokenizer& tokenizer) {
     close(common);
     for (size_t i = common; i < bytes.size(); ++i) {
       path.push_back(static_cast<uint32_t>(found.nodes_.size()));
-      found.nodes_.push_back(
-          {0, static_cast<uint32_t>(found.tokens_.size()), static_cast<uint8_t>(bytes[i])});
+      found.nodes_.push_back({0, static_cast<uint32_t>(found.tokens_.size()),
+                              static_cast<uint32_t>(found.vocabulary_), static_cast<uint16_t>(i),
+                              static_cast<uint8_t>(bytes[i]), false});
     }
+    TokenTrie::Node& node = found.nodes_[path.back()];
+    if (node.first == found.vocabulary_)
+      node.first = static_cast<uint32_t>(token);
+    else
+      node.several = true;
     found.tokens_.push_back(token);
     last = &bytes;
   }
   close(0);
-  found.nodes_.push_back({0, static_cast<uint32_t>(found.tokens_.size()), 0});
+  found.nodes_.push_back({0, static_cast<uint32_t>(found.tokens_.size()), 0, 0, 0, false});
   return found;
 }
 

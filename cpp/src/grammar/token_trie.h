@@ -16,7 +16,10 @@ class TokenTrie {
   struct Node {
     uint32_t end;
     uint32_t tokens;  // where its own begin in `tokens`; they end where the next node's begin
+    uint32_t first;   // of its own; where it has none, the number after the last token
+    uint16_t depth;   // how many bytes lead to its parent
     uint8_t byte;
+    bool several;  // tokens of these bytes
   };
 
   static TokenTrie of(const text::Tokenizer& tokenizer);
@@ -29,12 +32,13 @@ class TokenTrie {
     for (uint32_t t = nodes_[i].tokens; t < nodes_[i + 1].tokens; ++t) visit(tokens_[t]);
   }
   size_t vocabulary() const { return vocabulary_; }
+  size_t longest() const { return longest_; }                     // token, in bytes
   const std::vector<text::Token>& ends() const { return ends_; }  // that end a generation
 
  private:
   std::vector<Node> nodes_;  // and one more
   std::vector<text::Token> tokens_, ends_;
-  size_t vocabulary_ = 0;
+  size_t vocabulary_ = 0, longest_ = 0;
 };
 
 }  // namespace selm::grammar
