@@ -84,8 +84,10 @@ class Matcher {
   }
 
   py::bytes allowed() {
+    std::vector<float> logits(size_, 0.0f);
+    check(selm_matcher_mask(handle_.get(), logits.data()));
     std::string found(size_, '\0');
-    check(selm_matcher_allowed(handle_.get(), reinterpret_cast<uint8_t*>(found.data())));
+    for (size_t t = 0; t < size_; ++t) found[t] = logits[t] == 0.0f ? '\1' : '\0';
     return py::bytes(found);
   }
   void mask(const py::buffer& logits) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "api/measuring.h"
 #include "embedder.h"
 #include "generation.h"
 #include "handles.h"

@@ -307,9 +307,8 @@ SELM_API void selm_grammar_free(selm_grammar* grammar);
  * by one thread at a time. */
 SELM_API selm_status selm_matcher_create(const selm_grammar* grammar, selm_matcher** matcher);
 SELM_API void selm_matcher_free(selm_matcher* matcher);
-/* allowed[n_vocab] becomes 1 where a token may come next, 0 elsewhere; end tokens where the text may end. */
-SELM_API selm_status selm_matcher_allowed(selm_matcher* matcher, uint8_t* allowed);
-/* The same for logits[n_vocab]: what may not come next becomes minus infinity. */
+/* In logits[n_vocab], what may not come next becomes minus infinity; end tokens stay where the text may end.
+ */
 SELM_API selm_status selm_matcher_mask(selm_matcher* matcher, float* logits);
 /* Goes on. SELM_ERROR_INVALID_ARGUMENT, and it stays where it was, where the token may not come next. */
 SELM_API selm_status selm_matcher_read(selm_matcher* matcher, selm_token token);
@@ -391,17 +390,6 @@ SELM_API uint32_t selm_embedder_dimension(const selm_embedder* embedder); /* num
  * are no UTF-8 are left out. Needs little memory and time by length, however long the text. */
 SELM_API selm_status selm_embedder_embed(const selm_embedder* embedder, const char* text, size_t length,
                                          float* vector, bool* found);
-
-/* ---- Measuring and testing ------------------------------------------------------------------- */
-
-/* Read bandwidth of this machine in GB/s with that many threads (0: all), about half a second. */
-SELM_API selm_status selm_measure_bandwidth(uint32_t threads, double* gb_per_second);
-/* Dequantises n elements of a GGUF block type (by id), as the core reads it. */
-SELM_API selm_status selm_dequantize(uint32_t type, const void* data, size_t size, float* out, size_t n);
-/* out[c, r] = W[r, k] A[c, k] as a session multiplies that many columns (without `exact`), on an
- * instruction set by name (NULL: best). */
-SELM_API selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, size_t size,
-                                 size_t rows, size_t n, const float* activations, size_t columns, float* out);
 
 #ifdef __cplusplus
 }

@@ -54,16 +54,6 @@ selm_status selm_matcher_create(const selm_grammar* grammar, selm_matcher** matc
 
 void selm_matcher_free(selm_matcher* matcher) { delete matcher; }
 
-selm_status selm_matcher_allowed(selm_matcher* matcher, uint8_t* allowed) {
-  if (matcher == nullptr || allowed == nullptr) return invalid("an argument is NULL");
-  const auto bits = matcher->matcher.allowed();
-  if (!bits.ok()) return report(bits.status());
-  const size_t n_vocab = matcher->matcher.constraint().trie().vocabulary();
-  for (size_t t = 0; t < n_vocab; ++t)
-    allowed[t] = static_cast<uint8_t>((*bits.value())[t / 64] >> (t % 64) & 1);
-  return SELM_OK;
-}
-
 selm_status selm_matcher_mask(selm_matcher* matcher, float* logits) {
   if (matcher == nullptr || logits == nullptr) return invalid("an argument is NULL");
   return report(matcher->matcher.mask({logits, matcher->matcher.constraint().trie().vocabulary()}));

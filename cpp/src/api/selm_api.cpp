@@ -10,6 +10,7 @@
 
 #include "api/bandwidth.h"
 #include "api/handles.h"
+#include "api/measuring.h"
 #include "api/report.h"
 #include "base/cpu.h"
 #include "base/file_bytes.h"

@@ -103,8 +103,10 @@ Result<FileBytes> FileBytes::map(int descriptor, size_t size) {
 
 Result<FileBytes> FileBytes::read(uint64_t size, const Reader& read) {
   if (size == 0) return FileBytes();
-  if (size > SIZE_MAX / 2) return refused("read", EFBIG);
   const auto whole = static_cast<size_t>(size);
+  if (size > SIZE_MAX / 2)
+    return error(Code::out_of_memory, "no room for a copy of %llu bytes",
+                 static_cast<unsigned long long>(size));
   void* data = ::mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return error(Code::out_of_memory, "no room for a copy of %zu bytes", whole);
   FileBytes found;
