@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 
+import pytest
 from support.driving import Driver
 from textual.widgets import Input, OptionList, Static, TextArea
 
@@ -17,6 +19,8 @@ from selm_edge.chat.screens.memory import (
     OneMemoryScreen,
 )
 from selm_edge.chat.widgets.turns import ReplyTurn
+from selm_edge.memory.documents import ingest, reading
+from selm_edge.memory.documents.blocks import Check
 
 WALNUTS = "My sister Nora is allergic to walnuts."
 
@@ -145,15 +149,26 @@ async def test_switches_and_spaces(chat: Driver) -> None:
     await chat.until(lambda: chat.session.memory.space_name == "personal")
 
 
-async def test_reading_a_folder_can_be_stopped(chat: Driver, tmp_path: Path) -> None:
+async def test_reading_a_folder_can_be_stopped(
+    chat: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(400):
-        (tmp_path / f"file-{number}.txt").write_text(f"Text number {number}. " * 200)
+        (tmp_path / f"file-{number}.txt").write_text(f"Text number {number}. ")
+    opened, escaped = itertools.count(1), threading.Event()
+
+    def load(path: Path, check: Check) -> reading.Source:
+        if next(opened) > 20:  # however fast the machine is, Esc comes before the last file
+            escaped.wait(20)
+        return reading.load(path, check)
+
+    monkeypatch.setattr(ingest, "load", load)
     chat.app.prompt.load_text(f"@{tmp_path} what is it?")
     await chat.press("enter")
     memories = chat.session.memory.memories
     await chat.until(lambda: memories.count() > 0)
     assert chat.app.status_line.status.state == "reading"
     await chat.press("escape")
+    escaped.set()
     await chat.until(lambda: chat.app.idle)
     assert chat.app.prompt.text == f"@{tmp_path} what is it?" and chat.session.path == []
     await chat.until(lambda: not any(t.name == "selm-ingest" for t in threading.enumerate()))
