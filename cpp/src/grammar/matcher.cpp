@@ -28,6 +28,7 @@ Matcher::Matcher(std::shared_ptr<const Constraint> constraint)
       grammar_(constraint_->grammar()),
       allowed_(constraint_->trie().vocabulary() / 64 + 1, 0) {
   arrive({grammar_.starts[0], kRoot}, &now_);
+  lost_ = steps_ >= kMostSteps;
 }
 
 uint32_t Matcher::frame(Frame frame) {
@@ -45,7 +46,7 @@ void Matcher::forget_frames(size_t count) {
 void Matcher::arrive(Frame at, Places* places) {
   todo_.assign(1, at);
   seen_.clear();
-  while (!todo_.empty()) {
+  while (!todo_.empty() && steps_ < kMostSteps) {
     const Frame here = todo_.back();
     todo_.pop_back();
     if (std::find(seen_.begin(), seen_.end(), here) != seen_.end()) continue;
@@ -220,9 +221,10 @@ std::shared_ptr<const LocalMask> Matcher::local(uint32_t state) {
 }
 
 Result<const Bits*> Matcher::allowed() {
-  steps_ = 0;
+  steps_ = lost_ ? kMostSteps : 0;
   std::fill(allowed_.begin(), allowed_.end(), 0);
   for (const Frame& at : now_.places) {
+    if (steps_ >= kMostSteps) break;
     const std::shared_ptr<const LocalMask> mask = local(at.state);
     for (size_t i = 0; i < allowed_.size(); ++i) allowed_[i] |= mask->allowed[i];
     if (at.caller == kRoot || mask->beyond.empty()) continue;
@@ -269,19 +271,19 @@ Result<bool> Matcher::read(text::Token token) {
 }
 
 Result<bool> Matcher::read(std::string_view bytes) {
-  steps_ = 0;
+  steps_ = lost_ ? kMostSteps : 0;
   const size_t frames = frames_.size();
   Places at = now_, next;
   for (const char byte : bytes) {
     step(at, static_cast<uint8_t>(byte), &next);
     std::swap(at, next);
-    if (at.places.empty() && !at.complete) {
-      forget_frames(frames);
-      return false;
-    }
     if (steps_ >= kMostSteps) {
       forget_frames(frames);
       return error(Code::unsupported, "the grammar is too ambiguous for this text");
+    }
+    if (at.places.empty() && !at.complete) {
+      forget_frames(frames);
+      return false;
     }
   }
   now_ = std::move(at);

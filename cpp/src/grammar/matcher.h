@@ -69,7 +69,7 @@ class Matcher {
   // The text may end here.
   bool complete() const { return now_.complete; }
   // Nothing more can be read: the text must end here.
-  bool finished() const { return now_.places.empty(); }
+  bool finished() const { return now_.places.empty() && !lost_; }
   // Reads a text; false, and stays where it was, where the grammar does not allow it.
   Result<bool> read(std::string_view bytes);
   Result<bool> read(text::Token token);
@@ -118,6 +118,7 @@ class Matcher {
   std::vector<Frame> seen_, todo_;  // of arrive
   std::vector<Places> path_;        // of walk, by depth
   uint64_t steps_ = 0;
+  bool lost_ = false;  // where a text begins takes too many steps already
 };
 
 }  // namespace selm::grammar
