@@ -77,6 +77,8 @@ def picture(tmp_path: Path, snap_compare: Any) -> Iterator[Callable[..., None]]:
             await until(pilot, lambda: app.status_line.status.state != "loading" and app.idle)
             await until(pilot, lambda: app.status_line.status.used is not None)
             await until(pilot, lambda: len(app.transcript.turns) == len(session.path))
+            if questions:  # a busy machine builds the first reply's Markdown in many pieces
+                await until(pilot, lambda: bool(app.transcript.query("MarkdownBlockQuote")))
             await steps(app, pilot)
             await settle(pilot)
 
