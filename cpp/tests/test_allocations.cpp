@@ -29,6 +29,12 @@ void* operator new(size_t size) { return counted(size, __STDCPP_DEFAULT_NEW_ALIG
 void* operator new[](size_t size) { return counted(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__); }
 void* operator new(size_t size, std::align_val_t a) { return counted(size, static_cast<size_t>(a)); }
 void* operator new[](size_t size, std::align_val_t a) { return counted(size, static_cast<size_t>(a)); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  return counted(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+void* operator new[](size_t size, const std::nothrow_t&) noexcept {
+  return counted(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
