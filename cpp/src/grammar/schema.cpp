@@ -444,6 +444,4 @@ Result<Grammar> json_schema(std::string_view schema) {
   return SchemaCompiler(root).compile();
 }
 
-Result<Grammar> any_json() { return json_schema(R"({"type": ["object", "array"]})"); }
-
 }  // namespace selm::grammar

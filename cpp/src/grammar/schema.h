@@ -15,7 +15,5 @@ namespace selm::grammar {
 // beside other schemas, oneOf whose alternatives may both hold, references to other files. Errors:
 // invalid_argument (no JSON, no schema, nothing is valid), unsupported (with the place in the schema).
 Result<Grammar> json_schema(std::string_view schema);
-// Any JSON object or array; any value inside.
-Result<Grammar> any_json();
 
 }  // namespace selm::grammar
