@@ -1,19 +1,7 @@
 # Cross build for 64-bit RISC-V Linux with Debian's packages g++-riscv64-linux-gnu and qemu-user-static:
 #   cmake --preset riscv64
 # The tests run under qemu. Kernels are the scalar ones.
-set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR riscv64)
-
 set(triple riscv64-linux-gnu)
-if(NOT DEFINED CMAKE_CXX_COMPILER)
-  set(CMAKE_C_COMPILER ${triple}-gcc)
-  set(CMAKE_CXX_COMPILER ${triple}-g++)
-endif()
-set(CMAKE_C_COMPILER_TARGET ${triple})
-set(CMAKE_CXX_COMPILER_TARGET ${triple})  # for clang; g++ is for one target anyway
-set(CMAKE_FIND_ROOT_PATH /usr/${triple})
-set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
-set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
-set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
-set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
-set(CMAKE_CROSSCOMPILING_EMULATOR qemu-riscv64-static;-L;/usr/${triple})
+set(qemu qemu-riscv64)
+include(${CMAKE_CURRENT_LIST_DIR}/cross.cmake)
