@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/session.h"
 #include "grammar/matcher.h"
 #include "selm/selm.h"
 #include "text/tokenizer.h"
@@ -19,6 +20,10 @@ struct selm_tokenizer {
   mutable std::shared_ptr<const selm::grammar::TokenTrie> trie;  // made for the first grammar
 
   const selm::text::Tokenizer& get() const { return own ? *own : *view; }
+};
+
+struct selm_session {
+  std::unique_ptr<selm::engine::Session> session;
 };
 
 struct selm_grammar {

@@ -8,34 +8,33 @@
 #include <string>
 #include <utility>
 
-#include "api/bandwidth.h"
 #include "api/handles.h"
-#include "api/measuring.h"
+#include "api/options.h"
 #include "api/report.h"
 #include "base/cpu.h"
 #include "base/file_bytes.h"
 #include "base/memory.h"
-#include "engine/generation.h"
 #include "engine/session.h"
 #include "engine/snapshot.h"
 #include "gguf/cursor.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
-#include "quant/dequantize.h"
 #include "selm/selm.h"
 
 using selm::Code;
 using selm::Result;
 using selm::Status;
+using selm::api::choose_kernels;
 using selm::api::invalid;
+using selm::api::read_options;
 using selm::api::report;
+using selm::api::write_struct;
 namespace engine = selm::engine;
 namespace kernels = selm::kernels;
 
 static_assert(static_cast<int>(Code::buffer_too_small) == SELM_ERROR_BUFFER_TOO_SMALL);
 static_assert(static_cast<int>(Code::context_full) == SELM_ERROR_CONTEXT_FULL);
 static_assert(static_cast<int>(Code::deadline) == SELM_ERROR_DEADLINE);
-static_assert(static_cast<int>(engine::Finish::deadline) == SELM_FINISH_DEADLINE);
 static_assert(static_cast<int>(engine::Logits::all) == SELM_LOGITS_ALL);
 static_assert(static_cast<int>(engine::KvType::f32) == SELM_KV_F32);
 static_assert(static_cast<int>(engine::KvType::q8_0) == SELM_KV_Q8_0);
@@ -45,50 +44,11 @@ struct selm_model {
   selm_tokenizer tokenizer;
 };
 
-struct selm_session {
-  std::unique_ptr<engine::Session> session;
-};
-
 struct selm_adapter {
   std::unique_ptr<selm::model::Adapter> adapter;
 };
 
-struct selm_generation {
-  std::unique_ptr<engine::Generation> generation;
-};
-
-namespace {
-
-// A struct of a caller that may have been built against a newer header, which is longer. Fields
-// that this library does not know must then be zero, so that none is ignored in silence.
-template <class T>
-Status read_options(const T* given, T* options) {
-  if (given == nullptr) return {};
-  if (given->struct_size < sizeof(T)) {
-    return selm::error(Code::invalid_argument, "struct_size is %zu, not %zu: begin with the _INIT macro",
-                       given->struct_size, sizeof(T));
-  }
-  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  if (std::any_of(bytes + sizeof(T), bytes + given->struct_size, [](unsigned char b) { return b != 0; })) {
-    return selm::error(Code::unsupported, "an option of a newer selm.h is set; this library is %s",
-                       SELM_VERSION);
-  }
-  std::memcpy(options, given, sizeof(T));
-  return {};
-}
-
-// The same for what is handed out.
-template <class T>
-selm_status write_struct(const T& values, T* out) {
-  if (out->struct_size < sizeof(T)) {
-    return report(selm::error(Code::invalid_argument,
-                              "struct_size is %zu, not %zu: set it to the struct's size", out->struct_size,
-                              sizeof(T)));
-  }
-  std::memcpy(reinterpret_cast<char*>(out) + sizeof(size_t),
-              reinterpret_cast<const char*>(&values) + sizeof(size_t), sizeof(T) - sizeof(size_t));
-  return SELM_OK;
-}
+namespace selm::api {
 
 Result<const kernels::Table*> choose_kernels(const char* isa) {
   if (isa == nullptr) isa = std::getenv("SELM_ISA");
@@ -101,6 +61,10 @@ Result<const kernels::Table*> choose_kernels(const char* isa) {
   }
   return table;
 }
+
+}  // namespace selm::api
+
+namespace {
 
 Result<selm::gguf::File> file_of(const selm_source* given) {
   using selm::FileBytes;
@@ -136,43 +100,6 @@ Result<engine::SessionOptions> session_options(const selm_session_options* given
     return selm::error(Code::invalid_argument, "an allocator has both functions, or neither");
   if (o.allocator.allocate != nullptr)
     out.allocator = {o.allocator.allocate, o.allocator.release, o.allocator.user};
-  return out;
-}
-
-Result<engine::Sampling> sampling_options(const selm_sampling* given) {
-  selm_sampling s = SELM_SAMPLING_INIT;
-  SELM_TRY(read_options(given, &s));
-  engine::Sampling out;
-  out.temperature = s.temperature;
-  out.top_k = s.top_k;
-  out.top_p = s.top_p;
-  out.min_p = s.min_p;
-  out.typical_p = s.typical_p;
-  out.repeat_penalty = s.repeat_penalty;
-  out.frequency_penalty = s.frequency_penalty;
-  out.presence_penalty = s.presence_penalty;
-  out.penalty_last_n = s.penalty_last_n;
-  out.seed = s.seed;
-  for (size_t i = 0; s.bias != nullptr && i < s.n_bias; ++i) {
-    out.bias.emplace_back(s.bias[i].token, s.bias[i].bias);
-  }
-  SELM_TRY(out.check());
-  return out;
-}
-
-Result<engine::GenerationOptions> generation_options(const selm_generation_options* given) {
-  selm_generation_options o = SELM_GENERATION_OPTIONS_INIT;
-  SELM_TRY(read_options(given, &o));
-  if (o.draft > SELM_DRAFT_CALIBRATED)
-    return selm::error(Code::invalid_argument, "unknown draft %d", o.draft);
-  engine::GenerationOptions out{o.max_tokens,     {},
-                                o.ignore_end,     o.special,
-                                o.reuse_prefix,   static_cast<engine::Draft>(o.draft),
-                                o.exit_threshold, o.grammar != nullptr ? o.grammar->constraint : nullptr};
-  for (size_t i = 0; o.stop != nullptr && i < o.n_stop; ++i) {
-    if (o.stop[i] == nullptr) return selm::error(Code::invalid_argument, "a stop string is NULL");
-    out.stop.emplace_back(o.stop[i]);
-  }
   return out;
 }
 
@@ -543,122 +470,4 @@ void selm_session_clear_cancel(selm_session* session) {
 
 void selm_session_set_deadline(selm_session* session, uint32_t milliseconds) {
   if (session != nullptr) session->session->set_deadline(milliseconds);
-}
-
-/* ---- Generation ---- */
-
-selm_status selm_sample(const selm_sampling* sampling, const float* logits, size_t n_vocab,
-                        const selm_token* history, size_t n_history, uint64_t draw, selm_token* token) {
-  if (logits == nullptr || n_vocab == 0 || token == nullptr || (history == nullptr && n_history > 0)) {
-    return invalid("logits, history and token must not be NULL");
-  }
-  auto options = sampling_options(sampling);
-  if (!options.ok()) return report(options.status());
-  engine::Sampler sampler(std::move(options.value()));
-  const auto picked = sampler.pick(std::span(logits, n_vocab), std::span(history, n_history), draw);
-  if (!picked.ok()) return report(picked.status());
-  *token = picked.value();
-  return SELM_OK;
-}
-
-selm_status selm_generation_create(selm_session* session, const selm_token* prompt, size_t n_prompt,
-                                   const selm_sampling* sampling, const selm_generation_options* options,
-                                   selm_generation** generation) {
-  if (session == nullptr || prompt == nullptr || generation == nullptr) return invalid("an argument is NULL");
-  *generation = nullptr;
-  auto picking = sampling_options(sampling);
-  if (!picking.ok()) return report(picking.status());
-  auto wanted = generation_options(options);
-  if (!wanted.ok()) return report(wanted.status());
-  auto created = engine::Generation::create(*session->session, std::span(prompt, n_prompt),
-                                            std::move(picking.value()), std::move(wanted.value()));
-  if (!created.ok()) return report(created.status());
-  *generation = new selm_generation{std::move(created.value())};
-  return SELM_OK;
-}
-
-selm_status selm_generation_next(selm_generation* generation, const char** text, size_t* length,
-                                 selm_token* token, selm_finish* finish) {
-  if (generation == nullptr || text == nullptr || length == nullptr || finish == nullptr) {
-    return invalid("an argument is NULL");
-  }
-  const auto step = generation->generation->next();
-  if (!step.ok()) return report(step.status());
-  *text = step.value().text.data();
-  *length = step.value().text.size();
-  if (token != nullptr) *token = step.value().token;
-  *finish = static_cast<selm_finish>(step.value().finish);
-  return SELM_OK;
-}
-
-selm_status selm_generation_get_stats(const selm_generation* generation, selm_generation_stats* stats) {
-  if (generation == nullptr || stats == nullptr) return invalid("an argument is NULL");
-  const engine::GenerationStats& s = generation->generation->stats();
-  return write_struct(selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens,
-                                            s.tokens, s.prompt_seconds, s.decode_seconds,
-                                            s.first_token_seconds, static_cast<selm_finish>(s.finish),
-                                            s.decode_steps, s.drafted, s.accepted, s.early, s.early_wrong},
-                      stats);
-}
-
-void selm_generation_free(selm_generation* generation) { delete generation; }
-
-/* ---- Measuring and testing ---- */
-
-selm_status selm_measure_bandwidth(uint32_t threads, double* gb_per_second) {
-  if (gb_per_second == nullptr) return invalid("gb_per_second must not be NULL");
-  const auto measured =
-      selm::api::measure_bandwidth(threads == 0 ? selm::usable_cores() : std::min(threads, 512u));
-  if (!measured.ok()) return report(measured.status());
-  *gb_per_second = measured.value();
-  return SELM_OK;
-}
-
-namespace {
-
-// A block type by id, with data that holds rows of n elements.
-Result<selm::quant::Type> checked_type(uint32_t type, size_t size, size_t rows, size_t n) {
-  const selm::quant::TypeInfo* info = selm::quant::type_info(type);
-  if (info == nullptr) return selm::error(Code::unsupported, "%u is not a block type of this core", type);
-  if (n % info->block_size != 0) {
-    return selm::error(Code::invalid_argument, "%zu is not a multiple of the block of %u", n,
-                       info->block_size);
-  }
-  size_t bytes = 0;
-  if (!selm::checked_mul(n / info->block_size, size_t{info->block_bytes}, &bytes) ||
-      !selm::checked_mul(bytes, rows, &bytes) || bytes > size) {
-    return selm::error(Code::invalid_argument, "the data is shorter than its shape");
-  }
-  return static_cast<selm::quant::Type>(type);
-}
-
-}  // namespace
-
-selm_status selm_dequantize(uint32_t type, const void* data, size_t size, float* out, size_t n) {
-  if (data == nullptr || out == nullptr) return invalid("data and out must not be NULL");
-  const auto checked = checked_type(type, size, 1, n);
-  if (!checked.ok()) return report(checked.status());
-  selm::quant::dequantize_row(checked.value(), static_cast<const std::byte*>(data), out, n);
-  return SELM_OK;
-}
-
-selm_status selm_matmul(const char* isa, uint32_t type, const void* weights, size_t size, size_t rows,
-                        size_t n, const float* activations, size_t columns, float* out) {
-  if (weights == nullptr || activations == nullptr || out == nullptr) return invalid("an argument is NULL");
-  const auto table = choose_kernels(isa);
-  if (!table.ok()) return report(table.status());
-  const auto checked = checked_type(type, size, rows, n);
-  if (!checked.ok()) return report(checked.status());
-  const auto [format, matmul] =
-      kernels::method(*table.value(), checked.value(), columns >= kernels::kBatchColumns);
-  const size_t stride = kernels::act_row_bytes(format, n);
-  size_t bytes = 0;
-  if (!selm::checked_mul(stride, columns, &bytes)) return invalid("too many columns");
-  auto acts = selm::AlignedBuffer::make(bytes);
-  if (!acts) return report(selm::error(Code::out_of_memory, "no memory for the activations"));
-  for (size_t c = 0; c < columns; ++c) {
-    table.value()->quantize_row(format, activations + c * n, n, acts->data() + c * stride);
-  }
-  matmul(checked.value(), static_cast<const std::byte*>(weights), rows, n, acts->data(), columns, out, rows);
-  return SELM_OK;
 }
