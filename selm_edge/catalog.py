@@ -151,7 +151,8 @@ class Catalog:
 
     def _shipped(self) -> Entries:
         entries = []
-        for card in sorted(self._bundled.glob("*.json")) if self._bundled.is_dir() else ():
+        cards = self._bundled.glob("*.json") if self._bundled.is_dir() else ()
+        for card in sorted(cards, key=lambda path: path.stem):  # the first is the default
             try:
                 row = json.loads(card.read_text(encoding="utf-8"))
                 if row.get("kind") == "embedder":  # for the memory: no model to talk to

@@ -214,6 +214,23 @@ class Model {
     return info;
   }
 
+  // As C programs see a conversation; the package itself runs the file's own template (templates.py).
+  std::string chat_format(const std::vector<std::pair<std::string, std::string>>& messages,
+                          const std::optional<std::string>& family, bool begin_reply) const {
+    std::vector<selm_chat_message> given;
+    for (const auto& [role, content] : messages) given.push_back({role.c_str(), content.c_str()});
+    selm_chat_options options = SELM_CHAT_OPTIONS_INIT;
+    options.family = family ? family->c_str() : nullptr;
+    options.begin_reply = begin_reply;
+    std::string text;
+    size_t length = 0;
+    check(selm_chat_format(handle().get(), &options, given.data(), given.size(), nullptr, 0, &length));
+    text.resize(length);
+    check(
+        selm_chat_format(handle().get(), &options, given.data(), given.size(), text.data(), length, &length));
+    return text;
+  }
+
   py::typing::Dict<py::str, int> meta_index() const {  // {key: index for meta_value}
     py::typing::Dict<py::str, int> keys;
     const size_t count = selm_meta_count(handle().get());
@@ -303,12 +320,18 @@ struct SessionState {
   std::mutex mutex;   // one thread at a time inside the core
   bool lent = false;  // to a generation; under the mutex
   uint32_t n_vocab = 0, n_embd = 0;
-  std::atomic<uint32_t> position{0};  // copies, so that a meter never waits for a running eval
+  std::atomic<uint32_t> context{0}, threads{0};  // copies, so that a meter never waits for a running eval
+  std::atomic<uint32_t> position{0};
   std::atomic<uint64_t> state_bytes{0};
 
   void refresh() {
-    position = selm_session_position(session.get());
-    state_bytes = selm_session_state_bytes(session.get());
+    selm_session_info now{};
+    now.struct_size = sizeof now;
+    check(selm_session_get_info(session.get(), &now));
+    context = now.context;
+    threads = now.threads;
+    position = now.position;
+    state_bytes = now.state_bytes;
   }
 };
 
@@ -458,8 +481,8 @@ class Session {
   void set_deadline(uint32_t milliseconds) {
     alone([&](SessionState& state) { selm_session_set_deadline(state.session.get(), milliseconds); });
   }
-  uint32_t context() const { return selm_session_context(state()->session.get()); }
-  uint32_t threads() const { return selm_session_threads(state()->session.get()); }
+  uint32_t context() const { return state()->context; }
+  uint32_t threads() const { return state()->threads; }
   uint32_t position() const { return state()->position; }
   uint64_t state_bytes() const { return state()->state_bytes; }
 

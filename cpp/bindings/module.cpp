@@ -37,7 +37,15 @@ PYBIND11_MODULE(_core, m) {
   });
 
   m.def("version", &selm_version);
-  m.def("isa", &selm_isa, "The best instruction set here, or SELM_ISA where set and available.");
+  m.def(
+      "isa",
+      [] {
+        selm_cpu_info info{};
+        info.struct_size = sizeof info;
+        check(selm_cpu_get_info(&info));
+        return std::string(info.isa);
+      },
+      "The best instruction set here, or SELM_ISA where set and available.");
   m.def(
       "measure_bandwidth",
       [](uint32_t threads) {
@@ -94,6 +102,8 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("info", &Model::info)
       .def_property_readonly("closed", &Model::closed)
       .def("tokenizer", &Model::tokenizer)
+      .def("chat_format", &Model::chat_format, "messages"_a, py::kw_only(), "family"_a = py::none(),
+           "begin_reply"_a = true)
       .def("meta_index", &Model::meta_index)
       .def("meta_value", &Model::meta_value, "index"_a)
       .def("close", &Model::close);

@@ -9,20 +9,20 @@ static int failed(const char* what, selm_status status) {
   return 1;
 }
 
-/* The question as the model was taught to read it. This is ChatML, which the bundled model and the
- * Qwen family speak; another model's template is in its metadata, tokenizer.chat_template. */
-static selm_token* read_question(const selm_tokenizer* tokenizer, const char* question, size_t* n_tokens) {
-  const char* form = "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n";
-  const size_t room = strlen(form) + strlen(question) + 1;
-  char* prompt = malloc(room);
-  selm_token* tokens = malloc(2 * room * sizeof *tokens); /* more than any vocabulary makes of it */
-  selm_status status = SELM_ERROR_OUT_OF_MEMORY;
-  if (prompt != NULL && tokens != NULL) {
-    const size_t length = (size_t)snprintf(prompt, room, form, question);
-    status = selm_tokenize(tokenizer, prompt, length, true, true, tokens, 2 * room, n_tokens);
-  }
-  free(prompt);
-  if (status == SELM_OK) return tokens;
+/* The conversation so far, in the words of the model's own template, as tokens. */
+static selm_token* read_chat(const selm_model* model, const selm_chat_message* messages, size_t n_messages,
+                             size_t* n_tokens) {
+  size_t length = 0;
+  selm_status status = selm_chat_format(model, NULL, messages, n_messages, NULL, 0, &length);
+  char* text = malloc(length + 1);
+  selm_token* tokens = malloc(2 * (length + 1) * sizeof *tokens); /* more than any vocabulary makes of it */
+  if (status == SELM_OK && text != NULL && tokens != NULL)
+    status = selm_chat_format(model, NULL, messages, n_messages, text, length, &length);
+  if (status == SELM_OK && text != NULL && tokens != NULL)
+    status = selm_tokenize(selm_model_tokenizer(model), text, length, false, true, tokens, 2 * (length + 1),
+                           n_tokens);
+  free(text);
+  if (status == SELM_OK && tokens != NULL) return tokens;
   failed("cannot read the question", status);
   free(tokens);
   return NULL;
@@ -56,7 +56,8 @@ int main(int argc, char** argv) {
 
   int result = 1;
   size_t n_prompt = 0;
-  selm_token* prompt = read_question(selm_model_tokenizer(model), argv[2], &n_prompt);
+  const selm_chat_message question = {"user", argv[2]};
+  selm_token* prompt = read_chat(model, &question, 1, &n_prompt);
   if (prompt != NULL) {
     status = selm_session_create(model, NULL, &session);
     if (status == SELM_OK) status = speak(session, prompt, n_prompt);

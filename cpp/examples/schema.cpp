@@ -22,10 +22,7 @@ int main(int argc, char** argv) {
   if (!model) return failed(model.error());
   selm::Result<selm::Grammar> grammar = selm::Grammar::json_schema(model->tokenizer(), argv[2]);
   if (!grammar) return failed(grammar.error());
-  // ChatML, which the bundled model and the Qwen family speak.
-  const std::string prompt =
-      "<|im_start|>user\n" + std::string(argv[3]) + "<|im_end|>\n<|im_start|>assistant\n";
-  selm::Result<std::vector<selm_token>> tokens = model->tokenizer().tokenize(prompt, true, true);
+  selm::Result<std::vector<selm_token>> tokens = model->read_chat({{"user", argv[3]}});
   if (!tokens) return failed(tokens.error());
 
   selm_generation_options options = SELM_GENERATION_OPTIONS_INIT;

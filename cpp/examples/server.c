@@ -16,12 +16,12 @@ typedef struct talk {
 } talk;
 
 static selm_status prompt_of(const talk* talk, selm_token* tokens, size_t capacity, size_t* n) {
-  char text[2048]; /* ChatML, which the bundled model and the Qwen family speak */
-  const int length =
-      snprintf(text, sizeof text, "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n", talk->question);
-  if (length < 0 || (size_t)length >= sizeof text) return SELM_ERROR_BUFFER_TOO_SMALL;
-  return selm_tokenize(selm_model_tokenizer(talk->model), text, (size_t)length, true, true, tokens, capacity,
-                       n);
+  const selm_chat_message question = {"user", talk->question};
+  char text[2048];
+  size_t length = 0;
+  const selm_status status = selm_chat_format(talk->model, NULL, &question, 1, text, sizeof text, &length);
+  if (status != SELM_OK) return status;
+  return selm_tokenize(selm_model_tokenizer(talk->model), text, length, false, true, tokens, capacity, n);
 }
 
 static selm_status answer(talk* talk, selm_session* session) {

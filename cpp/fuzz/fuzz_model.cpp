@@ -1,43 +1,23 @@
 // A model's file with bytes of its directory changed: refused, or it opens and runs.
-//
-// The input is a list of edits of 4 bytes: where (16 bits, of the metadata and the tensors' descriptions),
-// how (set, add, exclusive or), with what.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <iterator>
-#include <vector>
+#include <utility>
 
 #include "../tests/tiny_model.h"
+#include "edits.h"
 #include "selm/selm.h"
 
 namespace {
 
 constexpr uint64_t kMostBytes = uint64_t{64} << 20;  // what a session of this fuzzer may take
 
-struct Files {
-  std::vector<char> good;
-  size_t directory = 0;  // bytes before the weights
-  std::string path;      // where changed ones are written
-
-  Files() {
-    selm::test::TinyShape shape = selm::test::tiny_selm();
-    shape.exits = {1, 2};
-    selm::test::GgufBuilder builder = selm::test::tiny_model(shape);
-    const selm::test::TempFile file(builder);
-    std::ifstream stream(file.path(), std::ios::binary);
-    good.assign(std::istreambuf_iterator<char>(stream), {});
-    size_t weights = 0;
-    for (const auto& tensor : builder.tensors()) weights += (tensor.data.size() + 31) / 32 * 32;
-    directory = good.size() - weights;
-    char name[] = "/tmp/selm-fuzz-XXXXXX";
-    const int fd = mkstemp(name);
-    if (fd >= 0) close(fd);
-    path = name;
-  }
-  ~Files() { std::remove(path.c_str()); }
-};
+selm::test::GgufBuilder good_file() {
+  selm::test::TinyShape shape = selm::test::tiny_selm();
+  shape.exits = {1, 2};
+  return selm::test::tiny_model(shape);
+}
 
 void run(selm_model* model) {
   selm_session_options options = SELM_SESSION_OPTIONS_INIT;
@@ -76,19 +56,9 @@ void run(selm_model* model) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const Files files;
-  std::vector<char> bytes = files.good;
-  for (size_t i = 0; i + 4 <= size; i += 4) {
-    char& byte = bytes[(data[i] + 256u * data[i + 1]) % files.directory];
-    const auto old = static_cast<uint8_t>(byte);
-    const uint8_t changed[] = {data[i + 3], static_cast<uint8_t>(old + data[i + 3]),
-                               static_cast<uint8_t>(old ^ data[i + 3])};
-    byte = static_cast<char>(changed[data[i + 2] % 3]);
-  }
-  std::ofstream(files.path, std::ios::binary | std::ios::trunc)
-      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  static const EditedFile file(good_file());
   selm_model* model = nullptr;
-  const selm_status status = selm_model_open(files.path.c_str(), nullptr, &model);
+  const selm_status status = selm_model_open(file.write(data, size), nullptr, &model);
   if (status == SELM_OK) run(model);
   if (size == 0 && status != SELM_OK) {
     std::fprintf(stderr, "broken promise: the file opens: %s\n", selm_last_error());

@@ -68,12 +68,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (selm_session_restore(session, bytes.data(), bytes.size()) != SELM_OK) {
     if (saved(session) != before) broken("after a refusal the session is as it was");
   } else {
-    const uint32_t held = selm_session_position(session);
+    const uint32_t held = selm::test::info_of(session).position;
     if (held != n && n != 65535) broken("all tokens are held");
     std::vector<float> logits(selm::test::kTinyVocab);
     const selm_status status = selm_session_eval(session, some, 3, SELM_LOGITS_LAST, logits.data());
     if (status != SELM_OK && status != SELM_ERROR_CONTEXT_FULL) broken("it goes on");
-    if (selm_session_truncate(session, held) != SELM_OK || selm_session_position(session) != held)
+    if (selm_session_truncate(session, held) != SELM_OK || selm::test::info_of(session).position != held)
       broken("it goes back to where it was restored");
     if (selm_session_truncate(session, held / 2) != SELM_OK) broken("it goes back");
     if (selm_session_eval(session, some, 3, SELM_LOGITS_NONE, nullptr) != SELM_OK && held < 500)

@@ -1,4 +1,4 @@
-// What is allocated, and when: all of it before the first token, as the plan says.
+// What is allocated, and when: all of it before the first token, as the plan says; and given back.
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
@@ -13,14 +13,22 @@
 
 namespace {
 
-std::atomic<size_t> g_count{0};  // of this test alone: the library has no globals
+// Of this test alone: the library has no globals.
+std::atomic<size_t> g_count{0};  // allocations
+std::atomic<long> g_live{0};     // of those, not given back
 
 void* counted(size_t size, size_t alignment) {
   ++g_count;
+  ++g_live;
   const size_t whole = (size + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, whole == 0 ? alignment : whole);
   if (memory == nullptr) std::abort();
   return memory;
+}
+
+void returned(void* memory) {
+  if (memory != nullptr) --g_live;
+  std::free(memory);
 }
 
 }  // namespace
@@ -35,14 +43,14 @@ void* operator new(size_t size, const std::nothrow_t&) noexcept {
 void* operator new[](size_t size, const std::nothrow_t&) noexcept {
   return counted(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p) noexcept { returned(p); }
+void operator delete[](void* p) noexcept { returned(p); }
+void operator delete(void* p, size_t) noexcept { returned(p); }
+void operator delete[](void* p, size_t) noexcept { returned(p); }
+void operator delete(void* p, std::align_val_t) noexcept { returned(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { returned(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { returned(p); }
+void operator delete[](void* p, size_t, std::align_val_t) noexcept { returned(p); }
 
 namespace {
 
@@ -153,6 +161,49 @@ TEST("a session's memory is the host's, and as much as the plan says") {
     CHECK(selm_session_create(model, &options, &session) == SELM_ERROR_INVALID_ARGUMENT);
     selm_model_free(model);
   }
+}
+
+// Everything that a program makes and frees, once.
+void use_all(const char* path) {
+  selm_model* model = nullptr;
+  selm_session* session = nullptr;
+  selm_session* fork = nullptr;
+  selm_generation* generation = nullptr;
+  selm_grammar* grammar = nullptr;
+  selm_matcher* matcher = nullptr;
+  selm_tokenizer* tokenizer = nullptr;
+  selm_session_options options = SELM_SESSION_OPTIONS_INIT;
+  options.threads = 1;
+  const selm_token prompt[] = {'a', 'b', 'c'};
+  const char* text = nullptr;
+  size_t length = 0;
+  selm_finish finish = SELM_FINISH_NONE;
+  selm_generation_options how = SELM_GENERATION_OPTIONS_INIT;
+  CHECK(selm_tokenizer_open(path, &tokenizer) == SELM_OK);
+  CHECK(selm_model_open(path, nullptr, &model) == SELM_OK);
+  (void)selm_grammar_create(selm_model_tokenizer(model), SELM_GRAMMAR_GBNF, "root ::= \"a\"+", 14, &grammar);
+  if (grammar != nullptr) CHECK(selm_matcher_create(grammar, &matcher) == SELM_OK);
+  how.grammar = grammar;
+  CHECK(selm_session_create(model, &options, &session) == SELM_OK);
+  CHECK(selm_session_fork(session, nullptr, &fork) == SELM_OK);
+  CHECK(selm_generation_create(session, prompt, 3, nullptr, &how, &generation) == SELM_OK);
+  CHECK(selm_generation_next(generation, &text, &length, nullptr, &finish) == SELM_OK);
+  selm_generation_free(generation);
+  selm_session_free(fork);
+  selm_session_free(session);
+  selm_matcher_free(matcher);
+  selm_grammar_free(grammar);
+  selm_model_free(model);
+  CHECK(selm_model_open("/nowhere", nullptr, &model) == SELM_ERROR_IO && model == nullptr);
+  selm_tokenizer_free(tokenizer);
+}
+
+TEST("ten thousand rounds of making and freeing leave nothing behind") {
+  const TempFile file(tiny_model(tiny_selm()));
+  use_all(file.path().c_str());  // what the thread keeps for its last message
+  const long before = g_live;
+  for (int round = 0; round < 10'000; ++round) use_all(file.path().c_str());
+  CHECK(g_live == before);
 }
 
 SELM_TEST_MAIN

@@ -13,6 +13,7 @@
 #include "tiny_model.h"
 
 using selm::test::GgufBuilder;
+using selm::test::info_of;
 using selm::test::TempFile;
 using selm::test::tiny_model;
 using selm::test::TinyShape;
@@ -150,11 +151,11 @@ TEST("a prompt that does not fit changes nothing") {
   CHECK(selm_session_eval(h.session, tokens.data(), 10, SELM_LOGITS_LAST, logits.data()) == SELM_OK);
   CHECK(selm_session_eval(h.session, tokens.data(), 55, SELM_LOGITS_LAST, logits.data()) ==
         SELM_ERROR_CONTEXT_FULL);
-  CHECK(selm_session_position(h.session) == 10);
+  CHECK(info_of(h.session).position == 10);
   const selm_token outside = static_cast<selm_token>(kVocab);
   CHECK(selm_session_eval(h.session, &outside, 1, SELM_LOGITS_LAST, logits.data()) ==
         SELM_ERROR_INVALID_ARGUMENT);
-  CHECK(selm_session_position(h.session) == 10);
+  CHECK(info_of(h.session).position == 10);
   selm_generation* generation = nullptr;
   CHECK(selm_generation_create(h.session, tokens.data(), 64, nullptr, nullptr, &generation) ==
         SELM_ERROR_CONTEXT_FULL);
@@ -173,7 +174,7 @@ TEST("the plan is what a session takes, and state grows with the tokens") {
   CHECK(plan.scratch_bytes > 0);
   const std::vector<selm_token> tokens = some_tokens(3);
   CHECK(selm_session_eval(h.session, tokens.data(), 3, SELM_LOGITS_NONE, nullptr) == SELM_OK);
-  CHECK(selm_session_state_bytes(h.session) == 3u * 2 * 2 * 16 * 2 * 2);
+  CHECK(info_of(h.session).state_bytes == 3u * 2 * 2 * 16 * 2 * 2);
 }
 
 TEST("cancel and deadline end a generation and keep the session usable") {
@@ -231,7 +232,7 @@ TEST("generation fills the context and no more; a second turn reuses the prefix"
     ++steps;
   }
   CHECK(finish == SELM_FINISH_CONTEXT);
-  CHECK(selm_session_position(h.session) == 64);
+  CHECK(info_of(h.session).position == 64);
   selm_generation_stats stats{};
   stats.struct_size = sizeof stats;
   CHECK(selm_generation_get_stats(generation, &stats) == SELM_OK);

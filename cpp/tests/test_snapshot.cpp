@@ -19,6 +19,7 @@
 using selm::Code;
 using selm::NewFile;
 using selm::test::body_of;
+using selm::test::info_of;
 using selm::test::sealed;
 using selm::test::TempFile;
 using selm::test::tiny_model;
@@ -157,7 +158,7 @@ TEST("a session goes on from a snapshot as it would have, whatever its context a
         selm_session* second = h.session(standard ? 64 : 293, batch);
         CHECK(!last_logits(second, some_tokens(50)).empty());
         CHECK(selm_session_restore(second, snapshot.data(), snapshot.size()) == SELM_OK);
-        CHECK(selm_session_position(second) == held);
+        CHECK(info_of(second).position == held);
         CHECK(saved(second) == snapshot);
         CHECK(same_bits(last_logits(second, after), expected));
       }
@@ -181,9 +182,9 @@ TEST("a fork goes its own way") {
     selm_session* other = nullptr;
     REQUIRE(selm_session_fork(first, wanted, &other) == SELM_OK);
     h.sessions.push_back(other);
-    CHECK(selm_session_context(other) == (wanted == nullptr ? 512u : 200u));
+    CHECK(info_of(other).context == (wanted == nullptr ? 512u : 200u));
     CHECK(!last_logits(other, some_tokens(40)).empty());
-    CHECK(selm_session_position(first) == 100 && selm_session_position(other) == 140);
+    CHECK(info_of(first).position == 100 && info_of(other).position == 140);
   }
   selm_session* other = nullptr;
   options.kv_type = SELM_KV_F16;
@@ -221,7 +222,7 @@ TEST("a buffer that is too small is told, and arguments are looked at") {
   CHECK(selm_session_save_file(session, path.c_str()) == SELM_OK);
   CHECK(selm_session_truncate(session, 0) == SELM_OK);
   CHECK(selm_session_restore_file(session, path.c_str()) == SELM_OK);
-  CHECK(selm_session_position(session) == 9 && saved(session) == contents(path));
+  CHECK(info_of(session).position == 9 && saved(session) == contents(path));
 }
 
 TEST("a snapshot with a right checksum and wrong contents changes nothing") {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gguf_builder.h"
+#include "selm/selm.h"
 
 namespace selm::test {
 
@@ -182,5 +183,12 @@ class TempFile {
   std::string path_;
   bool written_ = false;
 };
+
+inline selm_session_info info_of(const selm_session* session) {
+  selm_session_info info{};
+  info.struct_size = sizeof info;
+  (void)selm_session_get_info(session, &info);
+  return info;
+}
 
 }  // namespace selm::test

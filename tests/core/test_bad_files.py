@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.bad_files import MODEL_CASES, Case
+from support.bad_files import MODEL_CASES, Case, arch_of, broken
 from support.gguf_files import CONFIGS, write_model
 from support.raw_gguf import BOOL, STRING, U32, RawFile
 
@@ -31,17 +31,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return {
         arch: write_model(folder / f"{arch}.gguf", CONFIGS[arch]) for arch in ("llama", "qwen2")
     }.__getitem__
-
-
-def broken(case: Case, path: Path, good: Path) -> Path:
-    raw = RawFile.read(good)
-    changed = case.change(raw)
-    path.write_bytes(changed if isinstance(changed, bytes) else raw.build())
-    return path
-
-
-def arch_of(name: str) -> str:
-    return "qwen2" if name.startswith("bpe/") else "llama"
 
 
 def refused(load: Callable[[str], object], path: Path) -> ModelError:

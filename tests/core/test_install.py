@@ -34,7 +34,7 @@ set(CMAKE_CXX_STANDARD 17)
 set(CMAKE_CXX_EXTENSIONS OFF)
 add_compile_options(-Wall -Wextra -Wconversion -Werror)
 find_package(selm REQUIRED)
-foreach(source chat.c schema.cpp server.c)
+foreach(source bare.c chat.c schema.cpp server.c)
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} ${source})
   target_link_libraries(${name} PRIVATE selm::selm)
@@ -67,6 +67,12 @@ def run(*command: str | Path, cwd: Path | None = None, **more: str) -> str:
 
 def check_programs(folder: Path, **more: str) -> None:
     assert run(folder / "chat", MODEL, "What is 17 + 25?", **more).strip()
+    told = subprocess.run(
+        [folder / "bare", MODEL, "What is 17 + 25?"], capture_output=True, text=True, timeout=300,
+        env={**os.environ, **more}, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0 and told.stdout.strip(), told.stderr
+    assert "session: context 256" in told.stderr and "million parameters" in told.stderr
     reply = run(folder / "schema", MODEL, json.dumps(SCHEMA), "Give me a number", **more)
     assert set(json.loads(reply)) == {"n"}
     said = run(folder / "server", MODEL, "What is 17 + 25?", "Hello, who are you?", **more)
@@ -97,6 +103,7 @@ def test_pkg_config(prefix: Path, outside: Path, shared: bool) -> None:
     if not shared:  # the linker would take the shared one, which lies beside it
         flags = [str(library / "libselm.a") if flag == "-lselm" else flag for flag in flags]
     for name, compiler, standard in (
+        ("bare.c", "cc", "-std=c11"),
         ("chat.c", "cc", "-std=c11"),
         ("server.c", "cc", "-std=c11"),
         ("schema.cpp", "c++", "-std=c++17"),

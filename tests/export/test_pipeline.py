@@ -26,7 +26,11 @@ from selm_export.errors import RecipeError
 from selm_export.ledger import Ledger, file_hash
 from selm_export.pipeline import Pipeline
 from selm_export.recipe import read_recipe, stage_module
+from selm_export.stages import publish
+from selm_export.stages.job import Job
 from support.processes import child_environment
+
+from selm_edge.catalog import Catalog
 
 RECIPES = Path(str(files("selm_export"))) / "recipes"
 TINY = """
@@ -372,3 +376,22 @@ def test_torchrun_runs_a_recipe_as_one_process_does(folder: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
     names = [{p.name for p in (folder / w / "base").iterdir()} for w in ("work", "two")]
     assert names[0] == names[1]
+
+
+def test_a_student_is_published_with_its_onnx(smoke: Path, tmp_path: Path) -> None:
+    package = tmp_path / "models"
+    settings = publish.Settings(
+        model="selm-small", title="SELM small", recipe="a test", folder=package, questions=1
+    )
+    (tmp_path / "publish").mkdir()
+    inputs = (smoke / "student-gguf", smoke / "onnx")
+    job = Job("publish", inputs, tmp_path / "publish", smoke / "data", 1, lambda _: None)
+    for _ in range(2):  # again: takes the place of what is there
+        publish.run(job, settings)
+    catalog = Catalog(directory=tmp_path, bundled=package)
+    assert [entry.name for entry in catalog.list()] == ["selm-small", "selm-small-onnx"]
+    for name in ("selm-small", "selm-small-onnx"):
+        assert catalog.verify(name).ok
+    wrong = Job("publish", (inputs[0], inputs[0]), job.output, job.data, 1, lambda _: None)
+    with pytest.raises(RecipeError, match="holds no ONNX model"):
+        publish.run(wrong, settings)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from support.gguf_files import CONFIGS, write_model
 from support.raw_gguf import (
     ARRAY,
     BOOL,
@@ -340,3 +344,32 @@ MODEL_CASES = {
     }.items()
     for name, case in cases.items()
 }
+
+
+def arch_of(name: str) -> str:
+    """Of the good file that a case changes."""
+    return "qwen2" if name.startswith("bpe/") else "llama"
+
+
+def broken(case: Case, path: Path, good: Path) -> Path:
+    """Writes the bad file to ``path``."""
+    raw = RawFile.read(good)
+    changed = case.change(raw)
+    path.write_bytes(changed if isinstance(changed, bytes) else raw.build())
+    return path
+
+
+def main() -> None:
+    """``python -m support.bad_files FOLDER``: every case as a file, for programs without Python."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        good = {
+            arch: write_model(Path(scratch) / arch, CONFIGS[arch]) for arch in ("llama", "qwen2")
+        }
+        for name, case in MODEL_CASES.items():
+            broken(case, folder / f"{name.replace('/', '-')}.gguf", good[arch_of(name)])
+
+
+if __name__ == "__main__":
+    main()

@@ -218,3 +218,68 @@ FORMATS = {
     "mistral": MISTRAL,
     "qwen3": QWEN3,
 }
+
+# With a system prompt of their own where the conversation has none.
+QWEN25 = Format(
+    """{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- for tool in tools %}{{- tool | tojson }}{%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- elif messages[0]['role'] == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+{%- else %}
+    {{- '<|im_start|>system\\nYou are Qwen. You are a helpful assistant.<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if not (loop.first and message.role == 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}""",
+    "",
+    "<|im_end|>",
+    WITHOUT_SYSTEM,
+    "<|im_start|>system\nYou are Qwen. You are a helpful assistant.<|im_end|>\n"
+    f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n{ANSWER}<|im_end|>\n"
+    f"<|im_start|>user\n{SECOND}<|im_end|>\n<|im_start|>assistant\n",
+)
+
+SMOLLM = Format(
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are SmolLM<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    "<s>",
+    "<|im_end|>",
+    WITHOUT_SYSTEM,
+    "<|im_start|>system\nYou are SmolLM<|im_end|>\n"
+    f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n{ANSWER}<|im_end|>\n"
+    f"<|im_start|>user\n{SECOND}<|im_end|>\n<|im_start|>assistant\n",
+)
+
+# Version 3 of Mistral's tokens: the system prompt stands before the last question.
+MISTRAL3 = Format(
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{%- set system, turns = messages[0]['content'], messages[1:] %}"
+    "{%- else %}{%- set turns = messages %}{%- endif %}"
+    "{{- bos_token }}"
+    "{%- for message in turns %}"
+    "{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{%- endif %}"
+    "{%- if message['role'] == 'user' %}"
+    "{%- if loop.last and system is defined %}"
+    "{{- '[INST] ' + system + '\n\n' + message['content'] + '[/INST]' }}"
+    "{%- else %}{{- '[INST] ' + message['content'] + '[/INST]' }}{%- endif %}"
+    "{%- else %}{{- ' ' + message['content'] | trim + eos_token }}{%- endif %}"
+    "{%- endfor %}",
+    "<s>",
+    "</s>",
+    CONVERSATION,
+    f"<s>[INST] {QUESTION}[/INST] {ANSWER}</s>[INST] {SYSTEM}\n\n{SECOND}[/INST]",
+)
+
+MORE_FORMATS = {"qwen2.5": QWEN25, "smollm": SMOLLM, "mistral3": MISTRAL3}
+"""Those that a program without Jinja has to recognise besides."""

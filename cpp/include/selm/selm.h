@@ -3,7 +3,8 @@
  * - Every call that can fail returns a selm_status; selm_last_error() has the sentence for people,
  *   of the calling thread's last failed call.
  * - Structs begin with struct_size. Options: start from the _INIT macro, change what you want. Results:
- *   set struct_size = sizeof the struct. A struct only grows, at its end.
+ *   set struct_size = sizeof the struct. A struct only grows, behind its last byte: a program that knows a
+ *   shorter one goes on working.
  * - Handles are opaque. A model, tokenizer, grammar or embedder may be used by several threads at once; a
  * session, or generation by one thread at a time, except selm_session_cancel. A thread that evaluates needs
  *   some 256 KB of stack.
@@ -49,13 +50,33 @@ typedef struct selm_grammar selm_grammar;
 typedef struct selm_matcher selm_matcher;
 
 /* Changes when a program that was built against an older header has to be built anew. */
-#define SELM_ABI 1
+#define SELM_ABI 2
 SELM_API uint32_t selm_abi(void);                          /* SELM_ABI of this library */
 SELM_API const char* selm_version(void);                   /* "0.1.0" */
 SELM_API const char* selm_last_error(void);                /* of this thread; "" if none */
 SELM_API const char* selm_status_name(selm_status status); /* "format", ... */
-/* Name of the best instruction set here, or of SELM_ISA where that is set and available. */
-SELM_API const char* selm_isa(void);
+
+typedef struct selm_cpu_info {
+  size_t struct_size;
+  const char* isa;          /* the best instruction set here, or SELM_ISA where that is set and available */
+  const char* available[8]; /* every one that a model can be opened with; NULL after the last */
+  uint32_t cores;           /* that this process may use: affinity and control groups counted in */
+} selm_cpu_info;
+SELM_API selm_status selm_cpu_get_info(selm_cpu_info* info);
+
+/* What a handle has to tell besides errors, which are statuses. Called by the thread that works with the
+ * handle, during a call; `text` is one line of `length` bytes, ended by NUL, until it returns. It may not
+ * call this library with the same handle. */
+typedef enum selm_log_level {
+  SELM_LOG_DEBUG = 0,  /* each prompt and reply: tokens, seconds */
+  SELM_LOG_INFO = 1,   /* what was opened, made or freed, and how large it is */
+  SELM_LOG_WARNING = 2 /* it works, but perhaps not as well as it could, or not as asked */
+} selm_log_level;
+typedef struct selm_log {
+  void (*write)(void* user, selm_log_level level, const char* text,
+                size_t length); /* NULL: nothing is told */
+  void* user;
+} selm_log;
 
 /* ---- Model ------------------------------------------------------------------------------- */
 
@@ -64,9 +85,12 @@ typedef struct selm_model_options {
   bool check_weights; /* also look for infinite or NaN scales in every block (reads the whole file) */
   /* NULL: SELM_ISA or the best; "scalar", "avx2", "avx512", "amx"; "neon", "dotprod", "i8mm" */
   const char* isa;
+  selm_log log;
 } selm_model_options;
-#define SELM_MODEL_OPTIONS_INIT \
-  { sizeof(selm_model_options), false, NULL }
+#define SELM_MODEL_OPTIONS_INIT                             \
+  {                                                         \
+    sizeof(selm_model_options), false, NULL, { NULL, NULL } \
+  }
 
 /* Maps the file; weights stay as they are on disk. options may be NULL. */
 SELM_API selm_status selm_model_open(const char* path, const selm_model_options* options, selm_model** model);
@@ -163,6 +187,30 @@ SELM_API bool selm_token_is_end(const selm_tokenizer* tokenizer, selm_token toke
 SELM_API selm_status selm_token_get(const selm_tokenizer* tokenizer, selm_token token, const char** text,
                                     size_t* length, int32_t* type);
 
+/* ---- Conversations ---------------------------------------------------------------------------- */
+
+typedef struct selm_chat_message {
+  const char* role; /* "system", "user", "assistant"; ends in NUL, like the content */
+  const char* content;
+} selm_chat_message;
+typedef struct selm_chat_options {
+  size_t struct_size;
+  /* NULL: what the file's template is recognised as. "chatml", "llama2", "llama3", "gemma", "mistral",
+   * "mistral3", "phi3", "zephyr" */
+  const char* family;
+  bool begin_reply; /* as a model is asked for its reply; else the conversation ends with its last message */
+} selm_chat_options;
+#define SELM_CHAT_OPTIONS_INIT \
+  { sizeof(selm_chat_options), NULL, true }
+/* Messages as the text that the model was trained to continue: to be tokenized with add_special false and
+ * parse_special true. Control tokens that are written in what others than the assistant say are made harmless
+ * by a zero-width space. The template of a file is recognised, never run: where its family is unknown the
+ * status is SELM_ERROR_UNSUPPORTED. options may be NULL. The rule for capacity is selm_tokenize's; the text
+ * has no NUL at its end. */
+SELM_API selm_status selm_chat_format(const selm_model* model, const selm_chat_options* options,
+                                      const selm_chat_message* messages, size_t n_messages, char* text,
+                                      size_t capacity, size_t* length);
+
 /* ---- Session: one sequence, its cache, its threads ------------------------------------------ */
 
 /* How the cache holds keys and values; Q8_0 takes about half of F16 and needs heads of whole 32s. */
@@ -186,10 +234,11 @@ typedef struct selm_session_options {
   uint64_t memory_limit;    /* bytes of cache and scratch; a plan of more is SELM_ERROR_OUT_OF_MEMORY before
                                anything is allocated. 0: no limit */
   selm_allocator allocator; /* all zero: the system's */
+  selm_log log;
 } selm_session_options;
-#define SELM_SESSION_OPTIONS_INIT                                                  \
-  {                                                                                \
-    sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16, 0, 0, { NULL, NULL, NULL } \
+#define SELM_SESSION_OPTIONS_INIT                                                                \
+  {                                                                                              \
+    sizeof(selm_session_options), 0, 0, 0, SELM_KV_F16, 0, 0, {NULL, NULL, NULL}, { NULL, NULL } \
   }
 
 typedef struct selm_memory_plan {
@@ -214,12 +263,15 @@ SELM_API selm_status selm_session_eval(selm_session* session, const selm_token* 
  * Runs on an empty session and leaves it empty. */
 SELM_API selm_status selm_session_embed(selm_session* session, const selm_token* tokens, size_t n_tokens,
                                         float* embedding);
-SELM_API uint32_t selm_session_context(const selm_session* session);
-SELM_API uint32_t selm_session_threads(const selm_session* session);
-SELM_API uint32_t selm_session_position(const selm_session* session);    /* tokens held */
-SELM_API uint64_t selm_session_state_bytes(const selm_session* session); /* cache in use now */
+typedef struct selm_session_info {
+  size_t struct_size;
+  uint32_t context, threads;
+  uint32_t position;    /* tokens held */
+  uint64_t state_bytes; /* cache in use now */
+} selm_session_info;
+SELM_API selm_status selm_session_get_info(const selm_session* session, selm_session_info* info);
 /* Forgets everything after the first n_tokens; more than that where layers whose state does not grow with the
- * text (`selm` files) cannot go back so far: selm_session_position tells, and what is missing is to be
+ * text (`selm` files) cannot go back so far: selm_session_info.position tells, and what is missing is to be
  * evaluated again. They can go back by 32 tokens, to where a long eval or a reply began, and to 0. */
 SELM_API selm_status selm_session_truncate(selm_session* session, uint32_t n_tokens);
 /* Snapshots: the session's state as bytes, for a session of the same model and kv_type (whatever its context,

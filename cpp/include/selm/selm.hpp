@@ -166,7 +166,12 @@ class Session : public detail::Owner<selm_session, selm_session_free> {
     });
   }
   void cancel() { selm_session_cancel(get()); }  // from any thread
-  uint32_t position() const { return selm_session_position(get()); }
+  selm_session_info info() const {
+    selm_session_info found{};
+    found.struct_size = sizeof found;
+    (void)selm_session_get_info(get(), &found);
+    return found;
+  }
 };
 
 class Model : public detail::Owner<selm_model, selm_model_free> {
@@ -187,6 +192,21 @@ class Model : public detail::Owner<selm_model, selm_model_free> {
         [&](selm_session** session) { return selm_session_create(get(), &options, session); });
   }
   TokenizerView tokenizer() const { return TokenizerView(selm_model_tokenizer(get())); }
+  // A conversation as tokens, for Session::generate.
+  Result<std::vector<selm_token>> read_chat(const std::vector<selm_chat_message>& messages,
+                                            const selm_chat_options& options = SELM_CHAT_OPTIONS_INIT) const {
+    std::string text;
+    size_t length = 0;
+    selm_status status =
+        selm_chat_format(get(), &options, messages.data(), messages.size(), nullptr, 0, &length);
+    if (status == SELM_OK) {
+      text.resize(length);
+      status =
+          selm_chat_format(get(), &options, messages.data(), messages.size(), text.data(), length, &length);
+    }
+    if (status != SELM_OK) return last_error(status);
+    return tokenizer().tokenize(text, false, true);
+  }
 };
 
 }  // namespace wrapper

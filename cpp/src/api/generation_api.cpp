@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "api/handles.h"
+#include "api/log.h"
 #include "api/options.h"
 #include "api/report.h"
 #include "engine/generation.h"
@@ -20,6 +21,7 @@ static_assert(static_cast<int>(engine::Finish::deadline) == SELM_FINISH_DEADLINE
 
 struct selm_generation {
   std::unique_ptr<engine::Generation> generation;
+  selm_log log;  // of its session
 };
 
 namespace {
@@ -61,6 +63,15 @@ Result<engine::GenerationOptions> generation_options(const selm_generation_optio
   return out;
 }
 
+void describe(const selm_generation& reply) {
+  constexpr const char* kNames[] = {"", "stop", "length", "context", "cancelled", "deadline"};
+  const engine::GenerationStats& s = reply.generation->stats();
+  selm::api::tell(reply.log, SELM_LOG_DEBUG,
+                  "reply: prompt of %u tokens (%u held before) in %.3f s, %u tokens in %.3f s, %s",
+                  s.prompt_tokens, s.cached_tokens, s.prompt_seconds, s.tokens, s.decode_seconds,
+                  kNames[static_cast<size_t>(s.finish)]);
+}
+
 }  // namespace
 
 selm_status selm_sample(const selm_sampling* sampling, const float* logits, size_t n_vocab,
@@ -89,7 +100,7 @@ selm_status selm_generation_create(selm_session* session, const selm_token* prom
   auto created = engine::Generation::create(*session->session, std::span(prompt, n_prompt),
                                             std::move(picking.value()), std::move(wanted.value()));
   if (!created.ok()) return report(created.status());
-  *generation = new selm_generation{std::move(created.value())};
+  *generation = new selm_generation{std::move(created.value()), session->log};
   return SELM_OK;
 }
 
@@ -104,6 +115,7 @@ selm_status selm_generation_next(selm_generation* generation, const char** text,
   *length = step.value().text.size();
   if (token != nullptr) *token = step.value().token;
   *finish = static_cast<selm_finish>(step.value().finish);
+  if (*finish != SELM_FINISH_NONE) describe(*generation);
   return SELM_OK;
 }
 

@@ -8,6 +8,7 @@
 
 #include "engine/session.h"
 #include "grammar/matcher.h"
+#include "model/model.h"
 #include "selm/selm.h"
 #include "text/tokenizer.h"
 
@@ -20,10 +21,21 @@ struct selm_tokenizer {
   mutable std::shared_ptr<const selm::grammar::TokenTrie> trie;  // made for the first grammar
 
   const selm::text::Tokenizer& get() const { return own ? *own : *view; }
+  void name() {  // once there is one
+    model = std::string(get().model());
+    pre = std::string(get().pre());
+  }
+};
+
+struct selm_model {
+  std::unique_ptr<selm::model::Model> model;
+  selm_tokenizer tokenizer;
+  selm_log log = {};
 };
 
 struct selm_session {
   std::unique_ptr<selm::engine::Session> session;
+  selm_log log = {};
 };
 
 struct selm_grammar {

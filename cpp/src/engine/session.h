@@ -106,6 +106,9 @@ class Session {
   size_t context() const { return options_.context; }
   unsigned threads() const { return options_.threads; }
   uint64_t state_bytes() const;
+  uint64_t allocated_bytes() const {
+    return kv_.size() + 3 * bounded_.size() + scratch_.size();
+  }  // as planned
 
   // May be called from any thread; the running or next eval stops within one layer.
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }

@@ -122,6 +122,22 @@ std::vector<Token> Tokenizer::encode(std::string_view text, bool add_special, bo
   return ids;
 }
 
+std::string Tokenizer::defused(std::string_view text) const {
+  constexpr std::string_view kZeroWidthSpace = "\xE2\x80\x8B";
+  std::string out;
+  size_t copied = 0;
+  for (size_t at = 0; at < text.size();) {
+    const SpecialIndex::Match match = impl_->control.next(impl_->vocabulary, text, at);
+    if (match.id == kNoToken) break;
+    at = match.begin + 1;
+    while (at < match.end && (text[at] & 0xC0) == 0x80) ++at;
+    if (at == match.end || type(match.id) != TokenType::control) continue;
+    out.append(text.substr(copied, at - copied)).append(kZeroWidthSpace);
+    copied = at;
+  }
+  return out.append(text.substr(copied));
+}
+
 std::string Tokenizer::piece(Token id, bool special) const {
   const Vocabulary& vocabulary = impl_->vocabulary;
   if (!vocabulary.has(id)) return "";

@@ -54,6 +54,10 @@ class Tokenizer {
   // Of a special text inside another the leftmost counts, then the longest.
   std::vector<Token> encode(std::string_view text, bool add_special, bool parse_special) const;
 
+  // Text of a stranger in which encode finds no control token: a zero-width space follows the first character
+  // of each that is written in it.
+  std::string defused(std::string_view text) const;
+
   // The bytes of one token, raw (may be part of a UTF-8 sequence). Control tokens give "" unless
   // `special`. Ids out of range give "".
   std::string piece(Token id, bool special) const;

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selm_edge.catalog import size_of
 from selm_export import checkpoint
 from selm_export.data import dataset
 from selm_export.errors import RecipeError
@@ -19,7 +20,8 @@ from selm_export.stages.job import Job
 @dataclass(frozen=True)
 class Settings:
     """Makes ``MODEL.gguf``, ``MODEL.json``, ``MODEL-card.md`` and ``MODEL-loss.png``, and copies
-    them into ``folder``, if one is named.
+    them into ``folder``, if one is named. A second input is the ONNX export of the same model: its
+    ``int8`` folder becomes ``MODEL-onnx``, with a ``MODEL-onnx.json``.
     ``recipe`` is named in the card, ``curve`` is the step whose training is drawn, ``questions`` of
     each kind are asked, ``most_bytes`` is how large the file may be."""
 
@@ -34,10 +36,11 @@ class Settings:
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    found = sorted(job.one().glob("*.gguf"))
+    given_to, *beside = job.inputs
+    found = sorted(given_to.glob("*.gguf"))
     if len(found) != 1:
         raise RecipeError(
-            job.one(), f"holds {len(found)} .gguf files", "Name the step that writes the file"
+            given_to, f"holds {len(found)} .gguf files", "Name the step that writes the file"
         )
     source, size = found[0], found[0].stat().st_size
     if size > settings.most_bytes:
@@ -57,6 +60,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if told.get("routing"):
         measured["routing"] = told["routing"]
     _write(job, settings, source, measured=measured, config=config)
+    for folder in beside:
+        _write_onnx(job, settings, folder / "int8")
+    if settings.folder is not None:
+        _copy(job.output, settings.folder, settings.model)
     return {"file_bytes": size, "bits_per_byte": measured["held_out_talk"]["bits_per_byte"],
             "parameters": measured["parameters"], "metrics": measured}  # fmt: skip
 
@@ -90,9 +97,35 @@ def _write(
             "metrics": measured,
         },
     )  # fmt: skip
-    if settings.folder is not None:
-        settings.folder.mkdir(parents=True, exist_ok=True)
-        for made in sorted(folder.glob(f"{name}*")):
-            writing = settings.folder / f"{made.name}.writing"
-            shutil.copyfile(made, writing)
-            writing.replace(settings.folder / made.name)
+
+
+def _write_onnx(job: Job, settings: Settings, source: Path) -> None:
+    """``source`` as ``MODEL-onnx``, and what the catalog wants to know of it."""
+    if not (source / "model.json").is_file():
+        raise RecipeError(source, "holds no ONNX model", "Name an onnx step with the kind int8")
+    name = f"{settings.model}-onnx"
+    shutil.rmtree(job.output / name, ignore_errors=True)
+    shutil.copytree(source, job.output / name)
+    manifest = job.output / name / "model.json"
+    write_json(
+        job.output / f"{name}.json",
+        {
+            "name": name, "title": f"{settings.title}, ONNX int8", "file": f"{name}/model.json",
+            "size": size_of(manifest), "sha256": file_hash(manifest), "license": "Apache-2.0",
+            "recipe": settings.recipe,
+        },
+    )  # fmt: skip
+
+
+def _copy(made: Path, folder: Path, name: str) -> None:
+    """What was published under this name takes the place of what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in (f"{name}.gguf", f"{name}.json", f"{name}-card.md", f"{name}-loss.png"):
+        if (made / entry).is_file():
+            writing = folder / f"{entry}.writing"
+            shutil.copyfile(made / entry, writing)
+            writing.replace(folder / entry)
+    if (made / f"{name}-onnx").is_dir():
+        shutil.rmtree(folder / f"{name}-onnx", ignore_errors=True)
+        shutil.copytree(made / f"{name}-onnx", folder / f"{name}-onnx")
+        shutil.copyfile(made / f"{name}-onnx.json", folder / f"{name}-onnx.json")

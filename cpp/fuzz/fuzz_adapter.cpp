@@ -1,0 +1,94 @@
+// An adapter's file with bytes of its directory changed (edits.h): refused, or a session runs with it.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "../tests/tiny_model.h"
+#include "edits.h"
+#include "selm/selm.h"
+
+namespace {
+
+using selm::test::GgufBuilder;
+
+[[noreturn]] void broken(const char* promise) {
+  std::fprintf(stderr, "broken promise: %s: %s\n", promise, selm_last_error());
+  std::abort();
+}
+
+// Rank 3 beside every product of the tiny model's layers.
+GgufBuilder good_adapter() {
+  const selm::test::TinyShape shape;
+  GgufBuilder file;
+  file.set("general.architecture", shape.arch).set("general.type", "adapter");
+  file.set("adapter.type", "lora").set("adapter.lora.alpha", 6.0f);
+  const uint64_t q = shape.n_head * shape.d_head, kv = shape.n_head_kv * shape.d_head;
+  const struct {
+    const char* name;
+    uint64_t columns, rows;
+  } products[] = {{"attn_q", shape.n_embd, q},
+                  {"attn_k", shape.n_embd, kv},
+                  {"attn_v", shape.n_embd, kv},
+                  {"attn_output", q, shape.n_embd},
+                  {"ffn_gate", shape.n_embd, shape.n_ff},
+                  {"ffn_up", shape.n_embd, shape.n_ff},
+                  {"ffn_down", shape.n_ff, shape.n_embd}};
+  for (uint32_t layer = 0; layer < shape.n_layer; ++layer)
+    for (const auto& p : products) {
+      const std::string name = "blk." + std::to_string(layer) + "." + p.name + ".weight.lora_";
+      file.tensor_f32(name + "a", {p.columns, 3}, std::vector<float>(p.columns * 3, 0.01f));
+      file.tensor_f32(name + "b", {3, p.rows}, std::vector<float>(p.rows * 3, 0.01f));
+    }
+  return file;
+}
+
+struct Base {
+  selm_model* model = nullptr;
+  selm_session* session = nullptr;
+  std::vector<float> plain;  // logits without an adapter
+
+  Base() : plain(selm::test::kTinyVocab) {
+    const selm::test::TempFile file(selm::test::tiny_model());
+    selm_session_options options = SELM_SESSION_OPTIONS_INIT;
+    options.threads = 1;
+    if (selm_model_open(file.path().c_str(), nullptr, &model) != SELM_OK ||
+        selm_session_create(model, &options, &session) != SELM_OK)
+      broken("the base opens");
+    eval(plain);
+  }
+  ~Base() {
+    selm_session_free(session);
+    selm_model_free(model);
+  }
+  void eval(std::vector<float>& logits) {
+    const selm_token tokens[] = {'a', 'b', 'c'};
+    if (selm_session_truncate(session, 0) != SELM_OK ||
+        selm_session_eval(session, tokens, 3, SELM_LOGITS_LAST, logits.data()) != SELM_OK)
+      broken("a session with an adapter runs");
+  }
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const EditedFile file(good_adapter());
+  static Base base;
+  selm_adapter* adapter = nullptr;
+  const selm_status status = selm_adapter_open(base.model, file.write(data, size), &adapter);
+  if (size == 0 && status != SELM_OK) broken("the adapter opens");
+  if (status == SELM_OK) {
+    const float scale = 1;
+    std::vector<float> logits(base.plain.size());
+    if (selm_session_set_adapters(base.session, &adapter, &scale, 1) != SELM_OK) broken("it is set");
+    base.eval(logits);
+    if (size == 0 && logits == base.plain) broken("it changes something");
+    if (selm_session_set_adapters(base.session, nullptr, nullptr, 0) != SELM_OK) broken("it is taken away");
+    base.eval(logits);
+    if (logits != base.plain) broken("without it all is as before");
+  }
+  selm_adapter_free(adapter);
+  return 0;
+}
