@@ -103,6 +103,8 @@ class Model:
         self.template = ChatTemplate.of(engine.metadata, engine.tokenizer)
         self.sampling = Sampling.recommended(engine.metadata)
         """What a reply is sampled with where nothing else is asked for."""
+        self.adapters: Mapping[str, float] = {}
+        """File names of the adapters in use, with the scale of each."""
         self._idle: EngineSession | None = None  # the last reply's, whose tokens may be reused
         self._lock = threading.RLock()  # a reply may be collected, and closed, at any line
         self._closed = False
@@ -202,6 +204,10 @@ class Model:
         if not isinstance(engine, Adaptable):
             raise SelmError(f"the {engine.name} backend takes no adapters\nChoose native.")
         engine.set_adapters([(os.path.abspath(p), scale) for p, scale in adapters.items()])  # noqa: PTH100
+        self.adapters = {
+            os.path.basename(os.fspath(path)): scale  # noqa: PTH119
+            for path, scale in adapters.items()
+        }
 
     def embed(self, text: str) -> list[float]:
         """A vector of length 1 for the text: [n_embd]."""

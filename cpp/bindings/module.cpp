@@ -164,6 +164,8 @@ PYBIND11_MODULE(_core, m) {
       .def_readonly("accepted_tokens", &selm_generation_stats::accepted_tokens)
       .def_readonly("early_tokens", &selm_generation_stats::early_tokens)
       .def_readonly("early_wrong", &selm_generation_stats::early_wrong)
+      .def_readonly("mean_entropy", &selm_generation_stats::mean_entropy)
+      .def_readonly("mean_margin", &selm_generation_stats::mean_margin)
       .def_property_readonly("finish",
                              [](const selm_generation_stats& s) { return static_cast<int>(s.finish); });
 

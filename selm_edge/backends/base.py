@@ -137,6 +137,11 @@ class GenerationStats:
     """Tokens by the expert that spoke them; empty where the model has no experts."""
     mean_layers: float | None = None
     """Layers that a token went through, on average; None where the engine does not say."""
+    mean_entropy: float | None = None
+    """How unsure the model was of its tokens, in nats on average; None where the engine does not
+    say. At temperature 1, before penalties and grammars."""
+    mean_margin: float | None = None
+    """By how much its likeliest token was likelier than the second, on average."""
 
     @property
     def tokens_per_second(self) -> float:

@@ -241,6 +241,8 @@ class NativeStream:
             experts=dict(self._spoke),
             early=now.early_tokens,
             mean_layers=self._shape.layers - now.early_tokens * skipped / (now.decode_steps + 1),
+            mean_entropy=now.mean_entropy,
+            mean_margin=now.mean_margin,
         )
 
     def __iter__(self) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selm_edge.errors import SelmError
 
@@ -27,15 +27,11 @@ class Spoken:
 
 
 class Experts:
-    """``asked`` is the expert that speaks alone, ``auto`` where the model decides.
-
-    Who spoke is known for the replies made in this chat: it is not stored.
-    """
+    """``asked`` is the expert that speaks alone, ``auto`` where the model decides."""
 
     def __init__(self) -> None:
         self.model: OpenModel | None = None
         self.asked = "auto"
-        self._spoken: dict[int, dict[int, Spoken]] = {}  # by conversation and message
 
     @property
     def names(self) -> Sequence[str]:
@@ -73,13 +69,27 @@ class Experts:
         """Who has spoken in a reply that is being made."""
         return Spoken(self.names, tuple(reply.runs), reply.stats.experts)
 
-    def remember(self, message: Message, reply: Reply) -> None:
-        if reply.stats.experts:
-            self._spoken.setdefault(message.conversation, {})[message.id] = self.so_far(reply)
-
     def spoken(self, message: Message) -> Spoken | None:
         """Who spoke a reply, where that is known."""
-        return self._spoken.get(message.conversation, {}).get(message.id)
+        told = message.facts.experts
+        try:
+            tokens = {str(name): int(count) for name, count in (told or {})["tokens"].items()}
+            runs, at = list[tuple[str | None, str]](), 0
+            for name, length in (told or {})["runs"]:
+                runs.append((name, message.text[at : at + length]))
+                at += length
+        except (KeyError, TypeError, ValueError, AttributeError):  # of a model without experts
+            return None
+        # Another model may be in use by now: its colours are those of its own experts.
+        names = self.names if set(tokens) <= set(self.names) else tuple(tokens)
+        return Spoken(names, tuple(runs), tokens) if at == len(message.text) else None
 
-    def forget(self, conversation: int) -> None:
-        self._spoken.pop(conversation, None)
+
+def trace_of(reply: Reply) -> dict[str, Any] | None:
+    """Who spoke a reply, as it is stored with it: token counts, and runs of characters."""
+    if not reply.stats.experts:
+        return None
+    return {
+        "tokens": dict(reply.stats.experts),
+        "runs": [[name, len(text)] for name, text in reply.runs],
+    }

@@ -377,22 +377,23 @@ class PlainChat:
         raise ValueError("no turn has another version; /edit and /regenerate make them")
 
     def do_good(self, argument: str) -> None:
-        stands = self.session.rate(self._last_reply(), "up")
-        self.say(f"Good reply. {self.session.kept_words}" if stands else "Taken back.")
+        stands = self.session.feedback.rate(self._last_reply(), "up")
+        self.say(f"Good reply. {self.session.feedback.kept_words}" if stands else "Taken back.")
 
     def do_bad(self, argument: str) -> None:
-        stands = self.session.rate(self._last_reply(), "down")
+        stands = self.session.feedback.rate(self._last_reply(), "down")
         more = " /correct lets you write the better reply."
-        self.say(f"Bad reply. {self.session.kept_words}{more}" if stands else "Taken back.")
+        self.say(
+            f"Bad reply. {self.session.feedback.kept_words}{more}" if stands else "Taken back."
+        )
 
     def do_correct(self, text: str) -> None:
         reply = self._last_reply()
         text = text or self._lines(f"The reply was: {reply.text}")
         if text:
-            self.session.correct(reply, text)
-            self.say(
-                f"Your correction is kept; the talk goes on with it. {self.session.kept_words}"
-            )
+            feedback = self.session.feedback
+            feedback.correct(reply, text)
+            self.say(f"Your correction is kept; the talk goes on with it. {feedback.kept_words}")
 
     def _lines(self, before: str) -> str:
         self.say(before)

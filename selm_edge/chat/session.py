@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selm_edge.backends.base import SAMPLING_RANGES, Sampling
-from selm_edge.chat.experts import Experts, Spoken
+from selm_edge.chat.experts import Experts, Spoken, trace_of
+from selm_edge.chat.feedback import ChatFeedback, is_correction
 from selm_edge.chat.memory import ChatMemory
 from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
 from selm_edge.chat.preferences import Preferences
-from selm_edge.chat.text import KEPT, KEPT_UNTIL_QUIT
 from selm_edge.errors import SelmError
-from selm_edge.feedback.log import Kind, ReplyRecord
+from selm_edge.feedback.log import Kind
 from selm_edge.store.conversations import Conversation, Message, ReplyFacts
 from selm_edge.store.errors import NotFound, StoreError
 
@@ -65,6 +65,7 @@ class ChatSession:
         self.draft: Draft = "auto"
         self.experts = Experts()
         self.memory = ChatMemory(self)
+        self.feedback = ChatFeedback(self)
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -87,7 +88,6 @@ class ChatSession:
         gone = self.saving(
             lambda: self.store.conversations.delete(conversation, keep_feedback=keep_feedback)
         )
-        self.experts.forget(conversation)
         if self.conversation and self.conversation.id == conversation:
             self.new()
         return gone
@@ -224,7 +224,7 @@ class ChatSession:
         """Make room for another reply beside this one, and record that it was asked for."""
         if message.role == "assistant":
             if not is_correction(message):  # the user's own text says nothing of the model
-                self._feedback("regeneration", message)
+                self.feedback.keep("regeneration", message)
             end = message.parent
         else:
             end = message.id
@@ -280,105 +280,18 @@ class ChatSession:
                 {"memory": source.memory.id, "number": source.number}
                 for source in reply.plan.recalled
             ],
+            adapter=self.model.assistant.model.adapters or None if self.model else None,
+            experts=trace_of(reply),
+            entropy=_rounded(stats.mean_entropy),
+            margin=_rounded(stats.mean_margin),
         )
         message = self.saving(
             lambda: self.store.conversations.add(
                 question.conversation, question.id, "assistant", reply.text, facts=facts
             )
         )
-        self.experts.remember(message, reply)
         self._reload()
         return message
-
-    # -- feedback ------------------------------------------------------------------------------
-
-    def rate(self, message: Message, kind: Kind) -> bool:
-        """A thumb, ``up`` or ``down``; the same again takes it back. True when it now stands."""
-        if is_correction(message):
-            raise ValueError("this is your own text, not the model's; ← shows the model's reply")
-        if kind in self.marks.get(message.id, ()):
-            self.saving(lambda: self.store.feedback.withdraw(message.id, ["up", "down"]))
-            self._reload()
-            return False
-        self._feedback(kind, message)
-        self._reload()
-        return True
-
-    def correct(self, message: Message, text: str) -> Message:
-        """Keep the user's better text: a row of feedback, and a version that the talk goes on with.
-
-        The reply as it was stays as the other version. Correcting a correction is about the
-        model's reply again.
-        """
-        self._feedback("correction", self._corrected(message), text)
-        facts = replace(message.facts, finish_reason="corrected")
-        added = self.saving(
-            lambda: self.store.conversations.add(
-                message.conversation, message.parent, "assistant", text, facts=facts
-            )
-        )
-        self._reload()
-        return added
-
-    def _corrected(self, message: Message) -> Message:
-        """The model's reply that a correction is about; the message itself where it is none."""
-        if not is_correction(message):
-            return message
-        conversations, feedback = self.store.conversations, self.store.feedback
-        versions = conversations.sibling_table([message])[message.id]
-        found = [
-            sibling
-            for sibling in map(conversations.message, versions)
-            if not is_correction(sibling)
-        ]
-        if not found:
-            raise NotFound("the model's reply to this question is not stored any more")
-        same = [reply for reply in found if feedback.correction(reply.id) == message.text]
-        return (same or found)[-1]
-
-    def _feedback(self, kind: Kind, message: Message, correction: str | None = None) -> None:
-        record = self._record(message)
-
-        def store() -> None:
-            with self.store.database.write():
-                self.store.conversations.message(message.id)  # may be deleted in another window
-                self.store.feedback.add(kind, record, correction=correction)
-
-        self.saving(store)
-
-    def _record(self, message: Message) -> ReplyRecord:
-        # Without what was recalled: a copy of it here would outlive its being forgotten.
-        sent = self.sent(self.before(message))
-        turns = [{"role": turn.role, "content": turn.text} for turn in sent]
-        prompt: str | None = None
-        facts, model = message.facts, self.model
-        system = self.system if facts.system is None else facts.system
-        sha256 = facts.model_sha256
-        if model is not None and model.name == facts.model:
-            sha256 = sha256 or model.sha256  # it may have been found after the reply
-            if model.template_id == facts.template_id and model.sha256 in (None, sha256):
-                plan = model.assistant.plan(turns, system or None)
-                prompt = model.assistant.text_of(plan)
-        if system:
-            turns.insert(0, {"role": "system", "content": system})
-        return ReplyRecord(
-            messages=turns,
-            reply=message.text,
-            prompt=prompt,
-            conversation=message.conversation,
-            message=message.id,
-            sampling=facts.sampling,
-            seed=facts.seed,
-            model=facts.model,
-            model_sha256=sha256,
-            template_id=facts.template_id,
-            tokens_per_second=facts.tokens_per_second,
-        )
-
-    @property
-    def kept_words(self) -> str:
-        """Where feedback goes now, in a sentence."""
-        return KEPT if self.store.saving else KEPT_UNTIL_QUIT
 
     # -- settings ------------------------------------------------------------------------------
 
@@ -455,11 +368,13 @@ class ChatSession:
             return f"Enter {'sends' if self.enter_sends else 'begins a line; Ctrl+J sends'}."
         if name == "colour_experts":
             return self.set_colours(_yes(text))
+        if name == "share_feedback":
+            return self.feedback.share(_yes(text))
         limit = name in ("context", "max_tokens")
         if not limit and name not in SAMPLING_RANGES:
             raise ValueError(
                 f"there is no setting {name}; there are: {', '.join(SAMPLING_RANGES)},"
-                " context, max_tokens, enter_sends, colour_experts"
+                " context, max_tokens, enter_sends, colour_experts, share_feedback"
             )
         value = None if text in ("", "default") else _number(name, text)
         problem = None if value is None else number_problem(name, value)
@@ -559,9 +474,8 @@ def sampling_from(values: Mapping[str, Any], sampling: Sampling) -> Sampling:
     return replace(sampling, **good)
 
 
-def is_correction(message: Message) -> bool:
-    """Whether the text is the user's, written in place of a reply."""
-    return message.facts.finish_reason == "corrected"
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _number(name: str, text: str) -> int | float:

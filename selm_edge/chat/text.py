@@ -33,6 +33,7 @@ ENDINGS = {
     "error": "broke off",
 }
 KEPT = "Kept only on this device. It becomes training data when you run `selm feedback export`."
+KEPT_HERE = "Kept only on this device, and left out of every export."
 KEPT_UNTIL_QUIT = "Kept until you quit: nothing is being saved."
 MARKS: dict[Kind, str] = {"up": "▲ good", "down": "▼ bad", "correction": "✎ corrected"}
 

@@ -313,12 +313,12 @@ class ChatApp(ChatWindow):
         message = self._target_or_tell("assistant")
         if message is None:
             return
-        stands = self.session.rate(message, kind)
+        stands = self.session.feedback.rate(message, kind)
         await self.refresh_conversation()
         if not stands:
             self.tell("Taken back.")
             return
-        words = self.session.kept_words
+        words = self.session.feedback.kept_words
         if kind == "down":
             words += " x lets you write the better reply."
         self.tell(("Good reply. " if kind == "up" else "Bad reply. ") + words)
@@ -334,7 +334,7 @@ class ChatApp(ChatWindow):
                 EditorScreen(
                     "Correct the reply",
                     before or message.text,
-                    "The talk goes on with your text. " + self.session.kept_words,
+                    "The talk goes on with your text. " + self.session.feedback.kept_words,
                 )
             )
             if text and text.strip() and text != message.text:
@@ -346,7 +346,7 @@ class ChatApp(ChatWindow):
             await self._correct(message, text)
 
     async def _correct(self, message: Message, text: str) -> None:
-        self.session.correct(message, text.strip())
+        self.session.feedback.correct(message, text.strip())
         await self.refresh_conversation()
         self.tell("Your correction is kept. The reply as it was stays: ← shows it.")
 

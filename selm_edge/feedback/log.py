@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from selm_edge.store.database import Database, Row
@@ -19,15 +19,14 @@ Kind = Literal["up", "down", "correction", "regeneration"]
 Turns = Sequence[Mapping[str, str]]
 """Turns as ``{"role": ..., "content": ...}``."""
 
-_COLUMNS = (
-    "id, uid, kind, created, superseded_by, conversation, message, messages, prompt, reply,"
-    " correction, sampling, seed, model, model_sha256, template_id, tokens_per_second, app_version"
-)
-
 
 @dataclass(frozen=True)
 class ReplyRecord:
-    """A reply and how it was made: ``messages`` as sent (system first), ``prompt`` as rendered."""
+    """A reply and how it was made: ``messages`` as sent (system first), ``prompt`` as rendered.
+
+    ``recalled`` are ids of the memories that were sent along, never their texts. ``adapter``,
+    ``experts``, ``entropy`` and ``margin`` as in `ReplyFacts`.
+    """
 
     messages: Turns
     reply: str
@@ -40,11 +39,26 @@ class ReplyRecord:
     model_sha256: str | None = None
     template_id: str | None = None
     tokens_per_second: float | None = None
+    adapter: Mapping[str, float] | None = None
+    experts: Mapping[str, Any] | None = None
+    entropy: float | None = None
+    margin: float | None = None
+    recalled: Sequence[int] | None = None
+
+
+_RECORD = tuple(field.name for field in fields(ReplyRecord))
+_JSON = frozenset(("messages", "sampling", "adapter", "experts", "recalled"))
+_COLUMNS = "id, uid, kind, created, superseded_by, correction, consent, app_version, " + ", ".join(
+    _RECORD
+)
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """One row. ``superseded_by`` is the newer row about the same reply, if any. Times in ms."""
+    """One row. ``superseded_by`` is the newer row about the same reply, if any. Times in ms.
+
+    ``consent``: whether it may leave this device in an export.
+    """
 
     id: int
     uid: str
@@ -54,6 +68,7 @@ class Feedback:
     record: ReplyRecord
     correction: str | None
     app_version: str
+    consent: bool = True
 
 
 class FeedbackLog:
@@ -62,7 +77,14 @@ class FeedbackLog:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def add(self, kind: Kind, record: ReplyRecord, *, correction: str | None = None) -> Feedback:
+    def add(
+        self,
+        kind: Kind,
+        record: ReplyRecord,
+        *,
+        correction: str | None = None,
+        consent: bool = True,
+    ) -> Feedback:
         """Store one row; it is on the disk on return.
 
         A new thumb supersedes the older one on the same reply, a new correction the older one;
@@ -70,29 +92,14 @@ class FeedbackLog:
         """
         if (kind == "correction") != (correction is not None):
             raise ValueError("a correction, and only a correction, carries a corrected text")
+        now, values = time.time_ns() // 1_000_000, [getattr(record, name) for name in _RECORD]
+        made = [_dump(v) if name in _JSON else v for name, v in zip(_RECORD, values, strict=True)]
+        row = (
+            None, uuid.uuid4().hex, kind, now, None, correction, int(consent), app_version(), *made
+        )  # fmt: skip
         with self.database.write() as connection:
-            connection.execute(
-                f"insert into feedback({_COLUMNS}) values(null,{','.join('?' * 17)})",
-                (
-                    uuid.uuid4().hex,
-                    kind,
-                    time.time_ns() // 1_000_000,
-                    None,
-                    record.conversation,
-                    record.message,
-                    _dump([dict(turn) for turn in record.messages]),
-                    record.prompt,
-                    record.reply,
-                    correction,
-                    _dump(record.sampling),
-                    record.seed,
-                    record.model,
-                    record.model_sha256,
-                    record.template_id,
-                    record.tokens_per_second,
-                    app_version(),
-                ),
-            )
+            marks = ",".join("?" * len(row))
+            connection.execute(f"insert into feedback({_COLUMNS}) values({marks})", row)
             key = connection.last_insert_rowid()
             if record.message is not None and kind != "regeneration":
                 connection.execute(
@@ -200,25 +207,17 @@ def _group(kind: Kind) -> str:
 
 
 def _feedback(row: Row) -> Feedback:
-    (key, uid, kind, created, superseded_by, conversation, message, messages, prompt, reply) = row[
-        :10
-    ]
-    correction, sampling, seed, model, sha256, template_id, speed, version = row[10:]
-    record = ReplyRecord(
-        messages=json.loads(messages),
-        reply=reply,
-        prompt=prompt,
-        conversation=conversation,
-        message=message,
-        sampling=None if sampling is None else json.loads(sampling),
-        seed=seed,
-        model=model,
-        model_sha256=sha256,
-        template_id=template_id,
-        tokens_per_second=speed,
+    key, uid, kind, created, superseded_by, correction, consent, version, *made = row
+    values = [_load(v) if name in _JSON else v for name, v in zip(_RECORD, made, strict=True)]
+    record = ReplyRecord(*values)
+    return Feedback(
+        key, uid, kind, created, superseded_by, record, correction, version, bool(consent)
     )
-    return Feedback(key, uid, kind, created, superseded_by, record, correction, version)
+
+
+def _load(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
 
 
 def _dump(value: object) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from selm_edge.store import vector_table
@@ -18,10 +18,6 @@ from selm_edge.store.errors import NotFound
 
 Role = Literal["user", "assistant"]
 TITLE_LENGTH = 60
-_COLUMNS = (
-    "id, conversation, parent, role, text, context_from, created, model, model_sha256, template_id,"
-    " sampling, seed, prompt_tokens, tokens, tokens_per_second, finish_reason, system, recalled"
-)
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,11 @@ class ReplyFacts:
 
     ``system`` is the system prompt as sent, empty where there was none. ``recalled`` has the
     memories sent with the question: {"memory": id, "number": as shown}, never their texts.
+    ``adapter`` names the adapters in use with their scales. ``experts`` tells who spoke, of a model
+    that has experts: {"tokens": {name: how many}, "runs": [[name, characters], ...]}. ``entropy``
+    (nats) and ``margin`` are means over the reply's tokens: how sure the model was.
+
+    The fields are the columns of a message, by name and in order.
     """
 
     model: str | None = None
@@ -43,6 +44,15 @@ class ReplyFacts:
     finish_reason: str | None = None
     system: str | None = None
     recalled: Sequence[Mapping[str, int]] | None = None
+    adapter: Mapping[str, float] | None = None
+    experts: Mapping[str, Any] | None = None
+    entropy: float | None = None
+    margin: float | None = None
+
+
+_FACTS = tuple(field.name for field in fields(ReplyFacts))
+_JSON = frozenset(("sampling", "recalled", "adapter", "experts"))
+_COLUMNS = "id, conversation, parent, role, text, context_from, created, " + ", ".join(_FACTS)
 
 
 @dataclass(frozen=True)
@@ -197,28 +207,13 @@ class Conversations:
             self.get(conversation)  # another process may have deleted it
             if parent is not None and self.message(parent).conversation != conversation:
                 raise ValueError("the parent belongs to another conversation")
-            connection.execute(
-                f"insert into message({_COLUMNS}) values(null,{','.join('?' * 17)})",
-                (
-                    conversation,
-                    parent,
-                    role,
-                    text,
-                    context_from,
-                    now,
-                    facts.model,
-                    facts.model_sha256,
-                    facts.template_id,
-                    _dump(facts.sampling),
-                    facts.seed,
-                    facts.prompt_tokens,
-                    facts.tokens,
-                    facts.tokens_per_second,
-                    facts.finish_reason,
-                    facts.system,
-                    _dump(facts.recalled),
-                ),
-            )
+            values = [getattr(facts, name) for name in _FACTS]
+            told = [
+                _dump(v) if name in _JSON else v for name, v in zip(_FACTS, values, strict=True)
+            ]
+            row = (None, conversation, parent, role, text, context_from, now, *told)
+            marks = ",".join("?" * len(row))
+            connection.execute(f"insert into message({_COLUMNS}) values({marks})", row)
             key = connection.last_insert_rowid()
             title = _title_from(text) if role == "user" and parent is None else None
             connection.execute(
@@ -357,9 +352,9 @@ def _conversation(row: Row) -> Conversation:
 
 
 def _message(row: Row) -> Message:
-    key, conversation, parent, role, text, context_from, created, *rest = row
-    model, sha256, template, sampling, *figures, recalled = rest
-    facts = ReplyFacts(*(model, sha256, template, _load(sampling), *figures, _load(recalled)))
+    key, conversation, parent, role, text, context_from, created, *told = row
+    values = [_load(v) if name in _JSON else v for name, v in zip(_FACTS, told, strict=True)]
+    facts = ReplyFacts(*values)
     return Message(key, conversation, parent, role, text, context_from, created, facts)
 
 

@@ -173,5 +173,22 @@ alter table conversation add column memory integer not null default 1;  -- 0: sw
 alter table conversation add column space integer references space(id) on delete set null;
 """
 
-MIGRATIONS: tuple[str, ...] = (_CONVERSATIONS, _FEEDBACK, _SYSTEM_OF_A_REPLY, _MEMORY)
+_HOW_A_REPLY_WAS_MADE = """
+alter table message add column adapter text;   -- JSON: the adapters' names and scales; null none
+alter table message add column experts text;   -- JSON {"tokens": {name: n}, "runs": [[name, n]]}
+alter table message add column entropy real;   -- nats, mean over the reply's tokens
+alter table message add column margin real;    -- likeliest less second, mean over its tokens
+
+alter table feedback add column adapter text;
+alter table feedback add column experts text;
+alter table feedback add column entropy real;
+alter table feedback add column margin real;
+alter table feedback add column recalled text; -- JSON: ids of the memories sent with the question
+-- 1: may leave this device in an export that the user makes; as the user wanted it at that time
+alter table feedback add column consent integer not null default 1;
+"""
+
+MIGRATIONS: tuple[str, ...] = (
+    _CONVERSATIONS, _FEEDBACK, _SYSTEM_OF_A_REPLY, _MEMORY, _HOW_A_REPLY_WAS_MADE,
+)  # fmt: skip
 """``MIGRATIONS[n - 1]`` makes version n."""

@@ -74,7 +74,7 @@ def test_what_is_forgotten_leaves_the_turns_too(session: ChatSession) -> None:
 def test_feedback_holds_no_copy_of_what_was_recalled(session: ChatSession) -> None:
     session.memory.remember(WALNUTS)
     ask(session, "What is Nora allergic to?")
-    session.rate(session.path[-1], "up")
+    session.feedback.rate(session.path[-1], "up")
     [row] = session.store.feedback.rows()
     assert "walnuts" not in f"{row.record.messages}{row.record.prompt}"
 

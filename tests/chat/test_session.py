@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,15 +84,47 @@ def test_regenerate_forks_records_it_and_versions_switch(ready: ChatSession) -> 
 def test_a_thumb_goes_on_and_off_and_carries_the_prompt(ready: ChatSession) -> None:
     talk(ready, "Q")
     reply = ready.path[1]
-    assert ready.rate(reply, "up")
+    assert ready.feedback.rate(reply, "up")
     (row,) = ready.store.feedback.rows()
     assert row.record.messages == [{"role": "user", "content": "Q"}]
     assert row.record.prompt == "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
     assert row.record.model_sha256 == "ab" * 32 and row.record.seed == reply.facts.seed
-    assert ready.rate(reply, "down")
+    assert ready.feedback.rate(reply, "down")
     assert ready.marks[reply.id] == {"down"}
-    assert not ready.rate(reply, "down")
+    assert not ready.feedback.rate(reply, "down")
     assert ready.store.feedback.rows(superseded=True) == []
+
+
+def test_feedback_keeps_how_the_reply_was_made(tmp_path: Path) -> None:
+    options = {"experts": ["general", "math"], "words_each": 2}
+    source = FakeSource(["one two three four five"], engine_options=options)
+    session = make_session(tmp_path, source)
+    session.use_model(session.open_model(None))
+    talk(session, "Q")
+    reply = session.path[1]
+    facts = replace(
+        reply.facts, adapter={"mine.gguf": 0.5}, entropy=1.25, margin=0.5,
+        recalled=[{"memory": 7, "number": 1}, {"memory": 3, "number": 2}],
+    )  # fmt: skip
+    assert facts.experts == {
+        "tokens": {"general": 3, "math": 2},
+        "runs": [["general", 7], ["math", 11], ["general", 5]],
+    }
+    made = session.store.conversations.add(
+        reply.conversation, reply.parent, "assistant", reply.text, facts=facts
+    )
+    assert session.store.conversations.message(made.id).facts == facts
+    session.feedback.rate(made, "up")
+    assert "export" in session.change_setting("share_feedback", "no")
+    session.feedback.correct(made, "one")
+    thumb, correction = session.store.feedback.rows()
+    assert thumb.consent and not correction.consent
+    for row in (thumb, correction):
+        assert row.record.adapter == {"mine.gguf": 0.5} and row.record.experts == facts.experts
+        assert (row.record.entropy, row.record.margin) == (1.25, 0.5)
+        assert row.record.recalled == [7, 3]
+    # The user's text is no expert's.
+    assert session.path[-1].text == "one" and session.path[-1].facts.experts is None
 
 
 def test_a_correction_is_feedback_and_the_talk_goes_on_with_it(
@@ -99,7 +132,7 @@ def test_a_correction_is_feedback_and_the_talk_goes_on_with_it(
 ) -> None:
     talk(ready, "Q")
     wrong = ready.path[1]
-    better = ready.correct(wrong, "The better text.")
+    better = ready.feedback.correct(wrong, "The better text.")
     assert texts(ready) == ["Q", "The better text."]
     assert ready.versions[better.id] == [wrong.id, better.id]
     assert better.facts.finish_reason == "corrected"
@@ -264,7 +297,7 @@ def test_a_disk_that_refuses_in_the_middle(ready: ChatSession, tmp_path: Path) -
     problems: list[StoreError] = []
     ready.on_problem = problems.append
     talk(ready, "before")
-    ready.rate(ready.path[1], "up")
+    ready.feedback.rate(ready.path[1], "up")
     # A page limit makes SQLite answer as on a full disk, at this very write.
     ready.store.database._connection.pragma("max_page_count", 1)
     talk(ready, "during " * 3000)
@@ -302,7 +335,7 @@ def test_feedback_records_the_system_prompt_that_the_reply_saw(ready: ChatSessio
     ready.set_system("Be old.")
     talk(ready, "Q")
     ready.set_system("Be new.")
-    ready.rate(ready.path[1], "up")
+    ready.feedback.rate(ready.path[1], "up")
     (row,) = ready.store.feedback.rows()
     assert row.record.messages[0] == {"role": "system", "content": "Be old."}
     assert row.record.prompt and "Be old." in row.record.prompt
@@ -310,17 +343,17 @@ def test_feedback_records_the_system_prompt_that_the_reply_saw(ready: ChatSessio
     ready.set_system("")
     talk(ready, "Q")
     ready.set_system("Be newer.")
-    ready.rate(ready.path[1], "up")
+    ready.feedback.rate(ready.path[1], "up")
     assert [turn["role"] for turn in ready.store.feedback.rows()[1].record.messages] == ["user"]
 
 
 def test_the_users_own_text_is_not_rated(ready: ChatSession) -> None:
     talk(ready, "Q")
     reply = ready.path[1]
-    mine = ready.correct(reply, "Mine.")
+    mine = ready.feedback.correct(reply, "Mine.")
     with pytest.raises(ValueError, match="your own text"):
-        ready.rate(mine, "up")
-    ready.correct(ready.path[1], "Mine, again.")
+        ready.feedback.rate(mine, "up")
+    ready.feedback.correct(ready.path[1], "Mine, again.")
     (row,) = ready.store.feedback.rows()  # the newer correction of the same reply
     assert (row.record.message, row.record.reply) == (reply.id, reply.text)
     assert row.correction == "Mine, again." and row.record.messages[-1]["content"] == "Q"
@@ -334,7 +367,7 @@ def test_feedback_on_a_deleted_conversation_leaves_no_row(
     talk(ready, "Q")
     make_session(tmp_path).delete(ready.path[0].conversation)
     with pytest.raises(NotFound):
-        ready.rate(ready.path[1], "up")
+        ready.feedback.rate(ready.path[1], "up")
     assert ready.store.feedback.count() == 0
 
 
@@ -399,4 +432,7 @@ def test_feedback_in_memory_says_that_it_is_lost_with_the_program(tmp_path: Path
     (tmp_path / "file").write_text("x")
     store = open_store_or_memory(tmp_path / "file" / "selm.db")
     session = ChatSession(store, FakeSource(), Preferences(tmp_path / "config.json"))
-    assert "until you quit" in session.kept_words and "device" not in session.kept_words
+    assert (
+        "until you quit" in session.feedback.kept_words
+        and "device" not in session.feedback.kept_words
+    )

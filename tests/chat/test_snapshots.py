@@ -181,7 +181,7 @@ def test_streaming(picture: Any, size: tuple[int, int], monkeypatch: pytest.Monk
 
 def test_versions_and_a_correction(picture: Any, size: tuple[int, int]) -> None:
     async def correct(app: ChatApp, pilot: Pilot[None]) -> None:
-        app.session.correct(app.session.path[3], "Every two weeks: your water is hard.")
+        app.session.feedback.correct(app.session.path[3], "Every two weeks: your water is hard.")
         await app.refresh_conversation()
         await until_shown(app, pilot, "your water is hard")
         await pilot.press("up")
@@ -254,7 +254,7 @@ def test_sources_under_a_reply(picture: Any, size: tuple[int, int]) -> None:
 
 def test_delete(picture: Any, size: tuple[int, int]) -> None:
     async def delete(app: ChatApp, pilot: Pilot[None]) -> None:
-        app.session.rate(app.session.path[1], "up")
+        app.session.feedback.rate(app.session.path[1], "up")
         await app.run_action("delete")
         await until(pilot, lambda: app.screen is not app.main)
         await settle(pilot)

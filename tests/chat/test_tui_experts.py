@@ -94,7 +94,7 @@ async def test_the_colours_are_a_setting_that_is_kept(tmp_path: Path) -> None:
     async with driven(tmp_path, ensemble()) as chat:
         assert chat.session.colours
         await chat.app.open_conversation(1)
-        await chat.until(lambda: len(chat.app.query(Markdown)) == 1)  # who spoke is not stored
+        await chat.until(lambda: len(shown(chat)) == 1)  # who spoke is stored with the reply
         await chat.press(*"/set colour_experts no", "enter")
         await chat.until(lambda: not chat.session.colours)
 

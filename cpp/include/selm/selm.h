@@ -412,6 +412,10 @@ typedef struct selm_generation_stats {
   uint32_t decode_steps; /* tokens picked, the end token too, in decode_seconds: speed = steps / seconds */
   uint32_t drafted_tokens, accepted_tokens; /* guessed ahead; of those, right */
   uint32_t early_tokens, early_wrong;       /* kept unverified; of those, not the whole model's choice */
+  /* How sure the model was of its tokens, on average, the end token too: the entropy of the next token in
+   * nats, and by how much the likeliest was likelier than the second. At temperature 1, before bias,
+   * penalties and grammar; where a draft was kept unverified, by its exit. */
+  double mean_entropy, mean_margin;
 } selm_generation_stats;
 
 /* Starts a reply to the prompt; the first selm_generation_next reads it. The session is lent until

@@ -122,11 +122,13 @@ selm_status selm_generation_next(selm_generation* generation, const char** text,
 selm_status selm_generation_get_stats(const selm_generation* generation, selm_generation_stats* stats) {
   if (generation == nullptr || stats == nullptr) return invalid("an argument is NULL");
   const engine::GenerationStats& s = generation->generation->stats();
-  return write_struct(selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens,
-                                            s.tokens, s.prompt_seconds, s.decode_seconds,
-                                            s.first_token_seconds, static_cast<selm_finish>(s.finish),
-                                            s.decode_steps, s.drafted, s.accepted, s.early, s.early_wrong},
-                      stats);
+  const double n = s.judged > 0 ? s.judged : 1;
+  return write_struct(
+      selm_generation_stats{sizeof(selm_generation_stats), s.prompt_tokens, s.cached_tokens, s.tokens,
+                            s.prompt_seconds, s.decode_seconds, s.first_token_seconds,
+                            static_cast<selm_finish>(s.finish), s.decode_steps, s.drafted, s.accepted,
+                            s.early, s.early_wrong, s.entropy / n, s.margin / n},
+      stats);
 }
 
 void selm_generation_free(selm_generation* generation) { delete generation; }

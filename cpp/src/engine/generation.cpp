@@ -55,6 +55,7 @@ Generation::Generation(Session& session, std::span<const Token> prompt, Sampling
       history_(prompt.begin(), prompt.end()),
       given_(prompt.size()),
       sampler_(std::move(sampling)),
+      certainty_(session.model().kernels(), session.model().n_vocab()),
       options_(std::move(options)),
       stops_(options_.stop),
       logits_((options_.draft == Draft::off ? 1 : session.most_drafts()) * session.model().n_vocab()) {
@@ -136,6 +137,10 @@ Status Generation::pick_one(std::span<float> logits, uint64_t draw) {
     ended_ = true;
     return {};
   }
+  const Certainty sure = certainty_.of(logits);
+  stats_.entropy += sure.entropy;
+  stats_.margin += sure.margin;
+  ++stats_.judged;
   if (matcher_) SELM_TRY(matcher_->mask(logits));
   SELM_ASSIGN(picked_, sampler_.pick(logits, history_, draw));
   const bool end = session_.model().tokenizer().is_end(picked_);

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/certainty.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
 #include "grammar/matcher.h"
@@ -36,6 +37,8 @@ struct GenerationStats {
   uint32_t early = 0;                  // kept unverified, with Draft::calibrated
   uint32_t early_wrong = 0;  // of those, what the whole model found less likely; with exit_threshold alone
   double prompt_seconds = 0, decode_seconds = 0, first_token_seconds = 0;
+  double entropy = 0, margin = 0;  // summed over `judged` tokens, the end token too
+  uint32_t judged = 0;
   Finish finish = Finish::none;
 };
 
@@ -95,6 +98,7 @@ class Generation {
   size_t given_ = 0;            // of those, how many the caller has
   bool ended_ = false;          // the end token was picked
   Sampler sampler_;
+  CertaintyMeter certainty_;
   GenerationOptions options_;
   std::optional<grammar::Matcher> matcher_;
   StopFilter stops_;
