@@ -92,9 +92,9 @@ def test_the_three_shapes(log: FeedbackLog, tmp_path: Path) -> None:
     assert dpo["rejected"] == {"role": "assistant", "content": "5"}
 
     target = tmp_path / "kto.jsonl"
-    assert write(rows, "kto", target) == 4
+    assert write(lines(rows, "kto"), target) == 4
     first = target.read_bytes()
-    write(rows, "kto", target)
+    write(lines(rows, "kto"), target)
     assert target.read_bytes() == first  # a replay adds nothing
     assert all(json.loads(line)["model"] == "tiny" for line in first.splitlines())
 

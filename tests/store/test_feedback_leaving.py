@@ -1,0 +1,278 @@
+"""Feedback on its way out of the device: bundles, redaction, what is worth asking about."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selm_edge.cli.feedback import feedback
+from selm_edge.errors import SelmError
+from selm_edge.feedback import bundle
+from selm_edge.feedback.log import ReplyRecord
+from selm_edge.feedback.redact import Redactor
+from selm_edge.feedback.select import Candidate, choose, unsure
+from selm_edge.feedback.unrated import messages_of, unrated, worth_asking
+from selm_edge.memory.embedder import open_embedder
+from selm_edge.store.conversations import ReplyFacts
+from selm_edge.store.opening import Store, open_store
+
+TURNS = [{"role": "user", "content": "My name is Jonas Berg. What is 17 + 25?"}]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SELM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SELM_NEW_PASSPHRASE", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def store(home: Path) -> Store:
+    return open_store(home / "selm.db")
+
+
+def rated(store: Store) -> None:
+    store.feedback.add("up", ReplyRecord(TURNS, "Jonas, it is 42.", message=1, model="tiny"))
+    store.feedback.add(
+        "correction",
+        ReplyRecord(TURNS, "5", message=2, model="tiny", entropy=1.5, recalled=[3]),
+        correction="Write to jo@example.org, Mr Berg.",
+    )
+    store.feedback.add("down", ReplyRecord(TURNS, "secret", message=3), consent=False)
+
+
+def run(*args: str, ok: bool = True, **environment: str) -> str:
+    result = CliRunner().invoke(feedback, args, env=environment)
+    assert (result.exit_code == 0) is ok, result.output
+    return result.output if ok else result.output + str(result.exception)
+
+
+# ---- Bundles -------------------------------------------------------------------------------------
+
+
+def test_a_bundle_is_the_same_each_time_and_merges_by_row(home: Path, store: Store) -> None:
+    rated(store)
+    one, two = home / "one.bundle", home / "two.bundle"
+    run("export", "--format", "bundle", "-o", str(one))
+    run("export", "--format", "bundle", "-o", str(two))
+    first, second = bundle.read(one), bundle.read(two)
+    assert first == second and one.read_bytes() == two.read_bytes()
+    assert one.stat().st_mode & 0o077 == 0
+    assert first.manifest["kinds"] == {"correction": 1, "up": 1}
+    assert "secret" not in json.dumps(first.rows)  # the user wants it to stay
+    corrected = next(row for row in first.rows if row["kind"] == "correction")
+    assert (corrected["entropy"], corrected["recalled"]) == (1.5, [3])
+    store.feedback.add("up", ReplyRecord(TURNS, "more", message=4))
+    run("export", "--format", "bundle", "-o", str(two))
+    assert len(bundle.merge([first, bundle.read(two)])) == 3
+
+
+def test_an_encrypted_bundle_opens_with_its_passphrase_alone(home: Path, store: Store) -> None:
+    rated(store)
+    path = home / "secret.bundle"
+    run("export", "--format", "bundle", "--encrypt", "-o", str(path), SELM_NEW_PASSPHRASE="open")
+    assert b"Jonas" not in path.read_bytes() and b"manifest" not in path.read_bytes()
+    assert len(bundle.read(path, "open").rows) == 2
+    for passphrase, reason in (("shut", "passphrase is wrong"), (None, "encrypted")):
+        with pytest.raises(SelmError, match=reason):
+            bundle.read(path, passphrase)
+    with pytest.raises(SelmError, match="not encrypted"):
+        run("export", "--format", "bundle", "-o", str(home / "plain.bundle"))
+        bundle.read(home / "plain.bundle", "open")
+
+
+def test_a_changed_bundle_is_refused(home: Path, store: Store) -> None:
+    rated(store)
+    path = home / "a.bundle"
+
+    def fresh() -> sqlite3.Connection:
+        run("export", "--format", "bundle", "-o", str(path))
+        return sqlite3.connect(path)
+
+    for change, reason in (
+        ("update row set line = replace(line, '42', '7')", "is not what was written"),
+        ("delete from row where rowid = 1", "the list of its rows"),
+        ("update manifest set value = '2' where key = 'version'", "selm-feedback' 2"),
+        ("drop table row", "no bundle that can be read"),
+    ):
+        with fresh() as connection:
+            connection.execute(change)
+        connection.close()
+        with pytest.raises(SelmError, match=reason):
+            bundle.read(path)
+    path.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(SelmError):
+        bundle.read(path)
+    with pytest.raises(SelmError, match="no such file"):
+        bundle.read(home / "missing")
+
+
+def test_a_folder_that_is_not_there_loses_nothing(home: Path, store: Store) -> None:
+    rated(store)
+    where = str(home / "missing" / "x.bundle")
+    assert "cannot be written" in run("export", "--format", "bundle", "-o", where, ok=False)
+
+
+# ---- Redaction -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("My name is Ada Lovelace. Ada likes sums.", "My name is [NAME 1]. [NAME 1] likes sums."),
+        ("Hi Tom, see you", "Hi [NAME 1], see you"),
+        ("My wife Clara and Dr. Miller met", "My wife [NAME 2] and Dr. [NAME 1] met"),
+        ("Regards,\nTom Hale", "Regards,\n[NAME 1]"),
+        ("I wrote to a.b+c@mail.example.org!", "I wrote to [MAIL 1]!"),
+        ("see https://x.org/me?id=3 now", "see [LINK 1] now"),
+        ("call +49 170 1234567 or 030 1234567", "call [NUMBER 1] or [NUMBER 2]"),
+        ("IBAN DE89 3704 0044 0532 0130 00 please", "IBAN [NUMBER 1] please"),
+        ("my card 4111-1111-1111-1111, PIN 9921", "my card [NUMBER 1], PIN [NUMBER 2]"),
+        ("I live at 12 Green Hill Road, today", "I live at [ADDRESS 1], today"),
+        ("Lindenstraße 14, 10115 Berlin", "[ADDRESS 1], [ADDRESS 2]"),
+        ("from 192.168.1.20", "from [ADDRESS 1]"),
+        ("born on 3 May 1984 in Rome", "born on [DATE 1] in Rome"),
+        ("mail me@x.org, yes me@x.org", "mail [MAIL 1], yes [MAIL 1]"),
+    ],
+)
+def test_details_are_taken_out(text: str, expected: str) -> None:
+    assert Redactor().text(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is 1234567 + 25?", "7000000 - 1234567 = 5765433", "Pi is 3.1415926535.",
+        "In 2024 there were 1,000,000 people at 15:30.", "Order 2 pizzas in May.",
+        "My name is not important. I am happy.", "Take 12 cups and wait 45 minutes.",
+        "My doctor is kind. My friend May I ask?", "Hello, who are you?",
+    ],
+)  # fmt: skip
+def test_what_names_nobody_stays(text: str) -> None:
+    redactor = Redactor()
+    assert redactor.text(text) == text and not redactor.seen
+
+
+@given(st.text(st.sampled_from("aA1 .,@-+/:'\n[]éÄ"), max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_survived_and_taken_once(text: str) -> None:
+    redactor = Redactor()
+    once = redactor.text(text)
+    assert all(finding.text in text for finding in redactor.seen)
+    assert len(once) <= len(text) + 12 * len(redactor.seen)
+
+
+def test_names_are_learnt_from_the_whole_export(home: Path, store: Store) -> None:
+    rated(store)
+    shown = run("export", "--redact", "--format", "messages")
+    lines = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
+    assert [line["messages"][1]["content"] for line in lines] == ["[NAME 1], it is 42.", "5"]
+    assert lines[1]["correction"] == "Write to [MAIL 1], Mr [NAME 1]."
+    assert "Jonas" not in "".join(map(json.dumps, lines)) and "Berg" not in str(lines)
+    assert "details are taken out" in shown and "jo@example.org" in shown  # the preview
+
+
+def test_nothing_is_written_before_the_preview_is_agreed_to(home: Path, store: Store) -> None:
+    rated(store)
+    target = home / "x.jsonl"
+    assert "--yes" in run("export", "--redact", "-o", str(target), ok=False)
+    assert not target.exists()
+    run("export", "--redact", "--yes", "-o", str(target))
+    assert "Jonas" not in target.read_text() and "[NAME 1]" in target.read_text()
+
+
+# ---- What is worth asking about -----------------------------------------------------------------
+
+
+def on_circle(angle: float) -> list[float]:
+    return [math.cos(angle), math.sin(angle)]
+
+
+def test_the_unsure_and_the_new_are_chosen_apart_from_each_other() -> None:
+    # Two groups of alike replies, one far away that the model is sure of, one that was rated.
+    candidates = [Candidate(i, 2.0 + 0.01 * i, on_circle(0.01 * i)) for i in range(5)]
+    candidates += [Candidate(10 + i, 1.0, on_circle(1.5 + 0.01 * i)) for i in range(5)]
+    candidates.append(Candidate(20, 0.0, on_circle(-1.5)))
+    first, second = choose(candidates, [], 2)
+    assert first.key == 4 and second.key in {20, *range(10, 15)}
+    rated = [on_circle(0.02)]
+    assert choose(candidates, rated, 1)[0].key in range(10, 15)  # what is alike was judged already
+    assert [c.key for c in choose(candidates, rated, 99)][:1] != []
+    assert len(choose(candidates, rated, 99)) == len(candidates)
+
+
+def test_without_vectors_the_most_unsure_are_chosen() -> None:
+    draw = random.Random(1)
+    candidates = [Candidate(i, draw.random()) for i in range(50)]
+    best = sorted(candidates, key=lambda c: -c.uncertainty)[:3]
+    assert set(choose(candidates, [], 3)) <= set(
+        sorted(candidates, key=lambda c: -c.uncertainty)[:30]
+    )
+    assert choose(candidates, [], 1) == best[:1]
+    assert choose([], [], 3) == []
+
+
+def test_uncertainty_of_what_is_known() -> None:
+    assert unsure(1.5, 0.9) == 1.5 and unsure(None, 0.25) == 0.75
+    assert unsure(None, None) == unsure(math.nan, None) == unsure(-3.0, None) == 0.0
+
+
+def filled(store: Store) -> list[int]:
+    """Replies by how unsure the model was; the last question but one is asked twice."""
+    made = []
+    for number, (question, reply, entropy) in enumerate(
+        [
+            ("What is 2+2?", "4", 0.1), ("Who wrote Faust?", "Goethe", 0.4),
+            ("How do I prune roses?", "In late winter.", 2.0),
+            ("How do I prune the roses?", "In the late winter.", 1.9),
+            ("Which tyre fits my car?", "A round one.", 1.8),
+        ]
+    ):  # fmt: skip
+        talk = store.conversations.create()
+        asked = store.conversations.add(talk.id, None, "user", question)
+        facts = ReplyFacts(model="tiny", entropy=entropy, finish_reason="stop", system="Be brief.")
+        if number == 0:
+            facts = ReplyFacts(entropy=9.0, finish_reason="cancelled")  # broken off: says little
+        made.append(store.conversations.add(talk.id, asked.id, "assistant", reply, facts=facts).id)
+    return made
+
+
+def test_unrated_replies_that_would_teach_most(home: Path, store: Store) -> None:
+    cancelled, faust, roses, again, tyre = filled(store)
+    assert [turn.message for turn in unrated(store.database)] == [faust, roses, again, tyre]
+    with open_embedder("builtin") as embedder:
+        two = [turn.message for turn in worth_asking(store.database, embedder, 2)]
+        assert two[0] == roses and again not in two  # not the same question twice
+        store.feedback.add(
+            "up", ReplyRecord([{"role": "user", "content": "How do I prune roses?"}],
+                              "In late winter.", message=roses),
+        )  # fmt: skip
+        assert [t.message for t in worth_asking(store.database, embedder, 1)] == [tyre]
+    assert next(t.message for t in worth_asking(store.database, None, 2)) == again
+    assert cancelled not in [t.message for t in unrated(store.database)]
+    assert messages_of(store.database, tyre) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Which tyre fits my car?"},
+        {"role": "assistant", "content": "A round one."},
+    ]
+
+
+def test_the_command_writes_what_is_to_be_judged(home: Path, store: Store) -> None:
+    filled(store)
+    lines = [json.loads(line) for line in run("export", "--select", "2").splitlines()]
+    assert len(lines) == 2 and lines[0]["entropy"] == 2.0 and lines[0]["rating"] is None
+    assert lines[0]["messages"][-1] == {"role": "assistant", "content": "In late winter."}
+    for wrong in (
+        ("--select", "2", "--format", "kto"),
+        ("--format", "bundle"),
+        ("--encrypt", "--format", "kto"),
+    ):
+        assert "Error" in run("export", *wrong, ok=False)
