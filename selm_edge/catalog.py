@@ -11,8 +11,6 @@ import contextlib
 import json
 import os
 import re
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from selm_edge import paths
 from selm_edge.errors import ModelError, SelmError
+from selm_edge.locking import lock
 
 _NAME = re.compile(r"[\w][\w.+-]{0,99}")
 
@@ -252,7 +251,7 @@ class Catalog:
                 f"the list of models cannot be changed: {reason}.\n"
                 "Set SELM_HOME to a directory you may write, or give the model's path each time."
             )
-        with _lock(self.file.with_suffix(".lock")):
+        with lock(self.file.with_suffix(".lock")):
             rows = self._registered()
             if self.warnings:
                 raise SelmError("\n".join(self.warnings) + "\nMove that file away, then add again.")
@@ -334,36 +333,3 @@ def _open(path: Path, *, check_weights: bool = False) -> str | None:
     except UnsupportedModelError as error:
         return str(error)
     return None
-
-
-@contextlib.contextmanager
-def _lock(path: Path, patience: float = 5.0) -> Iterator[None]:
-    """One writer at a time. The system lets go of a killed process's lock."""
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise SelmError(f"{path}: {error.strerror or error}") from None
-    try:
-        ends = time.monotonic() + patience
-        while not _try_lock(handle):
-            if time.monotonic() > ends:
-                raise SelmError(f"another process is changing the list ({path}); try again")
-            time.sleep(0.02)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

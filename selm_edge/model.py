@@ -12,14 +12,16 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from selm_edge.backends.base import (
     DRAFTS,
     MAX_SECONDS,
     MAX_TOKENS,
     Adaptable,
+    AdapterInfo,
     Constraint,
     Draft,
     Engine,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 Overflow = Literal["error", "trim"]
+_Path = TypeVar("_Path", str, os.PathLike[str], Path)
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -191,10 +194,11 @@ class Model:
                 raise
         return session
 
-    def set_adapters(self, adapters: Mapping[str | os.PathLike[str], float]) -> None:
+    def set_adapters(self, adapters: Mapping[_Path, float]) -> Sequence[AdapterInfo]:
         """From the next reply on, LoRA files (llama.cpp's format) by the scale of each (1: as it
         was trained) are added to the weights, in place of those before; none takes them away.
         Nothing is opened anew, but a conversation is read again. Embeddings stay the model's own.
+        Returns what the files say of themselves.
 
         SelmError where one is for another model, with the tensor and both shapes.
         """
@@ -203,11 +207,13 @@ class Model:
             check_range(f"the scale of {os.fspath(path)}", scale, float, -100, 100)
         if not isinstance(engine, Adaptable):
             raise SelmError(f"the {engine.name} backend takes no adapters\nChoose native.")
-        engine.set_adapters([(os.path.abspath(p), scale) for p, scale in adapters.items()])  # noqa: PTH100
+        files = [(os.path.abspath(path), scale) for path, scale in adapters.items()]  # noqa: PTH100
+        found = engine.set_adapters(files)
         self.adapters = {
             os.path.basename(os.fspath(path)): scale  # noqa: PTH119
             for path, scale in adapters.items()
         }
+        return found
 
     def embed(self, text: str) -> list[float]:
         """A vector of length 1 for the text: [n_embd]."""

@@ -307,6 +307,12 @@ class Adapter {
     handle_ = std::shared_ptr<selm_adapter>(opened, [owner](selm_adapter* a) { selm_adapter_free(a); });
   }
   const std::shared_ptr<selm_adapter>& handle() const { return handle_; }
+  selm_adapter_info info() const {
+    selm_adapter_info found{};
+    found.struct_size = sizeof found;
+    check(selm_adapter_get_info(handle_.get(), &found));
+    return found;
+  }
 
  private:
   std::shared_ptr<selm_adapter> handle_;  // keeps the model

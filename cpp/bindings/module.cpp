@@ -108,7 +108,13 @@ PYBIND11_MODULE(_core, m) {
       .def("meta_value", &Model::meta_value, "index"_a)
       .def("close", &Model::close);
 
-  py::class_<Adapter>(m, "Adapter").def(py::init<const Model&, const Path&>(), "model"_a, "path"_a);
+  py::class_<Adapter>(m, "Adapter")
+      .def(py::init<const Model&, const Path&>(), "model"_a, "path"_a)
+      .def_property_readonly("name", [](const Adapter& a) { return std::string(a.info().name); })
+      .def_property_readonly("base_sha256",
+                             [](const Adapter& a) { return std::string(a.info().base_sha256); })
+      .def_property_readonly("rank", [](const Adapter& a) { return a.info().rank; })
+      .def_property_readonly("bytes", [](const Adapter& a) { return a.info().bytes; });
 
   py::class_<Session>(m, "Session")
       .def(py::init<const Model&, uint32_t, uint32_t, uint32_t, const std::string&, bool>(), "model"_a,

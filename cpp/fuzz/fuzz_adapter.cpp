@@ -25,10 +25,10 @@ GgufBuilder good_adapter() {
   GgufBuilder file;
   file.set("general.architecture", shape.arch).set("general.type", "adapter");
   file.set("adapter.type", "lora").set("adapter.lora.alpha", 6.0f);
-  const uint64_t q = shape.n_head * shape.d_head, kv = shape.n_head_kv * shape.d_head;
+  const uint32_t q = shape.n_head * shape.d_head, kv = shape.n_head_kv * shape.d_head;
   const struct {
     const char* name;
-    uint64_t columns, rows;
+    uint32_t columns, rows;
   } products[] = {{"attn_q", shape.n_embd, q},
                   {"attn_k", shape.n_embd, kv},
                   {"attn_v", shape.n_embd, kv},
@@ -39,8 +39,8 @@ GgufBuilder good_adapter() {
   for (uint32_t layer = 0; layer < shape.n_layer; ++layer)
     for (const auto& p : products) {
       const std::string name = "blk." + std::to_string(layer) + "." + p.name + ".weight.lora_";
-      file.tensor_f32(name + "a", {p.columns, 3}, std::vector<float>(p.columns * 3, 0.01f));
-      file.tensor_f32(name + "b", {3, p.rows}, std::vector<float>(p.rows * 3, 0.01f));
+      file.tensor_f32(name + "a", {p.columns, 3}, std::vector<float>(size_t{3} * p.columns, 0.01f));
+      file.tensor_f32(name + "b", {3, p.rows}, std::vector<float>(size_t{3} * p.rows, 0.01f));
     }
   return file;
 }

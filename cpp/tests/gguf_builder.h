@@ -20,8 +20,8 @@ class Bytes {
   template <class T>
   Bytes& number(T value) {
     static_assert(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>);
-    const std::byte* raw = reinterpret_cast<const std::byte*>(&value);
-    data_.insert(data_.end(), raw, raw + sizeof value);
+    data_.resize(data_.size() + sizeof value);
+    std::memcpy(data_.data() + data_.size() - sizeof value, &value, sizeof value);
     return *this;
   }
   Bytes& text(std::string_view text) {  // without its length

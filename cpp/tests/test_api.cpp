@@ -114,7 +114,7 @@ TEST("structs of other headers") {
   CHECK(info.context == 32 && info.threads >= 1 && info.position == 0xEEEEEEEE);
   selm_session_free(session);
   // One whose structs were never filled in, or hold anything.
-  for (const size_t size : {size_t{0}, sizeof(size_t), size_t{1} << 40}) {
+  for (const size_t size : {size_t{0}, sizeof(size_t), SIZE_MAX}) {
     selm_session_options unset{};
     unset.struct_size = size;
     CHECK(selm_session_create(model, &unset, &session) != SELM_OK && session == nullptr);

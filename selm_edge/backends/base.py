@@ -226,11 +226,21 @@ class Snapshots(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class AdapterInfo:
+    """Of an adapter's file: ``base_sha256`` is of the model's file it was trained on, "" where the
+    file does not say; ``rank`` is the largest of its pairs."""
+
+    name: str
+    base_sha256: str
+    rank: int
+
+
 @runtime_checkable
 class Adaptable(Protocol):
     """A model whose weights can be added to without opening it anew: what an `Engine` may be."""
 
-    def set_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
+    def set_adapters(self, adapters: Sequence[tuple[str, float]]) -> Sequence[AdapterInfo]:
         """From the next token on, of every session: LoRA files and their scales, all there are.
 
         SelmError names the file, and the tensor that does not fit; then all is as before.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from selm_edge.backends.base import (
+    AdapterInfo,
     Constraint,
     Draft,
     FinishReason,
@@ -498,7 +499,7 @@ class NativeEngine:
         session = self._session(self.context)
         return NativeSession(session, self._shape, self._adapters, self._constraints)
 
-    def set_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
+    def set_adapters(self, adapters: Sequence[tuple[str, float]]) -> Sequence[AdapterInfo]:
         from selm_edge import _core
 
         opened = []
@@ -510,6 +511,7 @@ class NativeEngine:
         if len(opened) > _MOST_ADAPTERS:
             raise SelmError(f"{len(opened)} adapters at once; the most is {_MOST_ADAPTERS}")
         self._adapters.now = opened
+        return [AdapterInfo(one.name, one.base_sha256, one.rank) for one, _ in opened]
 
     def _session(self, context: int) -> _core.Session:
         from selm_edge import _core

@@ -264,6 +264,13 @@ COMMANDS: tuple[Command, ...] = (
         argument="[NAME or auto]",
     ),
     Command(
+        "adapter",
+        "Adapter",
+        "What was learnt from feedback: use one or leave it; back undoes the last change.",
+        slash="adapter",
+        argument="[NAME, none or back]",
+    ),
+    Command(
         "colours",
         "Colours by expert",
         "Show who spoke which words, in place of Markdown; again takes it back.",

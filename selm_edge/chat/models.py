@@ -38,6 +38,8 @@ class OpenModel:
     sha256: str | None = None
     reads_notes: bool = True
     """Trained on memories as lines ``N: ...``; to others they are explained."""
+    problems: tuple[str, ...] = ()
+    """What is not as the user wanted it, in sentences: adapters that could not be added."""
 
     @property
     def context(self) -> int:
@@ -82,6 +84,7 @@ class CatalogSource:
         return catalog.warnings
 
     def open(self, name_or_path: str | None, context: int) -> OpenModel:
+        from selm_edge import adapters
         from selm_edge.catalog import Catalog
         from selm_edge.model import Model
 
@@ -94,6 +97,7 @@ class CatalogSource:
         spec = entry.name if known else str(entry.path)
         found = opened(model, entry.name, str(entry.path), spec, entry.sha256)
         found.reads_notes = bool(entry.details.get("notes_prefix", entry.bundled))
+        found.problems = tuple(adapters.apply(model, entry))
         return found
 
 

@@ -158,6 +158,8 @@ class PlainChat:
         threading.Thread(target=self.session.hash_model, daemon=True, name="hash").start()
         if self.interactive:
             self.say(f"Model: {clean_line(model.name)}, {model.context:,} tokens of context.")
+        for wrong in model.problems:
+            self.say(wrong)
         if problem := self.session.experts.missing():
             self.failed = True
             self.say(f"Error: {problem}")
@@ -532,6 +534,9 @@ class PlainChat:
             self.say("The system prompt holds from the next question on.")
         else:
             self.say(f"System prompt: {self.session.system or 'none'}")
+
+    def do_adapter(self, words: str) -> None:
+        self.say(self.session.adapters.change(words))
 
     def do_expert(self, name: str) -> None:
         self.say(self.session.experts.choose(name) if name else self.session.experts.words())

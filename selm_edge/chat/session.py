@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selm_edge.backends.base import SAMPLING_RANGES, Sampling
+from selm_edge.chat.adapters import ChatAdapters
 from selm_edge.chat.experts import Experts, Spoken, trace_of
 from selm_edge.chat.feedback import ChatFeedback, is_correction
 from selm_edge.chat.memory import ChatMemory
@@ -66,6 +67,7 @@ class ChatSession:
         self.experts = Experts()
         self.memory = ChatMemory(self)
         self.feedback = ChatFeedback(self)
+        self.adapters = ChatAdapters(self)
 
     # -- conversations -------------------------------------------------------------------------
 

@@ -515,6 +515,12 @@ class ChatApp(ChatWindow):
         self.session.set_system(text)
         self.tell("The system prompt holds from the next question on.")
 
+    def action_adapter(self) -> None:
+        self.tell(self.session.adapters.words())
+
+    async def slash_adapter(self, words: str) -> None:
+        self.tell(self.session.adapters.change(words))
+
     def action_expert(self) -> None:
         self.tell(self.session.experts.words())
 

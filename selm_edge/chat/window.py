@@ -315,8 +315,9 @@ class ChatWindow(App[None]):
             self.session.use_model(model)
             if chosen:
                 self._remember(model.spec)
-            if problem := self.session.experts.missing():
-                self.banner(problem, error=True)
+            for problem in [*model.problems, self.session.experts.missing()]:
+                if problem:
+                    self.banner(problem, error=True)
             self._hash_model()
         finally:
             if load == self._load:

@@ -89,8 +89,9 @@ def reply_options(function: Function) -> Function:
     "adapters",
     multiple=True,
     metavar="FILE[=SCALE]",
-    help="Add a LoRA file to the model's weights; may be repeated.",
+    help="Add a LoRA file to the model's weights, in place of those in use; may be repeated.",
 )
+@click.option("--no-adapters", is_flag=True, help="Without the adapters in use on the model.")
 @click.option(
     "--file",
     "files",
@@ -116,6 +117,7 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
       selm ask --schema recipe.schema.json "A recipe for pancakes"
       selm ask --json --temperature 0 "Name three rivers" | jq -r .text
     """
+    from selm_edge import adapters
     from selm_edge import config as preferences
 
     question, data = " ".join(text).strip(), _piped()
@@ -131,6 +133,9 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
     with model:
         if options["adapters"]:
             model.set_adapters(dict(map(_adapter, options["adapters"])))
+        elif not options["no_adapters"]:
+            for problem in adapters.apply(model, entry):
+                note(problem)
         load_seconds = time.monotonic() - began
         if options["max_tokens"] is None:
             options["max_tokens"] = config.max_tokens

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selm_edge.cli.adapters import adapter
 from selm_edge.cli.common import FAILED, human_bytes, json_option, note, plain, show_json
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def _catalog() -> Catalog:
     from selm_edge.catalog import Catalog
 
     return Catalog()
+
+
+models.add_command(adapter)
 
 
 @models.command("list")

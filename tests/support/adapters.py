@@ -28,6 +28,11 @@ def write_adapter(path: Path, arch: str, low: dict[str, Any], **changes: str) ->
     writer.add_type(changes.get("type", "adapter"))
     writer.add_string("adapter.type", changes.get("adapter", "lora"))
     writer.add_float32("adapter.lora.alpha", ALPHA)
+    for key in ("name", "base_sha256"):
+        if key in changes:
+            writer.add_string(
+                {"name": "general.name"}.get(key, f"selm.adapter.{key}"), changes[key]
+            )
     for name, (a, b) in low.items():
         writer.add_tensor(f"{name}.lora_a", a)
         writer.add_tensor(f"{name}.lora_b", b)

@@ -299,6 +299,16 @@ SELM_API int32_t selm_session_speaker(const selm_session* session, uint32_t posi
  * is named with both shapes. Freed before the model, and taken from its sessions before. */
 SELM_API selm_status selm_adapter_open(const selm_model* model, const char* path, selm_adapter** adapter);
 SELM_API void selm_adapter_free(selm_adapter* adapter);
+typedef struct selm_adapter_info {
+  size_t struct_size;
+  const char* name; /* general.name; "" if the file has none; lives as long as the adapter, like the next */
+  const char*
+      base_sha256; /* selm.adapter.base_sha256: of the model's file it was trained on; "" if unknown */
+  float alpha;     /* 0: none, the pairs are added as they are */
+  uint32_t rank;   /* the largest */
+  uint64_t bytes;  /* of its tensors */
+} selm_adapter_info;
+SELM_API selm_status selm_adapter_get_info(const selm_adapter* adapter, selm_adapter_info* info);
 /* What is added to the model's weights for the tokens to come, each adapter by its scale (1: as trained); up
  * to 8, n = 0 takes them away. Tokens that are held keep what was made of them. */
 SELM_API selm_status selm_session_set_adapters(selm_session* session, const selm_adapter* const* adapters,

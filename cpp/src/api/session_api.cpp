@@ -196,6 +196,14 @@ selm_status selm_adapter_open(const selm_model* model, const char* path, selm_ad
 
 void selm_adapter_free(selm_adapter* adapter) { delete adapter; }
 
+selm_status selm_adapter_get_info(const selm_adapter* adapter, selm_adapter_info* info) {
+  if (adapter == nullptr || info == nullptr) return invalid("adapter and info must not be NULL");
+  const selm::model::Adapter& a = *adapter->adapter;
+  return write_struct(selm_adapter_info{sizeof(selm_adapter_info), a.name().c_str(), a.base_sha256().c_str(),
+                                        a.alpha(), a.rank(), a.bytes()},
+                      info);
+}
+
 selm_status selm_session_set_adapters(selm_session* session, const selm_adapter* const* adapters,
                                       const float* scales, size_t n) {
   if (session == nullptr || (n > 0 && (adapters == nullptr || scales == nullptr)))

@@ -292,7 +292,7 @@ void Session::set_deadline(uint32_t milliseconds) {
 
 Status Session::check_interrupt() {
   // Consumed here, so that one cancel stops one piece of work.
-  if (cancelled_.exchange(false, std::memory_order_relaxed)) return error(Code::cancelled, "cancelled");
+  if (cancelled_.exchange(0, std::memory_order_relaxed)) return error(Code::cancelled, "cancelled");
   if (has_deadline_ && std::chrono::steady_clock::now() >= deadline_) {
     return error(Code::deadline, "the deadline has passed");
   }

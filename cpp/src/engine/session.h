@@ -111,8 +111,8 @@ class Session {
   }  // as planned
 
   // May be called from any thread; the running or next eval stops within one layer.
-  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-  void clear_cancel() { cancelled_.store(false, std::memory_order_relaxed); }
+  void cancel() { cancelled_.store(1, std::memory_order_relaxed); }
+  void clear_cancel() { cancelled_.store(0, std::memory_order_relaxed); }
   void set_deadline(uint32_t milliseconds);
   // Errors: cancelled (consumed), deadline.
   Status check_interrupt();
@@ -257,7 +257,7 @@ class Session {
   AlignedBuffer adapter_rows_;                       // low_ and delta_ for as many adapters
   Pace lookup_pace_;
   Choice exit_choice_;
-  std::atomic<bool> cancelled_{false};
+  std::atomic<uint32_t> cancelled_{0};  // no bool: exchanging a byte needs a library of its own on RISC-V
   std::chrono::steady_clock::time_point deadline_{};
   bool has_deadline_ = false;
 };

@@ -1,5 +1,7 @@
 #include "model/adapter.h"
 
+#include <algorithm>
+
 #include "model/binder.h"
 
 namespace selm::model {
@@ -26,6 +28,10 @@ Result<std::unique_ptr<Adapter>> Adapter::open(const std::string& path, const Mo
   SELM_ASSIGN(const auto alpha, file.get_float("adapter.lora.alpha"));
   adapter->alpha_ = static_cast<float>(alpha.value_or(0.0));
   adapter->model_ = &model;
+  SELM_ASSIGN(const auto name, file.get_string("general.name"));
+  SELM_ASSIGN(const auto base, file.get_string("selm.adapter.base_sha256"));
+  if (name) adapter->name_ = gguf::printable(*name);
+  if (base) adapter->base_sha256_ = gguf::printable(*base);
 
   std::vector<bool> bound(file.tensors().size(), false);
   const Binder tensors(file, &bound);
@@ -35,6 +41,8 @@ Result<std::unique_ptr<Adapter>> Adapter::open(const std::string& path, const Mo
       const Matrix& whole = layer.weight(static_cast<Projection>(i)).whole;
       const std::string name = "blk." + std::to_string(layer.index) + "." + kProjectionNames[i] + ".weight";
       SELM_ASSIGN(adapter->layers_.back()[i], tensors.low_rank(name, whole.rows, whole.columns));
+      adapter->rank_ = std::max(adapter->rank_, adapter->layers_.back()[i].a.rows);
+      adapter->bytes_ += adapter->layers_.back()[i].bytes();
       if (adapter->layers_.back()[i].a.rows > model.hparams().n_embd) {
         return error(Code::unsupported, "the tensor %s.lora_a has a rank of more than the model's width, %u",
                      name.c_str(), model.hparams().n_embd);

@@ -26,12 +26,20 @@ class Adapter {
     return alpha_ == 0.0f ? 1.0f : alpha_ / static_cast<float>(pair.a.rows);
   }
   const Model& model() const { return *model_; }
+  const std::string& name() const { return name_; }
+  const std::string& base_sha256() const { return base_sha256_; }
+  float alpha() const { return alpha_; }
+  uint32_t rank() const { return rank_; }
+  uint64_t bytes() const { return bytes_; }
 
  private:
   explicit Adapter(gguf::File file) : file_(std::move(file)) {}
 
   gguf::File file_;
   const Model* model_ = nullptr;
+  std::string name_, base_sha256_;
+  uint32_t rank_ = 0;
+  uint64_t bytes_ = 0;
   float alpha_ = 0.0f;  // 0: the pairs are used as they are
   std::vector<std::array<LowRank, kProjections>> layers_;
 };
