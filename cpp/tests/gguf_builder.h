@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,8 +19,8 @@ class Bytes {
   template <class T>
   Bytes& number(T value) {
     static_assert(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>);
-    data_.resize(data_.size() + sizeof value);
-    std::memcpy(data_.data() + data_.size() - sizeof value, &value, sizeof value);
+    const auto* raw = reinterpret_cast<const std::byte*>(&value);
+    for (size_t i = 0; i < sizeof value; ++i) data_.push_back(raw[i]);  // GCC 12 warns of an insert
     return *this;
   }
   Bytes& text(std::string_view text) {  // without its length

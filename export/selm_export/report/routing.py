@@ -66,20 +66,24 @@ class TorchEnsemble:
     def __init__(self, model: SelmForCausalLM) -> None:
         self._model = model
         self.experts = tuple(model.config.expert_names)
+        self._last: tuple[list[int], Any] = [], None  # all experts are run to let one speak
 
-    def _run(self, ids: Sequence[int], expert: str | None) -> Any:
+    def _run(self, ids: Sequence[int]) -> Any:
         import torch
 
-        with torch.inference_mode():
-            given = torch.tensor([list(ids)], device=self._model.device)
-            return self._model(given, use_cache=False, expert=expert)
+        if self._last[0] != list(ids):
+            with torch.inference_mode():
+                given = torch.tensor([list(ids)], device=self._model.device)
+                out = self._model(given, use_cache=False, output_experts=True)
+            self._last = list(ids), out
+        return self._last[1]
 
     def speak(self, ids: Sequence[int]) -> tuple[Logits, list[int]]:
-        out = self._run(ids, None)
+        out = self._run(ids)
         return out.logits[0].float().cpu().numpy(), out.speakers[0].tolist()
 
     def alone(self, ids: Sequence[int], expert: int) -> Logits:
-        logits: Logits = self._run(ids, self.experts[expert]).logits[0].float().cpu().numpy()
+        logits: Logits = self._run(ids).expert_logits[expert, 0].float().cpu().numpy()
         return logits
 
 
