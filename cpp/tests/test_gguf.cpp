@@ -2,6 +2,7 @@
 // one the right code, the right byte and the cause. Cases: the list of bad files in the design.
 #include <algorithm>
 #include <cinttypes>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <string>
