@@ -310,14 +310,14 @@ TEST("every piece is done once, by a thread of the pool, and no two use one numb
   for (const unsigned n_threads : {0u, 1u, 2u, 3u, 8u}) {
     ThreadPool pool(n_threads);
     CHECK(pool.size() == std::max(1u, n_threads));
-    std::vector<std::atomic<bool>> busy(pool.size());
+    std::vector<std::atomic<uint32_t>> busy(pool.size());  // no bool: session.h says why
     for (const size_t n : {size_t{0}, size_t{1}, size_t{2}, size_t{3}, size_t{7}, size_t{64}, size_t{1000}}) {
       std::vector<int> done(n);
       std::atomic<int> clashes{0};
       pool.run(n, [&](size_t index, unsigned thread) {
-        if (thread >= pool.size() || busy[thread].exchange(true)) ++clashes;
+        if (thread >= pool.size() || busy[thread].exchange(1)) ++clashes;
         ++done[index];  // plain memory: the end of the run must make it visible
-        busy[thread] = false;
+        busy[thread] = 0;
       });
       bool once = clashes == 0;
       for (const int count : done) once &= count == 1;
