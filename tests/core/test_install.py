@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.bundled import DEFAULT
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "cpp" / "examples"
@@ -20,7 +21,6 @@ PREFIX = os.environ.get("SELM_TEST_PREFIX")
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-O1")
 MOST_BYTES = 1_500_000  # of the shared library, stripped
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-MODEL = next((ROOT / "selm_edge" / "models").glob("selm-[mt]*.gguf"))
 
 pytestmark = pytest.mark.skipif(
     PREFIX is None, reason="SELM_TEST_PREFIX names no installed library (.ci/run does)"
@@ -66,17 +66,17 @@ def run(*command: str | Path, cwd: Path | None = None, **more: str) -> str:
 
 
 def check_programs(folder: Path, **more: str) -> None:
-    assert run(folder / "chat", MODEL, "What is 17 + 25?", **more).strip()
+    assert run(folder / "chat", DEFAULT, "What is 17 + 25?", **more).strip()
     told = subprocess.run(
-        [folder / "bare", MODEL, "What is 17 + 25?"], capture_output=True, text=True, timeout=300,
+        [folder / "bare", DEFAULT, "What is 17 + 25?"], capture_output=True, text=True, timeout=300,
         env={**os.environ, **more}, check=False,
     )  # fmt: skip
     assert told.returncode == 0 and told.stdout.strip(), told.stderr
     assert "session: context 256" in told.stderr and "million parameters" in told.stderr
-    reply = run(folder / "schema", MODEL, json.dumps(SCHEMA), "Give me a number", **more)
+    reply = run(folder / "schema", DEFAULT, json.dumps(SCHEMA), "Give me a number", **more)
     assert set(json.loads(reply)) == {"n"}
-    said = run(folder / "server", MODEL, "What is 17 + 25?", "Hello, who are you?", **more)
-    one = run(folder / "server", MODEL, "Hello, who are you?", "What is 17 + 25?", **more)
+    said = run(folder / "server", DEFAULT, "What is 17 + 25?", "Hello, who are you?", **more)
+    one = run(folder / "server", DEFAULT, "Hello, who are you?", "What is 17 + 25?", **more)
     # Each conversation is its own: which thread it is on, and what the other says, changes nothing.
     assert sorted(said.splitlines()) == sorted(one.splitlines()) and "42" in said
 

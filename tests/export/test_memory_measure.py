@@ -100,7 +100,7 @@ def test_the_command() -> None:
 
 
 def test_what_does_not_go_with_it() -> None:
-    done = CliRunner().invoke(main, ["evaluate", "--memory", "--model", "selm-mini"])
+    done = CliRunner().invoke(main, ["evaluate", "--memory", "--model", "any"])
     assert done.exit_code == 2 and "--memory asks no model" in done.output
     done = CliRunner().invoke(main, ["evaluate", "--speed"])
     assert done.exit_code == 2 and "--model" in done.output

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import subprocess
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gguf
@@ -14,11 +13,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from selm_export.quantization.quantize import FOUND_IN_GGUF, GRIDS, TYPES, quantize
+from support.bundled import PLAIN
 from support.core import dequantize, llama_python
 
 Type = gguf.GGMLQuantizationType
 Floats = npt.NDArray[np.float32]
-BUNDLED = Path(__file__).parents[2] / "selm_edge" / "models" / "selm-mini-q8_0.gguf"
 SEARCHED = tuple(GRIDS)
 # Runs where llama-cpp-python is; quantises each matrix of a file with and without its importance.
 LLAMA_SCRIPT = """
@@ -57,7 +56,7 @@ def matrices() -> dict[str, Floats]:
     }  # fmt: skip
     found = {
         t.name: np.array(gguf.quants.dequantize(t.data[:96], t.tensor_type)[:, :512])
-        for t in gguf.GGUFReader(BUNDLED).tensors
+        for t in gguf.GGUFReader(PLAIN).tensors
         if t.name in wanted
     }
     assert len(found) == len(wanted)

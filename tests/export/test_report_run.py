@@ -29,6 +29,7 @@ from selm_export.modeling.file import read_model, write_model
 from selm_export.report import build, commands, evaluate, quality, scores, speed
 from selm_export.stages import report
 from selm_export.stages.job import Job
+from support.bundled import PLAIN
 from support.core import llama_python
 from support.selm_models import some_model, some_tokenizer
 
@@ -353,10 +354,9 @@ def test_llama_cpp_says_the_same(made: Path) -> None:
     if python is None:
         pytest.skip("llama-cpp-python is not installed (nor named by SELM_TEST_LLAMA_PYTHON)")
     root = Path(__file__).parents[2]
-    model = root / "selm_edge" / "models" / "selm-mini-q8_0.gguf"
     found = {}
     for name, interpreter in (("native", sys.executable), ("llama-cpp", python)):
-        given = [root, root / "export", model, made / "data" / "held-out.jsonl", name]
+        given = [root, root / "export", PLAIN, made / "data" / "held-out.jsonl", name]
         done = subprocess.run(
             [interpreter, "-c", LLAMA_SCRIPT, *map(str, given)],
             capture_output=True, text=True, check=False,

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from click.testing import CliRunner
-from support.constrained import BUNDLED
+from support.bundled import DEFAULT
 
 from selm_edge import Model, SelmError, _core
 from selm_edge.backends.base import Constraint, Sampling
@@ -36,7 +36,7 @@ VERSE = 'root ::= ([A-Z] [a-z]{2,8} (" " [a-z]{1,8}){1,3} ".\\n"){2}'
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    with Model.load(BUNDLED, threads=1) as opened:
+    with Model.load(DEFAULT, threads=1) as opened:
         yield opened
 
 
@@ -111,7 +111,7 @@ def test_two_threads_use_one_grammar(model: Model) -> None:
 
 
 def test_a_grammar_is_of_one_model(stories: Path) -> None:
-    ours, other = _core.Model(str(BUNDLED)), _core.Model(str(stories))
+    ours, other = _core.Model(str(DEFAULT)), _core.Model(str(stories))
     grammar = _core.Grammar(other.tokenizer(), "schema", "{}")
     session = _core.Session(ours, context=64, threads=1)
     with pytest.raises(_core.CoreError, match="another model's tokenizer"):
@@ -128,7 +128,7 @@ def test_a_vocabulary_of_pieces_of_words(stories: Path) -> None:
 
 
 def test_grammars_are_kept_and_errors_say_what_to_do() -> None:
-    kept = Constraints(_core.Model(str(BUNDLED)).tokenizer())
+    kept = Constraints(_core.Model(str(DEFAULT)).tokenizer())
     first = kept.get(Constraint("schema", '{"type": "null"}'))
     assert kept.get(Constraint("schema", '{"type": "null"}')) is first
     for i in range(16):

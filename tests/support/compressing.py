@@ -15,7 +15,8 @@ from selm_export.data.packing import Document
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.stages.job import Job
 
-BUNDLED = Path(__file__).parents[2] / "selm_edge" / "models" / "selm-mini-q8_0.gguf"
+from support.bundled import PLAIN
+
 MAKERS = (generate_notes, generate_numbers, generate_copy)
 MIXED = ["performer", "softmax", "window"]
 NAMES = ["general", "medical"]
@@ -56,7 +57,7 @@ def random_documents(count: int, vocabulary: int, seed: int = 0) -> list[Documen
 @functools.cache
 def bundled() -> tuple[SelmForCausalLM, Any]:
     """The model that ships, and its tokenizer."""
-    found = checkpoint.load(BUNDLED)
+    found = checkpoint.load(PLAIN)
     return found.model, found.tokenizer
 
 

@@ -6,16 +6,14 @@ import functools
 import json
 import random
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-import selm_edge
 from selm_edge import _core
+from support.bundled import DEFAULT
 
-BUNDLED = Path(selm_edge.__file__).parent / "models" / "selm-mini-q8_0.gguf"
 _CLOSING = (b'"', b"}", b"]", b'"}', b'"]', b"null", b")")
 Mask = npt.NDArray[np.bool_]
 
@@ -24,7 +22,7 @@ class Vocabulary:
     """The bundled model's, whose tokens are of any bytes."""
 
     def __init__(self) -> None:
-        self.tokenizer = _core.Tokenizer(str(BUNDLED))
+        self.tokenizer = _core.Tokenizer(str(DEFAULT))
         self.size = self.tokenizer.info.size
         self.texts = [self.tokenizer.decode([token], False) for token in range(self.size)]
         self.ends = np.array([self.tokenizer.is_end(token) for token in range(self.size)])

@@ -167,7 +167,7 @@ def _lines(block: Block, rank: int, path: tuple[str, ...], count: Count) -> Iter
             if 0 < at <= len(block.head) + 1:
                 how = _AFTER_HEADING  # a header stays with its first row
             parts = [(0, end - at)]
-            if count("\n\n" + line) > room:
+            if count("\n" + text[read:end]) > room:  # with the empty lines before it
                 parts = list(slices(text[at:end], LARGEST // 8, count))
             for start, until in parts:
                 tokens = count("\n" + text[read : at + until])

@@ -12,8 +12,9 @@ from os.path import commonprefix
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.bundled import DEFAULT
 
 from selm_edge import Tokenizer
 from selm_edge.memory.documents.blocks import Block, Unit
@@ -85,6 +86,7 @@ def is_within(needle: str, pieces: list[str]) -> bool:
 
 @pytest.mark.parametrize("reader", sorted(READERS))
 @given(text=document)
+@example(text="0;" * 31 + "\n\n" + ";0;" * 199)  # as long as a passage, after an empty line
 @QUIET
 def test_nothing_is_lost_and_nothing_is_too_large(reader: str, text: str) -> None:
     blocks: list[Block] = list(READERS[reader](text))  # type: ignore[call-overload]
@@ -266,7 +268,7 @@ def test_only_a_window_is_read_ahead() -> None:
 def test_the_estimate_is_close_to_a_tokenizer(name: str) -> None:
     """The bundled model's vocabulary is small, so its count is higher, always by about as much."""
     text = source(name)
-    tokenizer = Tokenizer.load(ROOT / "selm_edge/models/selm-mini-q8_0.gguf")
+    tokenizer = Tokenizer.load(DEFAULT)
     ratio = len(tokenizer.tokenize(text, add_special=False)) / estimate(text)
     assert 1.2 < ratio < 2.1
 
