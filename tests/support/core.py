@@ -108,9 +108,10 @@ import llama_cpp
 out, tokens, paths = sys.argv[1], [int(t) for t in sys.argv[2].split(",")], sys.argv[3:]
 logits = []
 for path in paths:
+    path, _, lora = path.partition("\\n")
     model = llama_cpp.Llama(
-        path, n_ctx=512, n_batch=512, n_threads=1, n_threads_batch=1, logits_all=True,
-        type_k=0, type_v=0, flash_attn=False, use_mmap=True, verbose=False)
+        path, lora_path=lora or None, n_ctx=512, n_batch=512, n_threads=1, n_threads_batch=1,
+        logits_all=True, type_k=0, type_v=0, flash_attn=False, use_mmap=True, verbose=False)
     model.eval(tokens)
     logits.append(np.array(model.scores[: len(tokens)], np.float32))
 np.savez(out, *logits)
@@ -128,8 +129,11 @@ def llama_python() -> str | None:
     return None
 
 
-def llama_cpp_logits(paths: Sequence[Path], tokens: Sequence[int], scratch: Path) -> list[Floats]:
-    """Logits [n_tokens, n_vocab] of each file from llama.cpp, with an F32 cache."""
+def llama_cpp_logits(
+    paths: Sequence[Path | str], tokens: Sequence[int], scratch: Path
+) -> list[Floats]:
+    """Logits [n_tokens, n_vocab] of each file from llama.cpp, with an F32 cache; of a file and,
+    after a line end, an adapter's."""
     python = llama_python()
     if python is None:
         pytest.skip("llama-cpp-python is not installed (nor named by SELM_TEST_LLAMA_PYTHON)")

@@ -1,0 +1,1 @@
+"""What was said about replies becomes an adapter: examples, losses, the gate."""
