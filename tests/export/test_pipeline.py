@@ -26,7 +26,7 @@ from selm_export.errors import RecipeError
 from selm_export.ledger import Ledger, file_hash
 from selm_export.pipeline import Pipeline
 from selm_export.recipe import read_recipe, stage_module
-from selm_export.stages import publish
+from selm_export.stages import average, publish
 from selm_export.stages.job import Job
 from support.processes import child_environment
 
@@ -395,3 +395,25 @@ def test_a_student_is_published_with_its_onnx(smoke: Path, tmp_path: Path) -> No
     wrong = Job("publish", (inputs[0], inputs[0]), job.output, job.data, 1, lambda _: None)
     with pytest.raises(RecipeError, match="holds no ONNX model"):
         publish.run(wrong, settings)
+
+
+def test_the_average_lies_between(smoke: Path, tmp_path: Path) -> None:
+    models = [checkpoint.load(smoke / name).model for name in ("general", "medical", "average")]
+    general, medical, mean = (dict(model.named_parameters()) for model in models)
+    for name, value in mean.items():
+        middle = (general[name].double() + medical[name].double()) / 2
+        assert float((value.double() - middle).abs().max()) < 1e-6
+    (tmp_path / "out").mkdir()
+    inputs = (smoke / "general", smoke / "medical")
+    job = Job("mean", inputs, tmp_path / "out", smoke / "data", 1, lambda _: None)
+    average.run(job, average.Settings(shares=(1.0, 0.0)))
+    same = dict(checkpoint.load(job.output).model.named_parameters())
+    assert all(bool((same[name] == general[name]).all()) for name in same)
+    with pytest.raises(RecipeError, match=r"has shares of .* for 2 models"):
+        average.run(job, average.Settings(shares=(0.5, 0.4)))
+    alone = Job("mean", inputs[:1], job.output, job.data, 1, lambda _: None)
+    with pytest.raises(RecipeError, match="nothing to average"):
+        average.run(alone, average.Settings())
+    other = Job("mean", (inputs[0], smoke / "student"), job.output, job.data, 1, lambda _: None)
+    with pytest.raises(RecipeError, match="different shapes"):
+        average.run(other, average.Settings())

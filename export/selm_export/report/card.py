@@ -21,10 +21,11 @@ LICENSES = {
     "pubmedqa": "PubMedQA (pubmedqa/pubmedqa): MIT; shortened to leading sentences",
     "boolq": "BoolQ questions: CC BY-SA 3.0",
     "taskmaster": "Taskmaster-4 (google-research-datasets/Taskmaster): CC BY 4.0",
-    "arithmetic": "made by the recipe",
-    "notes": "made by the recipe",
-    "identity": "made by the recipe",
-    "copy": "made by the recipe",
+    "arithmetic": "arithmetic: made by the recipe",
+    "notes": "notes: made by the recipe",
+    "identity": "identity: made by the recipe",
+    "copy": "copy: made by the recipe",
+    "reading": "reading: made by the recipe of the conversations' own passages",
 }
 
 LIMITS = """\
@@ -169,7 +170,9 @@ def _shape(facts: Facts) -> str:
 def write_card(facts: Facts) -> str:
     metrics = facts.metrics
     known = [(LICENSES[s], f"{facts.counts[s]:,}") for s in LICENSES if s in facts.counts]
-    drawn = [(LICENSES[s], "no end") for s in ("arithmetic", "notes", "copy", "identity")]
+    drawn = [
+        (LICENSES[s], "no end") for s in ("arithmetic", "notes", "copy", "identity", "reading")
+    ]
     by_file = metrics["held_out_talk"]["by_file"]
     parts = [
         f"# {facts.title}",

@@ -4,6 +4,7 @@
 STAGES = {
     "data": "Source files become text to train on, and a tokenizer.",
     "base": "A model learns language, or one from elsewhere is taken.",
+    "average": "One model of the weights between several.",
     "linearize": "Softmax attention becomes performer + window.",
     "exits": "A model learns to speak early, so that it drafts for itself.",
     "expert": "A base goes on with one field of knowledge.",
