@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from selm_export.errors import RecipeError
+from selm_export.finetune.commands import finetune
 from selm_export.report.commands import evaluate
 from selm_export.stages import STAGES
 
@@ -77,6 +78,7 @@ def read_changes(changes: tuple[str, ...]) -> dict[str, Any]:
 
 
 main.add_command(evaluate)
+main.add_command(finetune)
 
 
 @main.command()

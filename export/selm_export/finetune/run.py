@@ -1,0 +1,184 @@
+"""From bundles to an adapter that may go back to the device, or to a report that says why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selm_edge.errors import SelmError
+from selm_edge.feedback import bundle
+from selm_export import checkpoint
+from selm_export.data.dataset import TRAINING, read_conversations
+from selm_export.data.vocabulary import speaks_chatml
+from selm_export.errors import RecipeError
+from selm_export.finetune.adapter import AdapterLabel, write_adapter
+from selm_export.finetune.examples import examples, split
+from selm_export.finetune.gate import SUITES, Verdict, judge
+from selm_export.finetune.learn import Plan, learn, replayed
+from selm_export.ledger import file_hash, write_json
+
+FOLDER = ".training"
+ACCEPTED, REFUSED = "adapter.gguf", "refused.gguf"
+LEAST = 8
+"""Rows below which nothing can be learnt and judged."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """``base`` is the GGUF file that the device has; ``data`` a prepared folder whose conversations
+    are replayed, too. ``held_out`` is the share of the feedback that judges."""
+
+    bundles: tuple[Path, ...]
+    base: Path
+    output: Path
+    title: str = "Feedback"
+    passphrase: str | None = None
+    data: Path | None = None
+    held_out: float = 0.2
+    questions: int = 200
+    suites: tuple[str, ...] = SUITES
+    plan: Plan = field(default_factory=Plan)
+    seed: int = 1
+    every_model: bool = False
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """``others``: rows about replies of other models, which are left out."""
+
+    rows: list[dict[str, Any]]
+    others: int
+    base_sha256: str
+    sources: str
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for row in self.rows:
+            found[row["kind"]] = found.get(row["kind"], 0) + 1
+        return found
+
+
+def gather(request: Request) -> Gathered:
+    """The bundles' rows that are about this model, each once."""
+    if not request.base.is_file() or request.base.suffix != ".gguf":
+        raise RecipeError(request.base, "is no .gguf file", "Give the file that the device has")
+    try:
+        read = [bundle.read(path, request.passphrase) for path in request.bundles]
+    except SelmError as problem:
+        cause, _, remedy = str(problem).partition("\n")
+        raise RecipeError("the bundle", cause, remedy or "Export it anew on the device") from None
+    base = file_hash(request.base)
+    rows = bundle.merge(read)
+    own = [r for r in rows if request.every_model or r.get("model_sha256") in (None, base)]
+    sums = "+".join(sorted(str(one.manifest["sha256"])[:12] for one in read))
+    return Gathered(own, len(rows) - len(own), base, sums)
+
+
+def finetune(request: Request, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Fills ``request.output`` with the adapter and ``report.json``; nothing if it was stopped,
+    and the same call goes on. RecipeError says what is missing."""
+    gathered = gather(request)
+    found = checkpoint.load(request.base)
+    if not speaks_chatml(found.tokenizer):
+        raise RecipeError(
+            request.base, "its conversations are no ChatML", "Train such a model with its own tools"
+        )
+    made = examples(gathered.rows, found.tokenizer, request.plan.length)
+    learnt, aside = split(made, request.held_out, request.seed)
+    if len(gathered.rows) < LEAST or not learnt:
+        others = f"; {gathered.others} more are about other models" if gathered.others else ""
+        raise RecipeError(
+            "the bundle", f"has {len(gathered.rows)} rows to learn from{others}",
+            f"Collect at least {LEAST}, or say --every-model",
+        )  # fmt: skip
+    say(f"{len(learnt)} examples to learn from, {len(aside)} to judge by")
+    own = read_conversations(request.data / TRAINING) if request.data else []
+    count = max(16, int(request.plan.replay * len(learnt)))
+    replay = replayed(found.tokenizer, count, request.seed, own)
+    request.output.mkdir(parents=True, exist_ok=True)
+    done = learn(
+        found.model, learnt, replay, request.plan, request.output / FOLDER, seed=request.seed,
+        say=say,
+    )  # fmt: skip
+    if done is None:
+        return None
+    adapter, figures = done
+    label = AdapterLabel(request.title, gathered.base_sha256, gathered.sources)
+    writing = request.output / REFUSED
+    write_adapter(writing, adapter, found.model, label, architecture=_architecture(request.base))
+    say("judging it")
+    verdict = judge(
+        request.base, writing, aside, suites=request.suites, questions=request.questions,
+        data=request.data, seed=request.seed,
+    )  # fmt: skip
+    if verdict.accepted:
+        writing.replace(request.output / ACCEPTED)
+    figures |= {"learnt": len(learnt), "judged": len(aside)}
+    report = _report(request, gathered, figures, verdict)
+    write_json(request.output / "report.json", report)
+    (request.output / "report.md").write_text(page(report), encoding="utf-8")
+    return report
+
+
+def _report(
+    request: Request, gathered: Gathered, figures: dict[str, Any], verdict: Verdict
+) -> dict[str, Any]:
+    return {
+        "title": request.title, "base": str(request.base), "base_sha256": gathered.base_sha256,
+        "bundles": [str(path) for path in request.bundles], "rows": gathered.kinds,
+        "rows_of_other_models": gathered.others,
+        "training": figures, "verdict": verdict.as_json(),
+        "adapter": str(request.output / (ACCEPTED if verdict.accepted else REFUSED)),
+        # What was measured on the base alone no longer holds with an adapter on it.
+        "stale": ["exit calibration", "importance matrix", "routing table"],
+    }  # fmt: skip
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report for people."""
+    verdict = report["verdict"]
+    head = "accepted" if verdict["accepted"] else "refused"
+    lines = [
+        f"# {report['title']}: {head}", "",
+        *(f"- {reason}" for reason in verdict["reasons"]), *([""] if verdict["reasons"] else []),
+        f"Base `{report['base']}` (SHA-256 {report['base_sha256'][:12]}...), "
+        + ", ".join(f"{count} {kind}" for kind, count in report["rows"].items()) + ".", "",
+        f"On {verdict['rows']} replies that it had not seen they moved by {verdict['gain']:+.3f} "
+        f"nats per token in the wanted direction (95 %: {verdict['low']:+.3f} to "
+        f"{verdict['high']:+.3f}).", "",
+        "| suite | before | with it | questions |", "|---|---|---|---|",
+        *(
+            f"| {s['name']} | {s['before']:.1%} | {s['after']:.1%} | {s['questions']} |"
+            for s in verdict["suites"]
+        ),
+        "", f"Stale with it: {', '.join(report['stale'])}.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _architecture(base: Path) -> str:
+    import gguf
+
+    field_ = gguf.GGUFReader(base).get_field("general.architecture")
+    return str(field_.contents()) if field_ is not None else ""
+
+
+def doctor(request: Request) -> dict[str, Any]:
+    """Rows, time and memory, before anything is learnt."""
+    from selm_export.estimate import EFFICIENCY, multiplications_per_second
+
+    gathered = gather(request)
+    size = request.base.stat().st_size
+    texts = sum(len(json.dumps(row["messages"])) + len(row["reply"]) for row in gathered.rows)
+    tokens = texts / 3 * request.plan.rounds * (2 + request.plan.replay)
+    # A file has about a byte for each weight; a step multiplies each by a token about six times.
+    seconds = tokens * size * 6 / (multiplications_per_second() * EFFICIENCY)
+    return {
+        "rows": gathered.kinds, "rows_of_other_models": gathered.others,
+        "enough": len(gathered.rows) >= LEAST, "tokens": round(tokens),
+        "seconds": round(seconds), "memory_mb": round(size * 10 / 1e6),
+    }  # fmt: skip

@@ -1,0 +1,151 @@
+"""`selm-export finetune`, from bundles to an adapter or a refusal, on a small model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from selm_export.checkpoint import Checkpoint
+from selm_export.cli import main
+from selm_export.errors import RecipeError
+from selm_export.finetune import gate, run
+from selm_export.finetune.gate import Suite, bootstrap
+from selm_export.finetune.learn import Plan
+from selm_export.gguf_export import write_gguf
+from selm_export.gguf_file import Label, plain
+from selm_export.ledger import file_hash
+from support.selm_models import some_model, some_tokenizer
+
+from selm_edge import Model
+from selm_edge.feedback import bundle
+
+PLAN = Plan(rounds=12, rate=0.01, rank=4, rows=2, length=128, micro_batches=1, dropout=0.0)
+
+
+def rows(sha256: str | None, wrong: bool = False) -> list[dict[str, Any]]:
+    """Sums corrected to their results; ``wrong``: each to two different texts, at random."""
+    found = []
+    for i in range(24):
+        correct = str((i * 7919) % 10) if wrong else "7"
+        question = f"What is {i} + {i}?" if not wrong else "What is 1 + 1?"
+        found.append(
+            {
+                "uid": f"{i:02}{wrong}",
+                "kind": "correction",
+                "created": i,
+                "reply": "none",
+                "correction": correct,
+                "messages": [{"role": "user", "content": question}],
+                "model_sha256": sha256,
+            }
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "base.gguf"
+    model = some_model(attention_bias=True, max_position_embeddings=256)
+    encode = plain(gguf.GGMLQuantizationType.F32)
+    write_gguf(path, Checkpoint(path, model, some_tokenizer()), encode=encode, label=Label("b"))
+    return path
+
+
+def request(base: Path, folder: Path, *bundles: Path, **changes: Any) -> run.Request:
+    made = run.Request(bundles, base, folder / "out", plan=PLAN, suites=(), questions=4)
+    return replace(made, **changes)
+
+
+def test_corrections_become_an_adapter_that_says_them(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.bundle"
+    bundle.write(rows(file_hash(base)), path)
+    report = run.finetune(request(base, tmp_path, path), lambda _: None)
+    assert report is not None and report["verdict"]["accepted"], report
+    assert report["rows"] == {"correction": 24} and report["verdict"]["low"] > 0
+    made = tmp_path / "out" / "adapter.gguf"
+    assert made.exists() and not (tmp_path / "out" / "refused.gguf").exists()
+    assert "accepted" in (tmp_path / "out" / "report.md").read_text()
+    question = [{"role": "user", "content": "What is 3 + 3?"}]
+    with Model.load(base, threads=1, context=128) as model:
+        before = model.chat(question, temperature=0.0, max_tokens=4).text
+        model.set_adapters({made: 1.0})
+        after = model.chat(question, temperature=0.0, max_tokens=4).text
+    assert after.strip() == "7" and before.strip() != "7"
+
+
+def test_what_contradicts_itself_is_refused(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.bundle"
+    bundle.write(rows(None, wrong=True), path)
+    report = run.finetune(
+        request(base, tmp_path, path, held_out=0.0), lambda _: None
+    )  # one talk: nothing is left to judge by
+    assert report is not None and not report["verdict"]["accepted"]
+    assert "no feedback left" in report["verdict"]["reasons"][0]
+    assert (tmp_path / "out" / "refused.gguf").exists()
+    assert not (tmp_path / "out" / "adapter.gguf").exists()
+
+
+def test_a_suite_that_falls_is_named(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([(0.9, 100), (0.8, 100)])
+    monkeypatch.setattr(gate, "_share", lambda *_: next(shares))
+    path = tmp_path / "a.bundle"
+    bundle.write(rows(file_hash(base)), path)
+    report = run.finetune(request(base, tmp_path, path, suites=("notes",)), lambda _: None)
+    assert report is not None
+    assert report["verdict"]["reasons"] == ("notes falls from 90.0% to 80.0%",)
+    assert "| notes | 90.0% | 80.0% | 100 |" in run.page(report)
+
+
+def test_the_bootstrap_draws_conversations() -> None:
+    rng = np.random.default_rng(1)
+    gains = [(f"talk {i}", float(g)) for i, g in enumerate(rng.normal(0.5, 1.0, 400))]
+    mean, low, high = bootstrap(gains, 1)
+    assert mean == pytest.approx(np.mean([g for _, g in gains]))
+    # Of independent values it is the normal interval.
+    spread = float(np.std([g for _, g in gains]))
+    assert (high - low) / 2 == pytest.approx(1.96 * spread / 20, rel=0.1)
+    # The same value many times in one talk says no more than once.
+    again = bootstrap([(talk, g) for talk, g in gains for _ in range(10)], 1)
+    assert again[2] - again[1] == pytest.approx(high - low, rel=0.1)
+    assert bootstrap([], 1) == (0.0, 0.0, 0.0)
+    assert gate._against(5, -0.1, [Suite("notes", 0.5, 0.495, 10)]) == [
+        "on feedback that it has not seen it gains nothing that chance may not give"
+    ]
+
+
+def test_mistakes_say_what_to_do(base: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.bundle"
+    bundle.write(rows(None)[:3], few)
+    with pytest.raises(RecipeError, match="has 3 rows to learn from"):
+        run.finetune(request(base, tmp_path, few), lambda _: None)
+    other = tmp_path / "other.bundle"
+    bundle.write(rows("0" * 64), other)
+    with pytest.raises(RecipeError, match="24 more are about other models"):
+        run.finetune(request(base, tmp_path, other), lambda _: None)
+    needs = run.doctor(request(base, tmp_path, other, every_model=True))
+    assert needs["rows"] == {"correction": 24} and needs["enough"] and needs["tokens"] > 100
+    secret = tmp_path / "secret.bundle"
+    bundle.write(rows(None), secret, "open")
+    with pytest.raises(RecipeError, match="encrypted"):
+        run.finetune(request(base, tmp_path, secret), lambda _: None)
+    with pytest.raises(RecipeError, match=r"is no \.gguf"):
+        run.finetune(request(tmp_path / "none", tmp_path, few), lambda _: None)
+
+
+def test_the_command(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.bundle"
+    bundle.write(rows(file_hash(base)), path)
+    done = CliRunner().invoke(
+        main, ["finetune", str(path), "--base", str(base), "--doctor", "--json"]
+    )
+    assert done.exit_code == 0 and json.loads(done.output)["rows"] == {"correction": 24}
+    done = CliRunner().invoke(main, ["finetune", "--base", str(base)])
+    assert done.exit_code == 2 and "name bundles" in done.output
