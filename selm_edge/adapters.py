@@ -151,6 +151,11 @@ class AdapterShelf:
     def disable(self, name: str) -> Scales:
         return self._change(name, lambda now: {k: v for k, v in now.items() if k != name})
 
+    def disable_all(self, model_sha256: str) -> Scales:
+        """Use none on this model: one step back."""
+        with self._changing() as (_, states):
+            return _step(states, model_sha256, {})
+
     def rollback(self, model_sha256: str) -> Scales:
         """Back to what was in use before the last change; SelmError where there was none."""
         with self._changing() as (_, states):
@@ -163,12 +168,8 @@ class AdapterShelf:
     def _change(self, name: str, change: Any) -> Scales:
         with self._changing() as (adapters, states):
             adapter = _named(name, adapters)
-            history = states.setdefault(adapter.model_sha256, [])
-            now: Scales = change(history[-1] if history else {})
-            if now != (history[-1] if history else {}):
-                history.append(now)
-                del history[:-_MOST_STATES]
-            return dict(now)
+            history = states.get(adapter.model_sha256) or [{}]
+            return _step(states, adapter.model_sha256, change(history[-1]))
 
     def _read(self) -> tuple[list[Adapter], dict[str, list[Scales]]]:
         self.warnings = []
@@ -202,6 +203,15 @@ class AdapterShelf:
                 paths.write_atomically(self.file, json.dumps(data, indent=2) + "\n")
             except OSError as error:
                 raise SelmError(f"{self.file}: the list was not saved: {error}") from None
+
+
+def _step(states: dict[str, list[Scales]], model_sha256: str, now: Scales) -> Scales:
+    """What is in force from now on; no step of its own where nothing changes."""
+    history = states.setdefault(model_sha256, [])
+    if now != (history[-1] if history else {}):
+        history.append(now)
+        del history[:-_MOST_STATES]
+    return dict(now)
 
 
 def _named(name: str, adapters: list[Adapter]) -> Adapter:
@@ -243,5 +253,7 @@ def apply(model: Model, entry: Entry, shelf: AdapterShelf | None = None) -> list
         try:
             model.set_adapters(wanted)
         except SelmError as error:
+            if model.adapters:
+                model.set_adapters({})
             problems.append(f"no adapter is used: {error}")
     return problems

@@ -1,5 +1,5 @@
 /* As on a board without an operating system to speak of: the model lies in memory (flash), the session's
- * memory comes from one static array, and a reply is made without another allocation.
+ * memory comes from one static array, and once a reply has begun nothing more is allocated.
  *   bare MODEL.gguf "What is 17 + 25?"
  * What the library keeps for the open model, mostly its vocabulary, still comes from malloc. */
 #include <selm/selm.h>
@@ -34,8 +34,8 @@ static int failed(selm_status status) {
 /* Stands for the flash that holds the model. */
 static void* load(const char* path, uint64_t* size) {
   FILE* file = fopen(path, "rb");
-  if (file == NULL || fseek(file, 0, SEEK_END) != 0) return NULL;
-  const long end = ftell(file);
+  if (file == NULL) return NULL;
+  const long end = fseek(file, 0, SEEK_END) == 0 ? ftell(file) : 0;
   void* data = end > 0 ? aligned_alloc(64, ((size_t)end + 63) / 64 * 64) : NULL;
   rewind(file);
   *size = end > 0 ? (uint64_t)end : 0;

@@ -22,8 +22,8 @@ static selm_token* read_chat(const selm_model* model, const selm_chat_message* m
     status = selm_tokenize(selm_model_tokenizer(model), text, length, false, true, tokens, 2 * (length + 1),
                            n_tokens);
   free(text);
-  if (status == SELM_OK && tokens != NULL) return tokens;
-  failed("cannot read the question", status);
+  if (status == SELM_OK && text != NULL && tokens != NULL) return tokens;
+  failed("cannot read the question", status == SELM_OK ? SELM_ERROR_OUT_OF_MEMORY : status);
   free(tokens);
   return NULL;
 }

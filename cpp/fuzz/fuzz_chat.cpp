@@ -12,35 +12,15 @@
 #include <string_view>
 #include <vector>
 
-#include "../tests/tiny_model.h"
-#include "gguf/gguf.h"
 #include "text/chat_format.h"
 #include "text/tokenizer.h"
+#include "tiny_tokenizer.h"
 
 namespace {
 
 using namespace selm;
-
-[[noreturn]] void broken(const char* promise) {
-  std::fprintf(stderr, "broken promise: %s\n", promise);
-  std::abort();
-}
-
-const text::Tokenizer& tokenizer() {
-  static const text::Tokenizer made = [] {
-    test::GgufBuilder file;
-    test::add_vocabulary(file);
-    const std::vector<std::byte> bytes = file.build();
-    static std::vector<uint64_t> words((bytes.size() + 7) / 8);
-    std::memcpy(words.data(), bytes.data(), bytes.size());
-    auto opened = gguf::File::parse({reinterpret_cast<const std::byte*>(words.data()), bytes.size()});
-    if (!opened.ok()) broken("the vocabulary is a file");
-    auto loaded = text::Tokenizer::load(opened.value());
-    if (!loaded.ok()) broken("the vocabulary is read");
-    return std::move(loaded.value());
-  }();
-  return made;
-}
+using fuzz::broken;
+using fuzz::tokenizer;
 
 size_t control_tokens(const std::string& written) {
   size_t count = 0;

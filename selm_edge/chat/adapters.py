@@ -25,41 +25,37 @@ class ChatAdapters:
     def change(self, words: str) -> str:
         """``NAME [SCALE]`` uses one beside the others, ``none`` none, ``back`` undoes the last
         change, nothing tells what there is."""
-        model, shelf = self._model(), self._shelf()
-        entry = _entry(model)
         if not words:
             return self.words()
+        model, shelf = self._model(), self._shelf()
+        entry, digest = _entry(model)
         name, _, scale = words.partition(" ")
         if name == BACK:
-            shelf.rollback(_hash(entry))
+            shelf.rollback(digest)
         elif name == NONE:
-            for used in shelf.in_use(_hash(entry)):
-                shelf.disable(used)
-        elif name in shelf.in_use(_hash(entry)) and not scale:
+            shelf.disable_all(digest)
+        elif name in shelf.in_use(digest) and not scale:
             shelf.disable(name)
         else:
-            if shelf.find(name).model_sha256 != _hash(entry):
+            if shelf.find(name).model_sha256 != digest:
                 raise SelmError(f"{name} is for another model than {model.name}")
             shelf.enable(name, _number(scale) if scale else 1.0)
-        return self._use(model, shelf, entry)
+        from selm_edge.adapters import apply
+
+        problems = apply(model.assistant.model, entry, shelf)
+        used = ", ".join(shelf.in_use(digest)) or "none"
+        return " ".join([f"Adapters in use: {used}.", *problems])
 
     def words(self) -> str:
         """What is in use, and what could be."""
         model, shelf = self._model(), self._shelf()
-        digest = _hash(_entry(model))
+        _, digest = _entry(model)
         known = [a.name for a in shelf.all() if a.model_sha256 == digest]
         if not known:
             return f"{model.name} has no adapters. selm models adapter add FILE adds one."
         used = shelf.in_use(digest)
         now = ", ".join(used) if used else "none"
         return f"In use: {now}. There are: {', '.join(known)}. /adapter NAME uses one or leaves it."
-
-    def _use(self, model: OpenModel, shelf: AdapterShelf, entry: Entry) -> str:
-        from selm_edge.adapters import apply
-
-        problems = apply(model.assistant.model, entry, shelf)
-        used = ", ".join(shelf.in_use(_hash(entry))) or "none"
-        return " ".join([f"Adapters in use: {used}.", *problems])
 
     def _model(self) -> OpenModel:
         if self._session.model is None:
@@ -72,17 +68,14 @@ class ChatAdapters:
         return AdapterShelf()
 
 
-def _entry(model: OpenModel) -> Entry:
-    from selm_edge.catalog import Entry, size_of
+def _entry(model: OpenModel) -> tuple[Entry, str]:
+    """The model as the shelf knows it, and its hash: found once, and kept with the model."""
+    from selm_edge.catalog import Entry, sha256_of, size_of
 
     path = Path(model.path)
-    return Entry(model.name, path, size_of(path), model.sha256)
-
-
-def _hash(entry: Entry) -> str:
-    from selm_edge.catalog import sha256_of
-
-    return entry.sha256 or sha256_of(entry.path)
+    if model.sha256 is None:
+        model.sha256 = sha256_of(path)
+    return Entry(model.name, path, size_of(path), model.sha256), model.sha256
 
 
 def _number(text: str) -> float:

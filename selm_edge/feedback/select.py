@@ -8,6 +8,7 @@ arXiv 1708.00489): uncertainty alone picks the same question many times over, an
 
 from __future__ import annotations
 
+import heapq
 import math
 import operator
 from collections.abc import Sequence
@@ -34,12 +35,8 @@ def choose(candidates: Sequence[Candidate], rated: Sequence[Vector], count: int)
     ``rated`` are the vectors of replies that have been judged. Without vectors the most uncertain
     are chosen. Ties go to the smaller key.
     """
-    distance = [_from_nearest(candidate, rated) for candidate in candidates]
-    order = sorted(
-        range(len(candidates)),
-        key=lambda i: (-candidates[i].uncertainty * min(distance[i], 1.0), candidates[i].key),
-    )
-    pool = order[: POOL * count]
+    distance = dict(_best(candidates, rated, POOL * count))
+    pool = list(distance)
     chosen: list[Candidate] = []
     while pool and len(chosen) < count:
         # The first is the best by score; the others are those farthest from all chosen so far.
@@ -51,6 +48,27 @@ def choose(candidates: Sequence[Candidate], rated: Sequence[Vector], count: int)
             for i in pool:
                 distance[i] = min(distance[i], _distance(candidates[i].vector, vector))
     return chosen
+
+
+def _best(
+    candidates: Sequence[Candidate], rated: Sequence[Vector], count: int
+) -> list[tuple[int, float]]:
+    """The places of those with the highest scores, best first, each with how far it lies from what
+    was rated. A score is no more than the uncertainty, so most are never compared with anything.
+    """
+    order = sorted(
+        range(len(candidates)), key=lambda i: (-candidates[i].uncertainty, candidates[i].key)
+    )
+    found: list[tuple[float, int, int, float]] = []  # by score and key, as a heap: the worst first
+    for i in order:
+        candidate = candidates[i]
+        if len(found) >= count and candidate.uncertainty < found[0][0]:
+            break
+        far = _from_nearest(candidate, rated)
+        heapq.heappush(found, (candidate.uncertainty * min(far, 1.0), -candidate.key, i, far))
+        if len(found) > count:
+            heapq.heappop(found)
+    return [(i, far) for _, _, i, far in sorted(found, reverse=True)]
 
 
 def _from_nearest(candidate: Candidate, others: Sequence[Vector]) -> float:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from selm_edge.memory.embedder import Embedder
     from selm_edge.store.database import Database
 
-_MOST = 5000  # the newest; each is compared with each that was judged
-_JUDGED = 1000
+_MOST = 5000  # the newest
+_JUDGED = 300  # a candidate is compared with each of them
 
 
 @dataclass(frozen=True)

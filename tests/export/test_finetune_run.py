@@ -14,12 +14,13 @@ from click.testing import CliRunner
 from selm_export.checkpoint import Checkpoint
 from selm_export.cli import main
 from selm_export.errors import RecipeError
-from selm_export.finetune import gate, run
+from selm_export.finetune import commands, gate, run
 from selm_export.finetune.gate import Suite, bootstrap
 from selm_export.finetune.learn import Plan
 from selm_export.gguf_export import write_gguf
 from selm_export.gguf_file import Label, plain
 from selm_export.ledger import file_hash
+from selm_export.training import trainer
 from support.selm_models import some_model, some_tokenizer
 
 from selm_edge import Model
@@ -149,3 +150,49 @@ def test_the_command(base: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0 and json.loads(done.output)["rows"] == {"correction": 24}
     done = CliRunner().invoke(main, ["finetune", "--base", str(base)])
     assert done.exit_code == 2 and "name bundles" in done.output
+
+
+def test_a_run_that_was_stopped_goes_on_and_other_rows_begin_anew(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.bundle"
+    bundle.write(rows(file_hash(base)), path)
+    whole = run.finetune(request(base, tmp_path / "whole", path), lambda _: None)
+    asked = iter([False] * 5 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_any", lambda *_: next(asked))
+        assert run.finetune(request(base, tmp_path, path), lambda _: None) is None
+    assert not list((tmp_path / "out").glob("*.gguf"))
+    resumed = run.finetune(request(base, tmp_path, path), lambda _: None)
+    assert whole is not None and resumed is not None
+    assert resumed["training"]["steps"] == whole["training"]["steps"] > 5
+    assert resumed["verdict"]["gain"] == pytest.approx(whole["verdict"]["gain"], rel=1e-3)
+    # Other feedback in the same folder is learnt, not what was learnt before.
+    other = rows(file_hash(base))
+    for one in other:
+        one["correction"] = "8"
+    bundle.write(other, path)
+    again = run.finetune(request(base, tmp_path, path), lambda _: None)
+    assert again is not None and again["verdict"]["accepted"]
+    with Model.load(base, threads=1, context=128) as model:
+        model.set_adapters({tmp_path / "out" / "adapter.gguf": 1.0})
+        question = [{"role": "user", "content": "What is 3 + 3?"}]
+        assert model.chat(question, temperature=0.0, max_tokens=4).text.strip() == "8"
+
+
+def test_watching_a_folder(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, told = tmp_path / "bundles", list[str]()
+    folder.mkdir()
+    (folder / "half").write_bytes(b"SQLite format 3\0 and no more")
+
+    def sleep(_: float) -> None:
+        if len(list(folder.iterdir())) > 1:
+            raise KeyboardInterrupt
+        (folder / "half").unlink()
+        for name in ("one", "two"):
+            bundle.write(rows(file_hash(base)), folder / name)
+
+    monkeypatch.setattr(commands.time, "sleep", sleep)
+    commands._watch(folder, request(base, tmp_path), told.append, True)
+    assert "no bundle that can be read" in "\n".join(told)
+    assert (tmp_path / "out" / "1" / "adapter.gguf").exists()

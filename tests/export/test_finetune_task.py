@@ -16,6 +16,7 @@ from selm_export.finetune.examples import (
     Example,
     document_of,
     examples,
+    judged_by,
     mismatched,
     split,
 )
@@ -86,6 +87,9 @@ def test_thumbs_have_others_beside_them_and_talks_stay_together() -> None:
     learnt, aside = split(examples(rows, tokenizer), 0.3, seed=3)
     assert not {e.talk for e in learnt} & {e.talk for e in aside}
     assert 12 < len(aside) < 36 and len(learnt) + len(aside) == 80
+    assert [(e.kind, e.wanted) for e in judged_by(found())][:3] == [
+        ("sft", True), ("dpo", False), ("kto", True)
+    ]  # fmt: skip
     assert split(examples(rows[::-1], tokenizer), 0.3, seed=3)[1][::-1] == aside
 
 

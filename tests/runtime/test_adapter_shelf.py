@@ -118,6 +118,10 @@ def test_faults_leave_the_model_as_it_is_and_say_so(
         assert "is not what was added" in apply(model, entry)[0] and said(model) == plain
         kept.write_bytes(b"\0" * len(whole))
         assert "no adapter is used" in apply(model, entry)[0] and said(model) == plain
+        kept.write_bytes(whole)
+        assert apply(model, entry) == [] and said(model) != plain
+        kept.write_bytes(b"\0" * len(whole))  # while it is in use: what is told is so
+        assert "no adapter is used" in apply(model, entry)[0] and said(model) == plain
         kept.unlink()
         assert "left out" in apply(model, entry)[0] and said(model) == plain
         shelf.file.write_text("{")
@@ -174,6 +178,8 @@ def test_the_chat_changes_adapters_between_two_questions(
         assert chat.change("july") == "Adapters in use: august."  # again: leaves it
         assert chat.change("back") == "Adapters in use: july, august."
         assert chat.change("none") == "Adapters in use: none." and said(model) == plain
+        assert chat.change("back") == "Adapters in use: july, august."  # all of them, in one step
+        assert chat.change("none") == "Adapters in use: none."
         for wrong, reason in (("june", "no adapter called"), ("july loud", "no scale")):
             with pytest.raises(SelmError, match=reason):
                 chat.change(wrong)

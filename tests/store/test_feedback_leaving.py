@@ -220,6 +220,30 @@ def test_without_vectors_the_most_unsure_are_chosen() -> None:
     assert choose([], [], 3) == []
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.integers(0, 12)), max_size=30),
+    st.lists(st.integers(0, 12), max_size=3),
+    st.integers(1, 2),
+)
+@settings(deadline=None)
+def test_the_first_is_the_best_by_score_of_all(
+    pairs: list[tuple[float, int]], judged: list[int], count: int
+) -> None:
+    candidates = [Candidate(i, u, on_circle(0.5 * a)) for i, (u, a) in enumerate(pairs)]
+    rated = [on_circle(0.5 * a) for a in judged]
+
+    def score(candidate: Candidate) -> float:
+        assert candidate.vector is not None
+        near = max((sum(x * y for x, y in zip(candidate.vector, r, strict=True)) for r in rated),
+                   default=0.0)  # fmt: skip
+        return candidate.uncertainty * min(1.0, 1.0 - near)
+
+    chosen = choose(candidates, rated, count)
+    assert len(chosen) == min(count, len(candidates))
+    if chosen:
+        assert score(chosen[0]) == pytest.approx(max(map(score, candidates)))
+
+
 def test_uncertainty_of_what_is_known() -> None:
     assert unsure(1.5, 0.9) == 1.5 and unsure(None, 0.25) == 0.75
     assert unsure(None, None) == unsure(math.nan, None) == unsure(-3.0, None) == 0.0

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from selm_export.errors import RecipeError
+
 FILE = click.Path(path_type=Path)
 PASSPHRASE = "SELM_PASSPHRASE"
 
@@ -44,7 +46,7 @@ def finetune(
 
     It is accepted where it gains on feedback that it has not seen and no suite loses more than a
     point; else it is kept as refused.gguf, and the report says why (exit status 3). Ctrl+C saves
-    and stops, the same command goes on; under torchrun all processes train together.
+    and stops, the same command goes on.
 
     \b
       selm-export finetune july.selm-feedback --base selm-mini --output july
@@ -116,8 +118,11 @@ def _watch(folder: Path, request: Any, say: Any, as_json: bool) -> None:
                 request, bundles=tuple(sorted(there)), output=request.output / str(number)
             )
             say(f"{len(there)} bundles: adapter {number}")
-            if _learn(job, say, as_json) == 130:
-                return
+            try:
+                if _learn(job, say, as_json) == 130:
+                    return
+            except RecipeError as problem:  # a file that is still being copied, too few rows
+                say(str(problem))
             learnt = there
         try:
             time.sleep(SECONDS)

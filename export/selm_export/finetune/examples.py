@@ -104,6 +104,11 @@ def mismatched(found: Sequence[Example]) -> list[Example]:
     return made
 
 
+def judged_by(found: Sequence[Example]) -> list[Example]:
+    """Each reply once: a correction stands among those to imitate and those to prefer."""
+    return [e for e in found if not (e.kind == "dpo" and e.wanted)]
+
+
 def split(
     found: Sequence[Example], held_out: float, seed: int
 ) -> tuple[list[Example], list[Example]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from selm_export.data.dataset import TRAINING, read_conversations
 from selm_export.data.vocabulary import speaks_chatml
 from selm_export.errors import RecipeError
 from selm_export.finetune.adapter import AdapterLabel, write_adapter
-from selm_export.finetune.examples import examples, split
+from selm_export.finetune.examples import examples, judged_by, split
 from selm_export.finetune.gate import SUITES, Verdict, judge
 from selm_export.finetune.learn import Plan, learn, replayed
-from selm_export.ledger import file_hash, write_json
+from selm_export.ledger import file_hash, hash_of, write_json
 
 FOLDER = ".training"
 ACCEPTED, REFUSED = "adapter.gguf", "refused.gguf"
@@ -101,7 +101,7 @@ def finetune(request: Request, say: Callable[[str], None]) -> dict[str, Any] | N
     replay = replayed(found.tokenizer, count, request.seed, own)
     request.output.mkdir(parents=True, exist_ok=True)
     done = learn(
-        found.model, learnt, replay, request.plan, request.output / FOLDER, seed=request.seed,
+        found.model, learnt, replay, request.plan, _folder(request, gathered), seed=request.seed,
         say=say,
     )  # fmt: skip
     if done is None:
@@ -112,16 +112,26 @@ def finetune(request: Request, say: Callable[[str], None]) -> dict[str, Any] | N
     write_adapter(writing, adapter, found.model, label, architecture=_architecture(request.base))
     say("judging it")
     verdict = judge(
-        request.base, writing, aside, suites=request.suites, questions=request.questions,
+        request.base, writing, judged_by(aside), suites=request.suites, questions=request.questions,
         data=request.data, seed=request.seed,
     )  # fmt: skip
+    accepted = request.output / ACCEPTED
+    accepted.unlink(missing_ok=True)  # an earlier one is not this one
     if verdict.accepted:
-        writing.replace(request.output / ACCEPTED)
-    figures |= {"learnt": len(learnt), "judged": len(aside)}
+        writing.replace(accepted)
+    figures |= {"learnt": len(learnt), "judged": verdict.rows}
     report = _report(request, gathered, figures, verdict)
     write_json(request.output / "report.json", report)
     (request.output / "report.md").write_text(page(report), encoding="utf-8")
     return report
+
+
+def _folder(request: Request, gathered: Gathered) -> Path:
+    """Of a run's checkpoint: what other rows, another base or another plan left is not gone on
+    from."""
+    made = [gathered.rows, gathered.base_sha256, asdict(request.plan), request.seed,
+            request.held_out, str(request.data)]  # fmt: skip
+    return request.output / FOLDER / hash_of(made)[:12]
 
 
 def _report(
