@@ -1,12 +1,16 @@
 // The engine through the C API on a tiny random model: bits, faults, cancelling, generation.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+#include "engine/certainty.h"
 #include "engine/generation.h"
 #include "kernels/kernels.h"
 #include "selm/selm.h"
@@ -175,6 +179,32 @@ TEST("the plan is what a session takes, and state grows with the tokens") {
   const std::vector<selm_token> tokens = some_tokens(3);
   CHECK(selm_session_eval(h.session, tokens.data(), 3, SELM_LOGITS_NONE, nullptr) == SELM_OK);
   CHECK(info_of(h.session).state_bytes == 3u * 2 * 2 * 16 * 2 * 2);
+}
+
+TEST("how sure a model is, against sums in double") {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  const float none = -std::numeric_limits<float>::infinity();
+  for (const size_t n : {size_t{1}, size_t{2}, size_t{16}, size_t{261}, size_t{1024}, size_t{5003}}) {
+    selm::engine::CertaintyMeter meter(*selm::kernels::best(), n);
+    for (const float spread : {0.0f, 1.0f, 8.0f, 60.0f}) {
+      std::vector<float> logits(n);
+      for (float& x : logits) x = spread * normal(random);
+      if (n > 100) std::fill(logits.begin() + 7, logits.begin() + 40, none);  // as of a grammar
+      double z = 0, entropy = 0;
+      const double first = *std::max_element(logits.begin(), logits.end());
+      std::vector<double> p;
+      for (const float x : logits) p.push_back(std::exp(double{x} - first));
+      for (const double x : p) z += x;
+      for (double& x : p) entropy -= (x /= z) > 0 ? x * std::log(x) : 0.0;
+      std::sort(p.rbegin(), p.rend());
+      const selm::engine::Certainty found = meter.of(logits);
+      CHECK(std::abs(found.entropy - entropy) < 1e-4 * (1 + entropy));
+      CHECK(std::abs(found.margin - (p[0] - (n > 1 ? p[1] : 0.0))) < 1e-5);
+    }
+    const std::vector<float> nothing(n, none);
+    CHECK(meter.of(nothing).entropy == 0 && meter.of(nothing).margin == 0);
+  }
 }
 
 TEST("cancel and deadline end a generation and keep the session usable") {

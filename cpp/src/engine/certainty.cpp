@@ -8,43 +8,75 @@
 
 namespace selm::engine {
 
-CertaintyMeter::CertaintyMeter(const kernels::Table& table, size_t n_vocab)
-    : table_(table), powers_(kernels::padded(n_vocab)) {}
+namespace {
 
-Certainty CertaintyMeter::of(std::span<const float> logits) {
-  constexpr float kNone = -std::numeric_limits<float>::infinity();
+// Numbers that are worked on side by side: written as plain loops of this length, which compilers turn into
+// vectors of whatever the processor has.
+constexpr size_t kLanes = 16;
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+// Sums of so many lanes fit a float's precision; what is added up of them is a double.
+constexpr size_t kStretch = 64 * kLanes;
+
+struct TopTwo {
   float first = kNone, second = kNone;
-  for (const float logit : logits) {
-    if (logit > first) {
-      second = first;
-      first = logit;
-    } else if (logit > second) {
-      second = logit;
+};
+
+// Of a whole number of lanes; what is no number counts as nothing.
+TopTwo top_two(const std::vector<float>& values) {
+  float first[kLanes], second[kLanes];
+  std::fill(first, first + kLanes, kNone);
+  std::fill(second, second + kLanes, kNone);
+  for (size_t i = 0; i < values.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float x = values[i + lane];
+      const float lower = x < first[lane] ? x : first[lane];
+      second[lane] = lower > second[lane] ? lower : second[lane];
+      first[lane] = x > first[lane] ? x : first[lane];
     }
   }
-  if (!std::isfinite(first)) return {};
-  std::copy(logits.begin(), logits.end(), powers_.begin());
-  std::fill(powers_.begin() + static_cast<std::ptrdiff_t>(logits.size()), powers_.end(), kNone);
-  table_.exponentials(powers_.data(), powers_.size(), first);
-  // Of e = exp(l - first): the sum Z, and of the entropy log Z + sum(e (first - l)) / Z the second. Eight
-  // sums each, which a compiler adds up side by side; a token too unlikely for a float counts as impossible.
-  constexpr size_t kSums = 8;
-  double sums[kSums] = {}, weighted[kSums] = {};
-  const size_t whole = logits.size() / kSums * kSums;
-  const auto add = [&](size_t i, size_t lane) {
-    const float e = powers_[i];
-    sums[lane] += e;
-    weighted[lane] += e > 0 ? e * (first - logits[i]) : 0.0f;
-  };
-  for (size_t i = 0; i < whole; i += kSums)
-    for (size_t lane = 0; lane < kSums; ++lane) add(i + lane, lane);
-  for (size_t i = whole; i < logits.size(); ++i) add(i, i - whole);
-  double sum = 0, weight = 0;
-  for (size_t lane = 0; lane < kSums; ++lane) {
-    sum += sums[lane];
-    weight += weighted[lane];
+  TopTwo found;
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    for (const float x : {first[lane], second[lane]}) {
+      found.second = std::max(found.second, std::min(x, found.first));
+      found.first = std::max(found.first, x);
+    }
   }
-  const double runner_up = std::exp(static_cast<double>(second) - static_cast<double>(first));
+  return found;
+}
+
+}  // namespace
+
+CertaintyMeter::CertaintyMeter(const kernels::Table& table, size_t n_vocab)
+    : table_(table), logits_(kernels::padded(n_vocab), kNone), powers_(logits_.size()) {
+  static_assert(kernels::kPadded % kLanes == 0);
+}
+
+Certainty CertaintyMeter::of(std::span<const float> logits) {
+  std::copy(logits.begin(), logits.end(), logits_.begin());
+  const TopTwo top = top_two(logits_);
+  if (!std::isfinite(top.first)) return {};
+  std::copy(logits_.begin(), logits_.end(), powers_.begin());
+  table_.exponentials(powers_.data(), powers_.size(), top.first);
+  // Of e = exp(l - first): the sum Z, and of the entropy log Z + sum(e (first - l)) / Z the second. A token
+  // too unlikely for a float counts as impossible.
+  double sum = 0, weight = 0;
+  for (size_t begin = 0; begin < powers_.size(); begin += kStretch) {
+    const size_t end = std::min(begin + kStretch, powers_.size());
+    float sums[kLanes] = {}, weighted[kLanes] = {};
+    for (size_t i = begin; i < end; i += kLanes) {
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        const float e = powers_[i + lane];
+        const float below = top.first - logits_[i + lane];
+        sums[lane] += e;
+        weighted[lane] += e > 0 ? e * below : 0.0f;
+      }
+    }
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      sum += sums[lane];
+      weight += weighted[lane];
+    }
+  }
+  const double runner_up = std::exp(static_cast<double>(top.second) - static_cast<double>(top.first));
   return {std::log(sum) + weight / sum, (1.0 - runner_up) / sum};
 }
 

@@ -21,7 +21,7 @@ class CertaintyMeter {
 
  private:
   const kernels::Table& table_;
-  std::vector<float> powers_;
+  std::vector<float> logits_, powers_;  // [n_vocab], and what fills up whole vectors
 };
 
 }  // namespace selm::engine
