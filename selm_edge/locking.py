@@ -23,7 +23,7 @@ def lock(path: Path, patience: float = 5.0) -> Iterator[None]:
         ends = time.monotonic() + patience
         while not _try_lock(handle):
             if time.monotonic() > ends:
-                raise SelmError(f"another process is changing the list ({path}); try again")
+                raise SelmError(f"another process holds {path}; try again")
             time.sleep(0.02)
         yield
     finally:

@@ -8,6 +8,7 @@ in a folder of its own; steps that a trial's values do not concern are done once
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from selm_edge.locking import lock
 from selm_export.errors import RecipeError
 from selm_export.ledger import Ledger
 from selm_export.pipeline import Pipeline
@@ -186,8 +188,10 @@ class Tuner:
             names.append(step.name)
         if not names or work.exists():
             return
-        Pipeline(recipe, shared, self.say).run(last=names[-1])
-        shutil.copytree(shared, work)
+        # One process runs them, however long that takes; the others find them done.
+        with lock(self.folder / "shared.lock", patience=math.inf):
+            Pipeline(recipe, shared, self.say).run(last=names[-1])
+            shutil.copytree(shared, work)
 
 
 def _of_recipe(recipe: Recipe, wanted: Range) -> Any:
