@@ -1,22 +1,25 @@
 """What holding a reply to a schema costs for each token.
 
     python scripts/constraint_speed.py VOCABULARY.gguf
+    python scripts/constraint_speed.py MODEL.gguf --generate 64
 
 Reads texts token by token and masks logits before each token, as a generation does, with a grammar
 that knows no state yet (first) and once more (then). Prints JSON, in microseconds for each token:
 `mask` (mean and most) and `read` (mean), and for each schema how long it takes to compile.
+With `--generate N`, instead, what a token of a reply costs a whole model in milliseconds, and how
+many times that once a schema holds it: the first reply, compiling included, and the later ones.
 """
 
 from __future__ import annotations
 
+import argparse
 import array
 import json
 import statistics
-import sys
 import time
 from typing import Any
 
-from selm_edge import _core
+from selm_edge import Model, _core
 
 PERSON = {
     "type": "object",
@@ -73,8 +76,8 @@ def pass_over(grammar: _core.Grammar, tokens: list[int], size: int) -> dict[str,
     }
 
 
-def main() -> None:
-    tokenizer = _core.Tokenizer(sys.argv[1])
+def masks(path: str) -> dict[str, Any]:
+    tokenizer = _core.Tokenizer(path)
     size = tokenizer.info.size
     _core.Grammar(tokenizer, "schema", "true")  # the vocabulary is sorted for the first one
     found: dict[str, Any] = {"vocabulary": size}
@@ -85,6 +88,43 @@ def main() -> None:
         compiled = round(1e6 * (time.perf_counter() - begin))
         first, then = (pass_over(grammar, tokens, size) for _ in range(2))
         found[name] = {"tokens": len(tokens), "compile": compiled, "first": first, "then": then}
+    return found
+
+
+def replies(path: str, tokens: int, rounds: int = 5) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with Model.load(path) as model:
+
+        def each(schema: Any = None) -> float:
+            """What a token of one reply takes, its prompt apart."""
+            begin = time.perf_counter()
+            reply = model.generate(
+                "Who is it?", max_tokens=tokens, schema=schema, temperature=1.0, seed=1
+            )
+            stats = reply.finish().stats
+            return 1e3 * (time.perf_counter() - begin - stats.prompt_seconds) / stats.decode_steps
+
+        each()
+        each({"const": 1})  # the vocabulary is sorted for the first one
+        for name, (schema, _) in CASES.items():
+            free, held = [], []
+            for _ in range(rounds):
+                free.append(each())
+                held.append(each(schema))
+            found[name] = {
+                "free": round(statistics.median(free), 2),
+                "first": round(held[0] / free[0], 3),
+                "then": round(statistics.median(held[1:]) / statistics.median(free[1:]), 3),
+            }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("file", help="a GGUF file")
+    parser.add_argument("--generate", type=int, metavar="N", help="replies of N tokens")
+    options = parser.parse_args()
+    found = replies(options.file, options.generate) if options.generate else masks(options.file)
     print(json.dumps(found, indent=2))
 
 
