@@ -109,6 +109,39 @@ def test_the_exit_says_what_torch_says(made: tuple[Path, Any]) -> None:
     assert clear > 200 and early > 20 and wrong > 5
 
 
+def test_held_to_a_grammar_the_exit_speaks_of_what_may_come(made: tuple[Path, Any]) -> None:
+    """Sure of a token that may not come, it knows nothing of those that may: the model speaks."""
+    path, model = made
+    core = _core.Model(str(path))
+    session = _core.Session(core, context=200, threads=2, kv_type="f32")
+    grammar = _core.Grammar(core.tokenizer(), "gbnf", "root ::= [a-pA-P1-6 .,?]+")
+    threshold, early, refused, clear = 0.02, 0, 0, 0
+    for trial in range(6):
+        prompt = np.random.default_rng(90 + trial).integers(5, 300, 9 + 8 * trial).tolist()
+        tokens, _ = reply(session, prompt, max_tokens=60, exit_threshold=threshold, grammar=grammar)
+        with torch.no_grad():
+            out = model(torch.tensor([prompt + tokens]), output_exits=True)
+        whole = out.logits[0].numpy()
+        said = out.exit_logits[0, 0].numpy()[:, SHORTLIST]
+        matcher, in_a_row = _core.Matcher(grammar), 0
+        for i, token in enumerate(tokens):
+            at = len(prompt) + i - 1
+            allowed = np.frombuffer(matcher.allowed(), dtype=np.uint8).astype(bool)
+            matcher.read(token)  # an error where it may not come
+            chances = np.exp(said[at] - said[at].max())
+            likely, best = chances.max() / chances.sum(), SHORTLIST[int(chances.argmax())]
+            if abs(likely / threshold - 1) < 1e-3:
+                break  # too near to tell
+            clear += 1
+            sure = i > 0 and likely >= threshold and in_a_row < 15
+            refused += sure and not allowed[best]
+            in_a_row = in_a_row + 1 if sure and allowed[best] else 0
+            early += in_a_row > 0
+            expected = np.where(allowed, whole[at], -np.inf).argmax()
+            assert token == (best if in_a_row else expected)
+    assert clear > 100 and early > 20 and refused > 10, (clear, early, refused)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_exit_s_probability_is_torch_s(made: tuple[Path, Any], isa: str) -> None:
     """To 1e-4 of it: a threshold so much above or below decides who speaks."""
