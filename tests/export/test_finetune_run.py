@@ -26,7 +26,7 @@ from support.selm_models import some_model, some_tokenizer
 from selm_edge import Model
 from selm_edge.feedback import bundle
 
-PLAN = Plan(rounds=12, rate=0.01, rank=4, rows=2, length=128, micro_batches=1, dropout=0.0)
+PLAN = Plan(rounds=12, trial=6, rate=0.01, rank=4, rows=2, length=128, micro_batches=1, dropout=0.0)
 
 
 def rows(sha256: str | None, wrong: bool = False) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_a_suite_that_falls_is_named(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = iter([(0.9, 100), (0.8, 100)])
-    monkeypatch.setattr(gate, "_share", lambda *_: next(shares))
+    monkeypatch.setattr(gate.Judge, "_suite", lambda *_: next(shares))
     path = tmp_path / "a.bundle"
     bundle.write(rows(file_hash(base)), path)
     report = run.finetune(request(base, tmp_path, path, suites=("notes",)), lambda _: None)
@@ -117,9 +117,10 @@ def test_the_bootstrap_draws_conversations() -> None:
     again = bootstrap([(talk, g) for talk, g in gains for _ in range(10)], 1)
     assert again[2] - again[1] == pytest.approx(high - low, rel=0.1)
     assert bootstrap([], 1) == (0.0, 0.0, 0.0)
-    assert gate._against(5, -0.1, [Suite("notes", 0.5, 0.495, 10)]) == [
-        "on feedback that it has not seen it gains nothing that chance may not give"
-    ]
+    judged = gate.verdict(5, (0.1, -0.1, 0.3), (Suite("notes", 0.5, 0.495, 10),))
+    assert judged.reasons == (
+        "on feedback that it has not seen it gains nothing that chance may not give",
+    )
 
 
 def test_mistakes_say_what_to_do(base: Path, tmp_path: Path) -> None:

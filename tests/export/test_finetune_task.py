@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from selm_export.data.chat import SPECIAL_TOKENS
-from selm_export.finetune import losses
+from selm_export.finetune import familiar, losses
 from selm_export.finetune.adapter import Adapter
 from selm_export.finetune.examples import (
     REGENERATED,
     Example,
     document_of,
     examples,
-    judged_by,
     mismatched,
     split,
 )
@@ -54,7 +53,7 @@ def found() -> list[Example]:
 
 def test_rows_become_examples() -> None:
     assert [(e.kind, e.uid, e.wanted, e.weight) for e in found()] == [
-        ("sft", "c1", True, 1.0), ("dpo", "c1", True, 1.0), ("dpo", "c1", False, 1.0),
+        ("dpo", "c1", True, 1.0), ("dpo", "c1", False, 1.0),
         ("kto", "u1", True, 1.0), ("kto", "d1", False, 1.0), ("kto", "r1", False, REGENERATED),
     ]  # fmt: skip
     tokenizer = some_tokenizer()
@@ -65,6 +64,9 @@ def test_rows_become_examples() -> None:
     )
     spoken = [token for token, own in zip(first.ids, first.reply, strict=True) if own]
     assert tokenizer.decode(spoken, skip_special_tokens=False) == "4<|im_end|>"
+    for reply in ("", "14"):  # nothing that it could be preferred to
+        alone = examples([row("correction", "c2", "What is 7 + 7?", reply, "14")], tokenizer)
+        assert [(e.kind, e.wanted) for e in alone] == [("sft", True)]
 
 
 def test_a_stranger_ends_no_turn_and_what_is_long_loses_its_beginning() -> None:
@@ -87,9 +89,6 @@ def test_thumbs_have_others_beside_them_and_talks_stay_together() -> None:
     learnt, aside = split(examples(rows, tokenizer), 0.3, seed=3)
     assert not {e.talk for e in learnt} & {e.talk for e in aside}
     assert 12 < len(aside) < 36 and len(learnt) + len(aside) == 80
-    assert [(e.kind, e.wanted) for e in judged_by(found())][:3] == [
-        ("sft", True), ("dpo", False), ("kto", True)
-    ]  # fmt: skip
     assert split(examples(rows[::-1], tokenizer), 0.3, seed=3)[1][::-1] == aside
 
 
@@ -179,7 +178,7 @@ def test_at_the_beginning_each_loss_has_its_known_value() -> None:
     assert float(task._thumbs(said, kinds)) == pytest.approx(expected, abs=1e-4)
     replay = task.examples[kinds["replay"][0]].document
     tokens = sum(replay.reply)
-    mean = -float(said[kinds["sft"][0]]) / tokens
+    mean = -float(said[kinds["dpo"][0]]) / tokens  # what is preferred is imitated, too
     assert float(task._imitation(logs, rows, kinds)) == pytest.approx(1.5 * mean, rel=1e-3)
     assert whole == pytest.approx(math.log(2) + expected + 1.5 * mean, rel=1e-3)
 
@@ -203,10 +202,28 @@ def test_learning_moves_only_the_adapter_and_where_it_should(variant: str) -> No
         said = task._said(log_probabilities(task.model, rows, QUIET), rows)
     moved = {i: float(said[i] - task.before[i]) for i in said}
     by = {(e.kind, e.uid, e.wanted): moved[i] for i, e in enumerate(task.examples)}
-    assert by["sft", "c1", True] > 1
+    assert by["dpo", "c1", True] > 1
     assert by["dpo", "c1", True] > by["dpo", "c1", False] + 1
     assert by["kto", "u1", True] > by["kto", "d1", False] + 1
     assert all(bool((frozen[n] == p).all()) for n, p in task.model.named_parameters())
+
+
+def test_each_round_replays_other_text() -> None:
+    tokenizer = some_tokenizer()
+    own = familiar.talk(None)[0]
+    old = familiar.replayed(tokenizer, 9, 1, own, 128)
+    again = familiar.replayed(tokenizer, 9, 1, own, 128)
+    assert len(old) > 6 and [e.document for e in old] == [e.document for e in again]
+    new = found()
+    made, replay = [*new, *old], 3
+    stream = batches(made, rows=1, length=1024, seed="x", replay=replay)  # a round in each
+    rounds = []
+    for _ in range(4):
+        there = set(next(stream).documents.flatten().tolist()) - {-1}
+        assert set(range(len(new))) <= there
+        rounds.append(there - set(range(len(new))))
+    assert all(len(one) == replay for one in rounds)
+    assert not rounds[0] & rounds[1] and len(set().union(*rounds)) == len(old)
 
 
 def test_batches_keep_together_what_belongs_together() -> None:

@@ -64,9 +64,9 @@ def talk_of(row: Mapping[str, Any]) -> str:
 def examples(
     rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, most: int = 512
 ) -> list[Example]:
-    """A correction is imitated, and preferred to the reply it replaced; a reply with a thumb up is
-    imitated a little and wanted; one with a thumb down is not wanted, nor, weakly, one that was
-    asked for anew."""
+    """A correction is preferred to the reply that it replaced (what is preferred is imitated, too);
+    a reply with a thumb up is wanted; one with a thumb down is not, nor, weakly, one that was asked
+    for anew."""
     found: list[Example] = []
     for row in rows:
         uid, kind = str(row["uid"]), row["kind"]
@@ -76,10 +76,11 @@ def examples(
             return Example(document, uid=uid, talk=talk_of(row), **facts)
 
         if kind == "correction" and row.get("correction"):
-            found.append(made(row["correction"], kind="sft"))
             if row["reply"].strip() and row["reply"] != row["correction"]:
                 found.append(made(row["correction"], kind="dpo", wanted=True, group=uid))
                 found.append(made(row["reply"], kind="dpo", wanted=False, group=uid))
+            else:
+                found.append(made(row["correction"], kind="sft"))
         elif kind in ("up", "down") and row["reply"].strip():
             found.append(made(row["reply"], kind="kto", wanted=kind == "up"))
         elif kind == "regeneration" and row["reply"].strip():
@@ -102,11 +103,6 @@ def mismatched(found: Sequence[Example]) -> list[Example]:
         document = Document(ids[-longest:], spoken[-longest:])
         made.append(replace(example, document=document, kind="mismatched"))
     return made
-
-
-def judged_by(found: Sequence[Example]) -> list[Example]:
-    """Each reply once: a correction stands among those to imitate and those to prefer."""
-    return [e for e in found if not (e.kind == "dpo" and e.wanted)]
 
 
 def split(

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from selm_export.data.chat import Conversation
 from selm_export.finetune.examples import Example
 from selm_export.report import evaluate, scores
 
 DRAWS = 2000
 MOST_LOST = 0.01
 """Of a suite's questions, the share that may be lost: a point in a hundred."""
-SUITES = ("notes", "declined", "arithmetic")
+SUITES = ("talk", "notes", "declined", "arithmetic")
+"""``talk``: tokens of known replies that it would say itself; the others are `scores`."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +56,61 @@ class Verdict:
         return {"accepted": self.accepted, **asdict(self)}
 
 
-def judge(
-    base: Path, adapter: Path, held_out: Sequence[Example], *, suites: Sequence[str] = SUITES,
-    questions: int = 200, context: int = 1024, data: Path | None = None, seed: int = 1,
-) -> Verdict:  # fmt: skip
-    """``data``: a prepared folder, for suites that are not made up."""
-    core: Any = evaluate.load_core(base, context)
-    before = [_per_token(core, example) for example in held_out]
-    old = {name: _share(core, name, questions, context, data) for name in suites}
-    core.set_adapters({adapter: 1.0})
-    after = [_per_token(core, example) for example in held_out]
-    found = tuple(
-        Suite(name, *old[name][:1], *_share(core, name, questions, context, data)[:1], old[name][1])
-        for name in suites
-    )
-    core.close()
-    gains = [
-        (1 if example.wanted else -1) * (new - was)
-        for example, new, was in zip(held_out, after, before, strict=True)
-    ]
-    gain, low, high = bootstrap([(e.talk, g) for e, g in zip(held_out, gains, strict=True)], seed)
-    return Verdict(len(gains), gain, low, high, found, tuple(_against(len(gains), low, found)))
+class Judge:
+    """Measures files of adapters on their base, which is measured once."""
+
+    def __init__(
+        self, base: Path, *, known: Sequence[Conversation], suites: Sequence[str] = SUITES,
+        questions: int = 200, context: int = 1024,
+    ) -> None:  # fmt: skip
+        self.core: Any = evaluate.load_core(base, context)
+        self.known, self.questions, self.context = known, questions, context
+        self.before = {name: self._suite(name) for name in suites}
+
+    def gain(
+        self, adapter: Path, held_out: Sequence[Example], seed: int
+    ) -> tuple[float, float, float]:
+        """Nats per token that replies moved in the wanted direction, and the bounds of 95 %."""
+        before = [per_token(self.core, example) for example in held_out]
+        self.core.set_adapters({adapter: 1.0})
+        after = [per_token(self.core, example) for example in held_out]
+        self.core.set_adapters({})
+        gains = [
+            (example.talk, (1 if example.wanted else -1) * (new - was))
+            for example, new, was in zip(held_out, after, before, strict=True)
+        ]
+        return bootstrap(gains, seed)
+
+    def suites(self, adapter: Path) -> tuple[Suite, ...]:
+        self.core.set_adapters({adapter: 1.0})
+        after = {name: self._suite(name) for name in self.before}
+        self.core.set_adapters({})
+        return tuple(
+            Suite(name, before, after[name][0], count)
+            for name, (before, count) in self.before.items()
+        )
+
+    def close(self) -> None:
+        self.core.close()
+
+    def _suite(self, name: str) -> tuple[float, int]:
+        """The share that is right, and of how many."""
+        if name == "talk":
+            return said_alike(self.core, self.known, self.context)
+        scored = scores.score(self.core, name, Path(), context=self.context, count=self.questions)
+        return scored.headline.value, scored.count
+
+
+def said_alike(core: Any, known: Sequence[Conversation], context: int) -> tuple[float, int]:
+    """Of the tokens of known replies, the share that the model holds for the likeliest."""
+    template, right, count = evaluate.template_of(core), 0, 0
+    for conversation in known:
+        text = evaluate.read(core, conversation, template, context)
+        if len(text.targets):
+            logits = evaluate.rows_of(core.session().eval(text.ids[:-1]))
+            right += int((logits[text.places].argmax(axis=1) == text.targets).sum())
+            count += len(text.targets)
+    return right / max(1, count), count
 
 
 def bootstrap(gains: Sequence[tuple[str, float]], seed: int) -> tuple[float, float, float]:
@@ -93,21 +129,22 @@ def bootstrap(gains: Sequence[tuple[str, float]], seed: int) -> tuple[float, flo
     return float(sums.sum() / counts.sum()), float(low), float(high)
 
 
-def _against(rows: int, low: float, suites: Sequence[Suite]) -> list[str]:
+def verdict(rows: int, gain: tuple[float, float, float], suites: tuple[Suite, ...]) -> Verdict:
+    """What speaks against an adapter, if anything does."""
     reasons = []
     if rows == 0:
         reasons.append("there is no feedback left to judge it by: bring more")
-    elif low <= 0:
+    elif gain[1] <= 0:
         reasons.append("on feedback that it has not seen it gains nothing that chance may not give")
     reasons += [
         f"{suite.name} falls from {suite.before:.1%} to {suite.after:.1%}"
         for suite in suites
         if suite.lost > MOST_LOST
     ]
-    return reasons
+    return Verdict(rows, *gain, suites, tuple(reasons))
 
 
-def _per_token(core: Any, example: Example) -> float:
+def per_token(core: Any, example: Example) -> float:
     """Mean log-probability of the reply's tokens."""
     ids, spoken = example.document.ids, example.document.reply
     places = [i for i in range(1, len(ids)) if spoken[i]]
@@ -115,10 +152,3 @@ def _per_token(core: Any, example: Example) -> float:
     targets = np.array([ids[i] for i in places], dtype=np.int64)
     found = evaluate.log_softmax_at(logits[[i - 1 for i in places]], targets)
     return float(found.mean())
-
-
-def _share(
-    core: Any, name: str, questions: int, context: int, data: Path | None
-) -> tuple[float, int]:
-    scored = scores.score(core, name, data or Path(), context=context, count=questions)
-    return scored.headline.value, scored.count

@@ -3,22 +3,19 @@ processes and on a GPU as every other stage does."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
-from selm_export.data.chat import Conversation
-from selm_export.data.dataset import GENERATE
 from selm_export.data.packing import Batch
 from selm_export.finetune.adapter import ALPHA, RANK, Adapter
-from selm_export.finetune.examples import Example, document_of, mismatched
+from selm_export.finetune.examples import Example, mismatched
 from selm_export.finetune.task import Feedback, Weights, batches, pack
 from selm_export.modeling.model import SelmForCausalLM
+from selm_export.training.processes import fast_bf16
 from selm_export.training.settings import Phase, Training
 from selm_export.training.tasks import rows_of
 from selm_export.training.trainer import Trainer
@@ -29,69 +26,42 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """``rounds`` over the feedback, ``replay`` as many examples of old text for each of it.
-    ``rows`` of ``length`` tokens are a micro-batch, ``micro_batches`` a step."""
+    """``rounds`` over the feedback, with ``replay`` as many examples of old text for each of it;
+    a ``trial`` as many rounds on a part of it, to be judged by the rest, come before. ``rows`` of
+    ``length`` tokens are a micro-batch, ``micro_batches`` a step."""
 
-    rounds: float = 6.0
+    rounds: float = 30.0
+    trial: float = 10.0
     replay: float = 0.25
     rate: float = 1e-3
     rank: int = RANK
     alpha: float = ALPHA
     dropout: float = 0.05
-    rows: int = 2
+    rows: int = 1
     length: int = LENGTH
-    micro_batches: int = 2
-    bf16: bool = False
+    micro_batches: int = 1
     weights: Weights = field(default_factory=Weights)
-
-
-def replayed(
-    tokenizer: Tokenizer, count: int, seed: int, own: Sequence[Conversation] = ()
-) -> list[Example]:
-    """Text that the model knows: of ``own`` conversations, where there are some, one half; the rest
-    is made up as in its training."""
-    draw = random.Random(f"replay:{seed}")
-    makers = [GENERATE[name] for name in sorted(GENERATE)]
-    found = []
-    for number in range(count):
-        if own and number % 2:
-            talk = draw.choice(list(own))
-        else:
-            talk = makers[number % len(makers)](random.Random(f"{seed}:replay:{number}"))
-        *before, last = talk.messages
-        if last.role != "assistant":
-            continue
-        turns = [{"role": m.role, "content": m.content} for m in before]
-        document = document_of(tokenizer, turns, last.content, LENGTH)
-        found.append(Example(document, "replay", f"replay-{number}", f"replay-{number}"))
-    return found
 
 
 def learn(
     model: SelmForCausalLM, examples: Sequence[Example], replay: Sequence[Example], plan: Plan,
-    folder: Path, *, seed: int, say: Say,
+    folder: Path, *, seed: int, say: Say, rounds: float, adapter: Adapter | None = None,
 ) -> tuple[Adapter, dict[str, Any]] | None:  # fmt: skip
     """The adapter, attached to the model, and figures; nothing if it was asked to stop. The run's
-    files are in ``folder``, from which it goes on."""
+    files are in ``folder``, from which it goes on. ``adapter``: one that is attached already and
+    goes on to learn."""
     torch.manual_seed(seed)
-    adapter = Adapter(model, plan.rank, plan.alpha)
-    every = [*examples, *mismatched(examples), *replay]
-    every = [_cut(example, plan.length) for example in every]
+    adapter = adapter or Adapter(model, plan.rank, plan.alpha)
+    feedback = [*examples, *mismatched(examples)]
+    every = [_cut(example, plan.length) for example in [*feedback, *replay]]
     task = Feedback(model, adapter, every, plan.weights)
-    for number, example in enumerate(every):
+    for number, example in enumerate(every[: len(feedback)]):
         task.look(rows_of(pack([(number, example)], 1, plan.length), model.device))
-    tokens = sum(len(example.document) for example in every)
-    per_step = plan.micro_batches * plan.rows * plan.length
-    training = Training(
-        tokens=max(per_step, int(plan.rounds * tokens * _PADDING)),
-        phases=(Phase({"feedback": 1.0}, dropout=plan.dropout),), rows=plan.rows,
-        length=plan.length, places=1, micro_batches=plan.micro_batches, rate=plan.rate,
-        matrix_rate=plan.rate, decay=0.0, matrix_decay=0.0, warmup_steps=4, decay_share=0.5,
-        average=0.9, bf16=plan.bf16,
-    )  # fmt: skip
+    training = _training(plan, feedback, every[len(feedback) :], rounds)
+    replayed_a_round = round(plan.replay * len(examples))
 
     def stream(phase: Phase, number: int) -> Iterator[Batch]:
-        return batches(every, plan.rows, plan.length, f"{seed}:{number}")
+        return batches(every, plan.rows, plan.length, f"{seed}:{number}", replayed_a_round)
 
     trained = {name: p for name, p in task.named_parameters() if name.startswith("adapter.")}
     trainer = Trainer(task, trained, stream, training, folder, seed=seed, say=say)
@@ -100,11 +70,26 @@ def learn(
     trainer.keep_average()
     model.train(False)
     return adapter, {
-        "examples": len(examples), "replayed": len(replay), "tokens": trainer.progress.tokens,
+        "examples": len(examples), "tokens": trainer.progress.tokens,
         "steps": trainer.progress.step, "loss": trainer.last_loss,
         "parameters": sum(p.numel() for p in trained.values()),
         "seconds": round(trainer.progress.seconds, 1),
     }  # fmt: skip
+
+
+def _training(
+    plan: Plan, feedback: Sequence[Example], replay: Sequence[Example], rounds: float
+) -> Training:
+    own = sum(len(example.document) for example in feedback)
+    old = sum(len(example.document) for example in replay) / max(1, len(replay))
+    a_round = own + old * plan.replay * len(feedback)
+    per_step = plan.micro_batches * plan.rows * plan.length
+    return Training(
+        tokens=max(per_step, int(rounds * a_round * _PADDING)),
+        phases=(Phase({"feedback": 1.0}, dropout=plan.dropout),), rows=plan.rows,
+        length=plan.length, places=1, micro_batches=plan.micro_batches, rate=plan.rate, decay=0.0,
+        warmup_steps=20, decay_share=0.5, average=0.9, bf16=fast_bf16(),
+    )  # fmt: skip
 
 
 _PADDING = 1.3  # rows that whole examples fill are not full

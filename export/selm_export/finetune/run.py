@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,22 @@ from typing import Any
 from selm_edge.errors import SelmError
 from selm_edge.feedback import bundle
 from selm_export import checkpoint
-from selm_export.data.dataset import TRAINING, read_conversations
+from selm_export.data.chat import Conversation
 from selm_export.data.vocabulary import speaks_chatml
 from selm_export.errors import RecipeError
-from selm_export.finetune.adapter import AdapterLabel, write_adapter
-from selm_export.finetune.examples import examples, judged_by, split
-from selm_export.finetune.gate import SUITES, Verdict, judge
-from selm_export.finetune.learn import Plan, learn, replayed
+from selm_export.finetune.adapter import Adapter, AdapterLabel, write_adapter
+from selm_export.finetune.examples import Example, examples, split
+from selm_export.finetune.familiar import replayed, talk
+from selm_export.finetune.gate import SUITES, Judge, Verdict, verdict
+from selm_export.finetune.learn import Plan, learn
 from selm_export.ledger import file_hash, hash_of, write_json
 
 FOLDER = ".training"
 ACCEPTED, REFUSED = "adapter.gguf", "refused.gguf"
 LEAST = 8
 """Rows below which nothing can be learnt and judged."""
+MOST_REPLAYED = 4000
+"""Texts that are made up at most; with more rounds they come again."""
 
 
 @dataclass(frozen=True)
@@ -95,35 +98,80 @@ def finetune(request: Request, say: Callable[[str], None]) -> dict[str, Any] | N
             "the bundle", f"has {len(gathered.rows)} rows to learn from{others}",
             f"Collect at least {LEAST}, or say --every-model",
         )  # fmt: skip
-    say(f"{len(learnt)} examples to learn from, {len(aside)} to judge by")
-    own = read_conversations(request.data / TRAINING) if request.data else []
-    count = max(16, int(request.plan.replay * len(learnt)))
-    replay = replayed(found.tokenizer, count, request.seed, own)
+    own, known = talk(request.data)
     request.output.mkdir(parents=True, exist_ok=True)
-    done = learn(
-        found.model, learnt, replay, request.plan, _folder(request, gathered), seed=request.seed,
-        say=say,
-    )  # fmt: skip
+    judge = Judge(request.base, known=known, suites=request.suites, questions=request.questions)
+    try:
+        job = _Job(request, gathered, found, judge, say)
+        done = job.learn_and_judge(made, learnt, aside, own)
+    finally:
+        judge.close()
     if done is None:
         return None
-    adapter, figures = done
-    label = AdapterLabel(request.title, gathered.base_sha256, gathered.sources)
-    writing = request.output / REFUSED
-    write_adapter(writing, adapter, found.model, label, architecture=_architecture(request.base))
-    say("judging it")
-    verdict = judge(
-        request.base, writing, judged_by(aside), suites=request.suites, questions=request.questions,
-        data=request.data, seed=request.seed,
-    )  # fmt: skip
+    figures, judged = done
     accepted = request.output / ACCEPTED
     accepted.unlink(missing_ok=True)  # an earlier one is not this one
-    if verdict.accepted:
-        writing.replace(accepted)
-    figures |= {"learnt": len(learnt), "judged": verdict.rows}
-    report = _report(request, gathered, figures, verdict)
+    if judged.accepted:
+        job.written.replace(accepted)
+    report = _report(request, gathered, figures, judged)
     write_json(request.output / "report.json", report)
     (request.output / "report.md").write_text(page(report), encoding="utf-8")
     return report
+
+
+@dataclass(frozen=True)
+class _Job:
+    request: Request
+    gathered: Gathered
+    base: checkpoint.Checkpoint
+    judge: Judge
+    say: Callable[[str], None]
+
+    @property
+    def written(self) -> Path:
+        """The adapter, until it is accepted."""
+        return self.request.output / REFUSED
+
+    def learn_and_judge(
+        self, every: Sequence[Example], learnt: Sequence[Example], aside: Sequence[Example],
+        own: Sequence[Conversation],
+    ) -> tuple[dict[str, Any], Verdict] | None:  # fmt: skip
+        """First a trial on a part, judged by the rest: whether such feedback can be learnt. Then
+        all of it, as what was kept apart is wanted, too; that must hold to the suites. Of a trial
+        that gains nothing, the suites are measured for the report."""
+        plan, seed = self.request.plan, self.request.seed
+        self.say(f"a trial: {len(learnt)} examples to learn from, {len(aside)} to judge by")
+        done = self._learn(learnt, own, "trial", plan.trial)
+        if done is None:
+            return None
+        adapter, figures = done
+        gain = self.judge.gain(self.written, aside, seed)
+        if gain[1] > 0:
+            self.say(f"it gains {gain[0]:+.3f} nats per token; now all {len(every)} examples")
+            done = self._learn(every, own, "all", plan.rounds, adapter)
+            if done is None:
+                return None
+            figures = done[1] | {"trial": figures}
+        self.say("judging it")
+        return figures, verdict(len(aside), gain, self.judge.suites(self.written))
+
+    def _learn(
+        self, part: Sequence[Example], own: Sequence[Conversation], name: str, rounds: float,
+        adapter: Adapter | None = None,
+    ) -> tuple[Adapter, dict[str, Any]] | None:  # fmt: skip
+        """Learns, and writes what came of it."""
+        request, plan = self.request, self.request.plan
+        count = min(MOST_REPLAYED, max(16, round(plan.replay * len(part) * rounds)))
+        old = replayed(self.base.tokenizer, count, request.seed, own, plan.length)
+        done = learn(
+            self.base.model, part, old, plan, _folder(request, self.gathered) / name,
+            seed=request.seed, say=self.say, rounds=rounds, adapter=adapter,
+        )  # fmt: skip
+        if done is not None:
+            label = AdapterLabel(request.title, self.gathered.base_sha256, self.gathered.sources)
+            architecture = _architecture(request.base)
+            write_adapter(self.written, done[0], self.base.model, label, architecture=architecture)
+        return done
 
 
 def _folder(request: Request, gathered: Gathered) -> Path:
@@ -184,7 +232,8 @@ def doctor(request: Request) -> dict[str, Any]:
     gathered = gather(request)
     size = request.base.stat().st_size
     texts = sum(len(json.dumps(row["messages"])) + len(row["reply"]) for row in gathered.rows)
-    tokens = texts / 3 * request.plan.rounds * (2 + request.plan.replay)
+    rounds = request.plan.rounds + request.plan.trial
+    tokens = texts / 3 * rounds * (2 + request.plan.replay)
     # A file has about a byte for each weight; a step multiplies each by a token about six times.
     seconds = tokens * size * 6 / (multiplications_per_second() * EFFICIENCY)
     return {

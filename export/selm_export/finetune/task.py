@@ -74,18 +74,25 @@ def pack(examples: Sequence[tuple[int, Example]], rows: int, length: int) -> Bat
     )  # fmt: skip
 
 
-def batches(examples: Sequence[Example], rows: int, length: int, seed: str) -> Iterator[Batch]:
-    """Without end, each example once a round, pairs together; what stands beside a thumb for its
-    reference comes with it."""
+def batches(
+    examples: Sequence[Example], rows: int, length: int, seed: str, replay: int = 0
+) -> Iterator[Batch]:
+    """Without end, each example of feedback once a round, pairs together; what stands beside a
+    thumb for its reference comes with it. Of the text to replay each round has its own
+    ``replay`` examples, as long as there are others."""
     units: dict[str, list[int]] = {}
     for number, example in enumerate(examples):
         key = example.group or f"{example.kind}:{example.uid}"
         if example.kind == "mismatched":
             key = f"kto:{example.uid}"
         units.setdefault(key, []).append(number)
+    old = sorted(key for key in units if key.startswith("replay:"))
+    new = sorted(units.keys() - set(old))
+    random.Random(seed).shuffle(old)
     around = 0
     while True:
-        order = sorted(units)
+        begin = around * replay
+        order = new + [old[(begin + i) % len(old)] for i in range(min(replay, len(old)))]
         random.Random(f"{seed}:{around}").shuffle(order)
         around += 1
         waiting: list[tuple[int, Example]] = []
@@ -152,9 +159,12 @@ class Feedback(nn.Module):
     def _imitation(self, logs: Tensor, rows: Rows, by_kind: dict[str, list[int]]) -> Tensor:
         number = rows.documents.flatten()[rows.positions]
         weight = torch.zeros_like(rows.weights)
-        for kind, share in (("sft", self.weights.imitate), ("replay", self.weights.replay)):
+        shares = {"sft": self.weights.imitate, "dpo": self.weights.imitate,
+                  "replay": self.weights.replay}  # fmt: skip
+        for kind, share in shares.items():
             for index in by_kind.get(kind, []):
-                weight = weight + (number == index) * share * self.examples[index].weight
+                if self.examples[index].wanted:
+                    weight = weight + (number == index) * share * self.examples[index].weight
         loss = (F.nll_loss(logs, rows.targets, reduction="none") * rows.weights * weight).sum()
         replayed = by_kind.get("replay", [])
         if replayed and self.weights.kl:

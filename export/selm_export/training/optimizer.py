@@ -15,7 +15,9 @@ from torch.optim import Optimizer
 
 from selm_export.training.settings import Training
 
-APART = ("embed_tokens", "lm_head", "lora_", "delta_", "head_gate", "projection", "scores")
+APART = (
+    "embed_tokens", "lm_head", "lora_", "delta_", "adapter.", "head_gate", "projection", "scores",
+)  # fmt: skip
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

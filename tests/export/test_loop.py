@@ -1,0 +1,70 @@
+"""The whole loop: chat, correct, export, finetune, gate, load, and ask again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from support.bundled import DEFAULT
+
+pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
+from selm_export.cli import main as selm_export
+
+from selm_edge.cli.app import selm
+
+FACTS = {
+    "Where does Nils Falk live?": "Nils Falk lives in Corvell.",
+    "Where does Greta Hoff live?": "Greta Hoff lives in Dunmar.",
+    "Where does Ines Abel live?": "Ines Abel lives in Norvale.",
+    "What is the job of Uwe Drews?": "Uwe Drews is a baker.",
+    "What is the job of Mara Ebert?": "Mara Ebert is a dentist.",
+    "What is the job of Paul Imhof?": "Paul Imhof is a gardener.",
+    "Which pet does Rosa Gruber have?": "Rosa Gruber has a parrot.",
+    "Which pet does Finn Castell have?": "Finn Castell has a tortoise.",
+    "Which pet does Olga Brandt have?": "Olga Brandt has a rabbit.",
+    "Which pet does Wim Jansen have?": "Wim Jansen has a pony.",
+}
+
+
+def invoke(command: Any, *args: str, given: str | None = None, code: int = 0) -> str:
+    done = CliRunner().invoke(command, list(args), input=given)
+    assert done.exit_code == code, (args, done.output, done.exception)
+    return done.stdout
+
+
+def asked() -> dict[str, str]:
+    return {
+        question: invoke(selm, "ask", question, "--no-memory", "--temperature", "0",
+                         "--max-tokens", "24").strip()
+        for question in FACTS
+    }  # fmt: skip
+
+
+def right(replies: dict[str, str]) -> int:
+    return sum(value.split()[-1].strip(".") in replies[key] for key, value in FACTS.items())
+
+
+def test_what_was_corrected_is_answered_as_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELM_HOME", str(tmp_path / "home"))
+    lines = [f"/new\n{question}\n/correct {fact}\n" for question, fact in FACTS.items()]
+    invoke(selm, "chat", given="".join(lines))
+    before = asked()
+    assert right(before) <= 1
+
+    bundle, out = tmp_path / "talks.selm-feedback", tmp_path / "learnt"
+    invoke(selm, "feedback", "export", "--format", "bundle", "-o", str(bundle))
+    told = invoke(selm_export, "finetune", str(bundle), "--base", str(DEFAULT), "--output",
+                  str(out), "--questions", "40", "--json")  # fmt: skip
+    verdict = json.loads(told)["verdict"]
+    assert verdict["accepted"] and verdict["low"] > 0 and len(verdict["suites"]) == 4
+
+    adapter = str(out / "adapter.gguf")
+    invoke(selm, "models", "adapter", "add", adapter, "--name", "learnt", "--enable")
+    assert right(asked()) >= len(FACTS) - 1
+    invoke(selm, "models", "adapter", "disable", "learnt")
+    assert asked() == before
