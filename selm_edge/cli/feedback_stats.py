@@ -54,10 +54,8 @@ def _report(store: Store, since: int) -> Report:
     from selm_edge.memory.opening import memories_of
 
     memories, problem = memories_of(store, config.load().embedder)
-    return report(
-        store.database, memories.embedder, since=since,
-        no_embedder=problem or "the embedder is switched off (`selm memory embedder builtin` turns it on)",
-    )  # fmt: skip
+    why = problem or "the embedder is switched off; `selm memory embedder builtin` turns it on"
+    return report(store.database, memories.embedder, since=since, no_embedder=why)
 
 
 def _with_fluency(
