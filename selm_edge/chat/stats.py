@@ -63,7 +63,8 @@ class ChatStats:
         if not opened.assistant.model.adapters:
             return opened.assistant.model, opened.name
         again = self._session.models.open(opened.spec, opened.context).assistant.model
-        again.set_adapters({})
+        if again.adapters:
+            again.set_adapters({})
         return again, opened.name
 
 

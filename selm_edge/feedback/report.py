@@ -124,7 +124,7 @@ def _satisfied(found: OverTime[Opinions]) -> Section:
     if whole.share is not None and whole.interval is not None:
         low, high = whole.interval
         words.append(
-            f"{_percent(whole.share)} of {whole.judged} judged replies were good (with 95 %"
+            f"{_percent(whole.share)} of {_count(whole.judged, 'judged reply was')} good (with 95 %"
             f" confidence {100 * low:.0f} to {_percent(high)}): {whole.up} good, {whole.down} bad,"
             f" {whole.corrected} corrected."
         )
@@ -143,11 +143,11 @@ def _corrected(found: OverTime[Nearness]) -> Section:
     whole = found.whole
     if not whole.corrections:
         return Section("Corrections", ["No reply has been corrected yet."])
-    many = "reply was" if whole.corrections == 1 else "replies were"
     words = [
-        f"{whole.corrections} {many} corrected. Against your text: F1 {_number(whole.f1)}"
-        f" (precision {_number(whole.precision)}, recall {_number(whole.recall)}),"
-        f" BLEU {_number(whole.bleu, 1)}. F1 1 and BLEU 100 would need no correction."
+        f"{_count(whole.corrections, 'reply was')} corrected. Against your text:"
+        f" F1 {_number(whole.f1)} (precision {_number(whole.precision)},"
+        f" recall {_number(whole.recall)}), BLEU {_number(whole.bleu, 1)}."
+        " F1 1 and BLEU 100 would need no correction."
     ]
     plots = [_plot("F1", found, lambda of: of.f1, 1.0, "{:.2f}".format)]
     if whole.bleu is not None:
@@ -162,10 +162,9 @@ def _coherent(found: OverTime[Likeness]) -> Section:
     whole = found.whole
     if whole.answers is None:
         return Section("Coherence", ["There is no conversation with a whole reply yet."])
-    dialogues = "1 dialogue" if whole.dialogues == 1 else f"{whole.dialogues} dialogues"
     words = [
         f"Likeness in meaning (cosine) of a question and its reply: {_number(whole.answers)} in"
-        f" {dialogues}."
+        f" {_count(whole.dialogues, 'dialogue')}."
     ]
     if whole.follows is not None:
         words.append(f"Of a reply and what is asked next: {_number(whole.follows)}.")
@@ -183,8 +182,9 @@ def _fluent(found: OverTime[Perplexity], judge: str) -> Section:
     if whole.perplexity is None:
         return Section("Fluency", ["No reply was measured."])
     words = [
-        f"Perplexity {_number(whole.perplexity, 1)} under {judge} without adapters; {whole.replies}"
-        f" replies, {whole.tokens:,} tokens. Lower is more expected."
+        f"Perplexity {_number(whole.perplexity, 1)} under {judge} without adapters;"
+        f" {_count(whole.replies, 'reply')}, {_count(whole.tokens, 'token')}. Lower is"
+        " more expected."
     ]
     if whole.left_out:
         words.append(f"{whole.left_out} left out: their questions do not fit into the context.")
@@ -221,6 +221,15 @@ def _percent(share: float) -> str:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "not known" if value is None else f"{value:.{digits}f}"
+
+
+_MANY = {
+    "judged reply was": "judged replies were", "reply was": "replies were", "reply": "replies",
+}  # fmt: skip
+
+
+def _count(count: int, one: str) -> str:
+    return f"{count:,} {one if count == 1 else _MANY.get(one, one + 's')}"
 
 
 def _times(count: int) -> str:
