@@ -232,6 +232,13 @@ COMMANDS: tuple[Command, ...] = (
         argument="[NAME]",
     ),
     Command(
+        "stats",
+        "Statistics",
+        "How good your conversations were, over time; with fluency the model reads them too.",
+        slash="stats",
+        argument="[fluency]",
+    ),
+    Command(
         "model",
         "Choose a model",
         "A model of this device, or any GGUF file by its path.",

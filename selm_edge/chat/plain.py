@@ -397,6 +397,19 @@ class PlainChat:
             feedback.correct(reply, text)
             self.say(f"Your correction is kept; the talk goes on with it. {feedback.kept_words}")
 
+    def do_stats(self, argument: str) -> None:
+        from selm_edge.chat.stats import ChatStats, lines_of
+
+        if argument not in ("", "fluency"):
+            raise ValueError("statistics of what? /stats, or /stats fluency")
+        stats = ChatStats(self.session)
+        found = stats.report(lambda: False)
+        if argument:
+            self.say("Fluency is measured. Control C shows what there is.")
+            found = stats.with_fluency(found, lambda: False, lambda *_: None)
+        for line in lines_of(found):
+            self.say(line)
+
     def _lines(self, before: str) -> str:
         self.say(before)
         self.say("Write the new text; a line with only a full stop ends it.")

@@ -350,6 +350,23 @@ class ChatApp(ChatWindow):
         await self.refresh_conversation()
         self.tell("Your correction is kept. The reply as it was stays: ← shows it.")
 
+    def action_stats(self) -> None:
+        self._show_stats()
+
+    async def slash_stats(self, argument: str) -> None:
+        if argument != "fluency":
+            raise ValueError("statistics of what? /stats, or /stats fluency")
+        self._show_stats(fluency=True)
+
+    @work(group="browse", exit_on_error=False)
+    async def _show_stats(self, fluency: bool = False) -> None:
+        from selm_edge.chat.screens.stats import StatsScreen
+        from selm_edge.chat.stats import ChatStats
+
+        await self.push_screen_wait(
+            StatsScreen(ChatStats(self.session), lambda: not self.idle, fluency=fluency)
+        )
+
     # -- memory --------------------------------------------------------------------------------
 
     @work(group="dialog", exit_on_error=False)

@@ -79,18 +79,49 @@ def list_(
 
 
 @feedback.command()
+@click.option(
+    "--plot",
+    is_flag=True,
+    help="Also over time: how satisfied you were, how near replies came to your corrections, how"
+    " well turns of a conversation belong together.",
+)
+@click.option(
+    "--fluency",
+    "judge",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME|PATH]",
+    help="Also how expected the words of replies are to a model (the preferred one where none is"
+    " named), without adapters. It takes a while; Ctrl+C shows what there is.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="For --fluency: the newest that many replies; default 50.",
+)
+@_since
 @json_option
-def stats(as_json: bool) -> None:
-    """How much there is, by kind and by model."""
-    counts = open_data(create=False).feedback.stats()
-    if as_json:
-        show_json(counts)
-        return
-    for name in ("total", *_KINDS, "superseded"):
-        click.echo(f"{name:<13} {counts[name]:>6}")
-    for model, kinds in counts["by_model"].items():
-        words = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-        click.echo(plain(f"{model}: {words}"))
+@click.pass_context
+def stats(  # noqa: PLR0917 (options)
+    context: click.Context,
+    plot: bool,
+    judge: str | None,
+    limit: int | None,
+    since: int | None,
+    as_json: bool,
+) -> None:
+    """How much there is, by kind and by model; and how good your conversations were.
+
+    --json has all of it, fluency where it is asked for.
+
+    \b
+    Examples:
+      selm feedback stats --plot
+      selm feedback stats --plot --fluency selm-mini --limit 200
+    """
+    from selm_edge.cli import feedback_stats
+
+    context.exit(feedback_stats.stats(since, plot, judge, limit, as_json))
 
 
 @feedback.command()

@@ -171,18 +171,20 @@ class FeedbackLog:
         )
         return int(found[0]) if found else 0
 
-    def stats(self) -> dict[str, Any]:
-        """Counts of what is in force, in all and by model."""
+    def stats(self, since: int = 0) -> dict[str, Any]:
+        """Counts of what is in force, in all and by model. ``since`` in ms."""
         counts: dict[str, int] = dict.fromkeys(("up", "down", "correction", "regeneration"), 0)
         by_model: dict[str, dict[str, int]] = {}
         for kind, model, number in self.database.rows(
             "select kind, coalesce(model, 'unknown'), count(*) from feedback"
-            " where superseded_by is null group by 1, 2 order by 2, 1"
+            " where superseded_by is null and created >= ? group by 1, 2 order by 2, 1",
+            (since,),
         ):
             counts[kind] += number
             by_model.setdefault(model, {})[kind] = number
         superseded = self.database.rows(
-            "select count(*) from feedback where superseded_by is not null"
+            "select count(*) from feedback where superseded_by is not null and created >= ?",
+            (since,),
         )[0][0]
         return {
             "total": sum(counts.values()),

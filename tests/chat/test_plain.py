@@ -107,6 +107,13 @@ def test_feedback(tmp_path: Path) -> None:
     assert session.path[-1].text == "Better\ntext"
 
 
+def test_statistics_are_said_in_lines(tmp_path: Path) -> None:
+    out, _, _ = run(tmp_path, "Hello", "/good", "/stats", "/stats fluency", "/stats x")
+    assert "Satisfaction. 100 % of 1 judged reply was good" in out
+    assert "good replies, by day: " in out and "Fluency. Perplexity" in out
+    assert "Error: statistics of what?" in out and "█" not in out
+
+
 def test_settings_system_and_models(tmp_path: Path) -> None:
     out, session, _ = run(
         tmp_path,

@@ -7,6 +7,7 @@ time: figures are fixed, cursors do not blink.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from textual.widgets import Input, TextArea
 
 from selm_edge.backends.base import GenerationStats
 from selm_edge.chat.tui import ChatApp
+from selm_edge.feedback.log import Kind, ReplyRecord
 
 SIZES = [(80, 24), (140, 40)]
 KETTLE = """To descale a kettle, use **white vinegar** or citric acid:
@@ -250,6 +252,29 @@ def test_sources_under_a_reply(picture: Any, size: tuple[int, int]) -> None:
         await keys("up")(app, pilot)
 
     picture(size, asked)
+
+
+def test_statistics(picture: Any, size: tuple[int, int]) -> None:
+    """Eight weeks of opinions about one reply after another; meaning is left out, as it is a figure
+    of a file that may be retrained."""
+
+    async def judged(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.session.preferences.config.embedder = "off"
+        log = app.session.store.feedback
+        kinds: list[Kind] = ["down", "correction", "up", "down", "up", "regeneration", "up", "up"]
+        for number, kind in enumerate(kinds * 2):
+            record = ReplyRecord([], "Boil it, then rinse it twice.", message=number, model="tiny")
+            better = "Boil it, let it stand, then rinse it twice." if kind == "correction" else None
+            row = log.add(kind, record, correction=better)
+            moment = datetime(2026, 3, 2, 12) + timedelta(days=3.5 * number)
+            with log.database.write() as connection:
+                when = int(moment.timestamp() * 1000)
+                connection.execute("update feedback set created = ? where id = ?", (when, row.id))
+        await app.run_action("stats")
+        await until(pilot, lambda: app.screen.query(".plot"))
+        await settle(pilot)
+
+    picture(size, judged)
 
 
 def test_delete(picture: Any, size: tuple[int, int]) -> None:

@@ -15,7 +15,6 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
 pytest.importorskip("matplotlib", reason="needs the [export] extra: matplotlib is not installed")
-pytest.importorskip("sacrebleu", reason="needs the [export] extra: sacrebleu is not installed")
 
 import click
 import gguf

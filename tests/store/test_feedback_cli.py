@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from selm_edge.cli.feedback import feedback
 from selm_edge.errors import SelmError
+from selm_edge.feedback import fluency
 from selm_edge.feedback.log import ReplyRecord
+from selm_edge.store.conversations import ReplyFacts
 from selm_edge.store.opening import open_store
 
 TURNS = [{"role": "user", "content": "2+2?"}]
@@ -56,6 +59,70 @@ def test_list_and_stats(home: Path) -> None:
     counts = json.loads(run("stats", "--json"))
     assert (counts["total"], counts["by_model"]["tiny"]) == (2, {"up": 1})
     assert "unknown: 1 correction" in run("stats")
+
+
+def talked(home: Path) -> None:
+    store = open_store(home / "selm.db")
+    for question, reply in (("What is 2+2?", "2 + 2 = 4."), ("And 3+3?", "3 + 3 = 6.")):
+        conversation = store.conversations.create().id
+        asked = store.conversations.add(conversation, None, "user", question)
+        facts = ReplyFacts(finish_reason="stop", model="selm-mini")
+        store.conversations.add(conversation, asked.id, "assistant", reply, facts=facts)
+    store.close()
+
+
+def test_stats_as_plots(home: Path) -> None:
+    filled(home)
+    talked(home)
+    shown = run("stats", "--plot", "--fluency", "--limit", "1")
+    assert "\x1b" not in shown and max(map(len, shown.splitlines())) <= 80
+    for words in ("50 % of 2 judged", "1 reply was corrected", "in 2 dialogues", "1 reply,",
+                  "good replies, by day", "100 %│", "perplexity, by day"):  # fmt: skip
+        assert words in shown.replace("\n", " "), words
+    assert "Fluency" not in run("stats", "--plot")
+    assert "Satisfaction" not in run("stats", "--fluency") and "Satisfaction" not in run("stats")
+    figures = json.loads(run("stats", "--json"))
+    assert figures["total"] == 2 and figures["fluency"] is None
+    assert figures["satisfaction"]["share"] == 0.5
+    assert figures["corrections"]["by_model"]["unknown"]["f1"] == 0
+    assert 0 < figures["coherence"]["answers"] <= 1
+    figures = json.loads(run("stats", "--json", "--fluency", "selm-mini"))
+    assert figures["fluency"]["judge"] == "selm-mini" and figures["fluency"]["replies"] == 2
+    assert json.loads(run("stats", "--json", "--since", "2999-01-01"))["total"] == 0
+    result = CliRunner().invoke(feedback, ["stats", "--limit", "3"])
+    assert result.exit_code == 2 and "--limit is for --fluency" in result.output
+
+
+def test_ctrl_c_shows_what_was_measured(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talked(home)
+    whole, done = fluency._nats, list[int]()
+
+    def interrupted(*args: Any) -> float | None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return whole(*args)
+
+    monkeypatch.setattr(fluency, "_nats", interrupted)
+    result = CliRunner().invoke(feedback, ["stats", "--fluency"])
+    assert result.exit_code == 130 and "1 of 2 replies" in result.stderr
+    assert "Perplexity" in result.stdout and "1 reply," in result.stdout
+
+
+def test_colours_only_where_they_are_wanted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(home)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("selm_edge.cli.feedback_stats._terminal", lambda: True)
+    runner = CliRunner()
+    assert "\x1b[32m" in runner.invoke(feedback, ["stats", "--plot"], color=True).output
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in runner.invoke(feedback, ["stats", "--plot"], color=True).output
+
+
+def test_a_terminal_without_the_characters_gets_the_values(home: Path) -> None:
+    filled(home)
+    result = CliRunner(charset="latin-1").invoke(feedback, ["stats", "--plot"])
+    assert result.exit_code == 0 and "50 %" in result.output and "█" not in result.output
 
 
 def test_export(home: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ What each says:
   those divided by the option's length.
 - a number (GSM8K): the last number of the greedy reply is the result (``exact_match``).
 - a written answer (MedQuAD): the greedy reply against the reference's leading sentences: corpus
-  ``bleu`` (sacrebleu, in its own settings) and ``precision``, ``recall``, ``f1`` of the words, as
-  SQuAD counts them (arXiv 1606.05250), the mean over answers.
+  ``bleu`` and the mean over answers of the words' ``precision``, ``recall`` and ``f1``
+  (`selm_edge.feedback.overlap`).
 - ``notes``, ``declined``, ``passages``, ``arithmetic``: greedy replies marked by the rules of
   `selm_export.data.questions` and `selm_export.data.passages`.
 
@@ -21,13 +21,13 @@ import math
 import random
 import re
 import statistics
-import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from selm_edge.feedback.overlap import Grams, overlap
 from selm_export.data import passages, questions
 from selm_export.data.chat import Message
 from selm_export.data.tasks import READERS, Choice, Sum, Written
@@ -179,40 +179,15 @@ def sums(asker: Asker, asked: Sequence[Sum]) -> dict[str, Estimate]:
     return {"exact_match": mean([float(r) for r in right])}
 
 
-def words(text: str) -> list[str]:
-    """As SQuAD's evaluation: lower case, no punctuation, no articles."""
-    plain = "".join(c for c in text.lower() if c not in string.punctuation)
-    return [w for w in plain.split() if w not in ("a", "an", "the")]
-
-
-def overlap(reply: str, reference: str) -> tuple[float, float, float]:
-    """Precision, recall and F1 of the reply's words."""
-    said, wanted = words(reply), words(reference)
-    common = (Counter(said) & Counter(wanted)).total()
-    if not common:
-        return (0.0, 0.0, 0.0) if said or wanted else (1.0, 1.0, 1.0)
-    precision, recall = common / len(said), common / len(wanted)
-    return precision, recall, 2 * precision * recall / (precision + recall)
-
-
 def bleu(replies: Sequence[str], references: Sequence[str]) -> Estimate:
     """Of the corpus, 0 to 100; the error is that of 200 bootstrap samples of the answers."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    metric = BLEU()
-    value = float(metric.corpus_score([*replies], [[*references]]).score)
-    if len(replies) < 2:
+    answers = [Grams.of(a, b) for a, b in zip(replies, references, strict=True)]
+    value = Grams.total(answers).bleu
+    if len(answers) < 2:
         return Estimate(value, math.nan)
-    # What BLEU is computed from sums over answers: lengths, matching and possible n-grams.
-    each = [metric.corpus_score([a], [[b]]) for a, b in zip(replies, references, strict=True)]
-    answers = [(s.sys_len, s.ref_len, *s.counts, *s.totals) for s in each]
-    r, samples = random.Random(1), []
-    for _ in range(200):
-        drawn = r.choices(answers, k=len(answers))
-        said, wanted, *rest = (sum(column) for column in zip(*drawn, strict=True))
-        order = len(rest) // 2
-        found = BLEU.compute_bleu(rest[:order], rest[order:], said, wanted, smooth_method="exp")
-        samples.append(float(found.score))
+    # What BLEU is computed from sums over answers: no text is read again.
+    r = random.Random(1)
+    samples = [Grams.total(r.choices(answers, k=len(answers))).bleu for _ in range(200)]
     return Estimate(value, statistics.stdev(samples))
 
 
