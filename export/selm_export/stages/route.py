@@ -26,7 +26,7 @@ from selm_export.modeling.experts import ScoreHead, log_likelihoods, mixture_los
 from selm_export.modeling.layers import QUIET
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.report import routing
-from selm_export.report.evaluate import read_labelled
+from selm_export.report.evaluate import domain_of, read_labelled
 from selm_export.report.routing import TorchEnsemble
 from selm_export.stages.job import Job
 from selm_export.training.learn import count, save
@@ -40,8 +40,9 @@ Figures = dict[str, Any]
 class Settings:
     """Heads see ``tokens`` reply places of ``shares``, ``epochs`` times in batches of ``batch``.
     ``confident`` weighs the entropy of each choice, ``balanced`` that of their mean, ``agree`` the
-    early heads' divergence from the full ones; ``stickiness`` is added at run time to the score of
-    the expert that spoke last."""
+    early heads' divergence from the full ones; ``own`` that the expert of a source's domain (by
+    `domain_of`) speaks there, where others say the same nearly as well. ``stickiness`` is added at
+    run time to the score of the expert that spoke last."""
 
     shares: dict[str, float]
     tokens: int = 200_000
@@ -51,17 +52,20 @@ class Settings:
     confident: float = 0.02
     balanced: float = 0.01
     agree: float = 0.5
+    own: float = 0.0
     stickiness: float = 1.0
     length: int = 512
 
 
 class Cache(NamedTuple):
     """Of reply places: what the trunk saw [places, width], what each expert made of it
-    [experts, places, width], and the log-probability it gave the next token [places, experts]."""
+    [experts, places, width], the log-probability it gave the next token [places, experts], and the
+    number of the domain's own expert [places], -1 where it has none."""
 
     trunk: Tensor
     last: Tensor
     logs: Tensor
+    own: Tensor
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
@@ -74,18 +78,23 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             "Join experts first (delta)",
         )  # fmt: skip
     sources = Sources(job.data, found.tokenizer, packing(settings), job.seed)
-    stream = sources.stream(Phase(settings.shares, user_weight=0.0), f"{job.name}:route")
-    cache = remember(model, stream, settings.tokens, job)
+    parts = []
+    for domain, shares in by_domain(settings.shares).items():
+        stream = sources.stream(Phase(shares, user_weight=0.0), f"{job.name}:route:{domain}")
+        places = settings.tokens * sum(shares.values()) / sum(settings.shares.values())
+        job.say(f"  what the experts say of {domain}")
+        parts.append(remember(model, stream, round(places), domain, job))
+    cache = joined(parts)
     torch.manual_seed(job.seed)
     full = [ScoreHead(model.config.hidden_size) for _ in names]
     early = [ScoreHead(model.config.hidden_size) for _ in names]
     job.say("  full heads")
-    told_full = fit(full, cache.last, cache.logs, settings, job)
+    told_full = fit(full, cache.last, cache, settings, job)
     with torch.no_grad():
         wanted = scores(full, cache.last).log_softmax(-1)
     job.say("  early heads")
     trunk = cache.trunk.expand(len(names), -1, -1)
-    told_early = fit(early, trunk, cache.logs, settings, job, wanted=wanted)
+    told_early = fit(early, trunk, cache, settings, job, wanted=wanted)
     model.config.expert_route = "early"
     model.config.expert_stickiness = settings.stickiness
     model.model.scores.load_state_dict(nn.ModuleList(early).state_dict())
@@ -102,9 +111,25 @@ def packing(settings: Settings) -> Packing:
     return Packing(rows=2, tokens=settings.length, places=2 * settings.length, user_weight=0.0)
 
 
+def by_domain(shares: dict[str, float]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for source, share in shares.items():
+        found.setdefault(domain_of(source), {})[source] = share
+    return found
+
+
+def joined(parts: list[Cache]) -> Cache:
+    trunks, lasts, logs, labels = zip(*parts, strict=True)
+    return Cache(torch.cat(trunks), torch.cat(lasts, dim=1), torch.cat(logs), torch.cat(labels))
+
+
 @torch.no_grad()
-def remember(model: SelmForCausalLM, stream: Iterator[Batch], places: int, job: Job) -> Cache:
-    """Runs every expert over the text once."""
+def remember(
+    model: SelmForCausalLM, stream: Iterator[Batch], places: int, domain: str, job: Job
+) -> Cache:
+    """Runs every expert over text of a domain once."""
+    names = model.config.expert_names
+    number = names.index(domain) if domain in names else -1
     trunks, lasts, logs, seen, told = [], [], [], 0, 0
     while seen < places:
         rows = rows_of(next(stream), model.device)
@@ -120,7 +145,8 @@ def remember(model: SelmForCausalLM, stream: Iterator[Batch], places: int, job: 
         if seen // 20_000 > told:
             told = seen // 20_000
             job.say(f"  {seen:,} of {places:,} places")
-    return Cache(torch.cat(trunks), torch.cat(lasts, dim=1), torch.cat(logs))
+    labels = torch.full((seen,), number)
+    return Cache(torch.cat(trunks), torch.cat(lasts, dim=1), torch.cat(logs), labels)
 
 
 def scores(heads: list[ScoreHead], seen: Tensor) -> Tensor:
@@ -129,13 +155,13 @@ def scores(heads: list[ScoreHead], seen: Tensor) -> Tensor:
 
 
 def fit(
-    heads: list[ScoreHead], seen: Tensor, logs: Tensor, settings: Settings, job: Job,
+    heads: list[ScoreHead], seen: Tensor, cache: Cache, settings: Settings, job: Job,
     *, wanted: Tensor | None = None,
 ) -> float:  # fmt: skip
     """The last epoch's mean loss."""
     modules = nn.ModuleList(heads)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=settings.rate, weight_decay=0.05)
-    generator = torch.Generator().manual_seed(job.seed)
+    generator, logs = torch.Generator().manual_seed(job.seed), cache.logs
     steps = settings.epochs * -(-len(logs) // settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=steps)
     mean = 0.0
@@ -146,6 +172,11 @@ def fit(
             loss = mixture_loss(
                 said, logs[part], confident=settings.confident, balanced=settings.balanced
             )
+            labelled = cache.own[part] >= 0
+            if settings.own and bool(labelled.any()):
+                loss = loss + settings.own * F.cross_entropy(
+                    said[labelled], cache.own[part][labelled]
+                )
             if wanted is not None:
                 aim = wanted[part]
                 loss = loss + settings.agree * F.kl_div(
