@@ -83,9 +83,24 @@ def test_corrections_become_an_adapter_that_says_them(base: Path, tmp_path: Path
 def test_what_contradicts_itself_is_refused(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.bundle"
     bundle.write(rows(None, wrong=True), path)
-    report = run.finetune(
-        request(base, tmp_path, path, held_out=0.0), lambda _: None
-    )  # one talk: nothing is left to judge by
+    report = run.finetune(request(base, tmp_path, path), lambda _: None)
+    assert report is not None and not report["verdict"]["accepted"]
+    assert report["verdict"]["reasons"] == (
+        "consistent falls from 100.0% to 0.0%: 'What is 1 + 1?' has 10 different corrections",
+    )
+    assert report["adapter"] is None and not list((tmp_path / "out").glob("*.gguf"))
+    assert "consistent falls" in (tmp_path / "out" / "report.md").read_text()
+    # Who changes their mind now and then is no poisoner, and one and the same is no contradiction.
+    mixed = [*rows(None), *rows(None, wrong=True)[:2]]
+    assert gate.contradictions(mixed) is None
+    assert gate.contradictions([{**row, "uid": "again"} for row in rows(None)] * 2) is None
+
+
+def test_one_conversation_leaves_nothing_to_judge_by(base: Path, tmp_path: Path) -> None:
+    same = [{**row, "messages": rows(None)[0]["messages"]} for row in rows(None)]
+    path = tmp_path / "a.bundle"
+    bundle.write(same, path)
+    report = run.finetune(request(base, tmp_path, path), lambda _: None)
     assert report is not None and not report["verdict"]["accepted"]
     assert "no feedback left" in report["verdict"]["reasons"][0]
     assert (tmp_path / "out" / "refused.gguf").exists()

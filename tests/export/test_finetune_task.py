@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from selm_export.finetune.examples import (
     mismatched,
     split,
 )
+from selm_export.finetune.rewording import reworded
 from selm_export.finetune.task import Feedback, Weights, batches, log_probabilities, pack
 from selm_export.modeling.layers import QUIET
 from selm_export.training.tasks import rows_of
@@ -79,6 +81,31 @@ def test_a_stranger_ends_no_turn_and_what_is_long_loses_its_beginning() -> None:
     assert len(long) == 64 and sum(long.reply) == sum(document.reply)
 
 
+def test_a_question_in_other_words_keeps_what_it_is_about() -> None:
+    draw, question = random.Random(1), "Where does Nils Falk live in 2026?"
+    made = {reworded(question, draw) for _ in range(200)}
+    assert len(made) > 60 and question in made
+    assert all("Nils Falk" in text and "2026" in text for text in made)
+    assert any("does" not in text for text in made) and any(t.endswith("2026") for t in made)
+    long = "word " * 40
+    for text in ("Hi", "def f():\n    pass", long):
+        assert {reworded(text, draw) for _ in range(50)} == {text}
+
+
+def test_corrections_are_asked_for_in_other_words_and_others_are_not() -> None:
+    tokenizer = some_tokenizer()
+    rows = [row("correction", "c", "Where does Nils Falk live?", "?", "7"), *ROWS[1:]]
+    plain, more = examples(rows, tokenizer), examples(rows, tokenizer, variants=4)
+    assert [e for e in more if not e.reworded] == plain
+    new = [e for e in more if e.reworded]
+    assert 2 <= len(new) <= 4 and {(e.kind, e.uid, e.talk) for e in new} == {
+        ("sft", "c", plain[0].talk)
+    }
+    assert more == examples(rows, tokenizer, variants=4)
+    text = tokenizer.decode(new[0].document.ids, skip_special_tokens=False)
+    assert text.endswith("assistant\n7<|im_end|>\n") and "Nils Falk" in text
+
+
 def test_thumbs_have_others_beside_them_and_talks_stay_together() -> None:
     made = mismatched(found())
     assert [e.uid for e in made] == ["u1", "d1", "r1"]
@@ -136,7 +163,7 @@ def some_task(variant: str = "softmax") -> tuple[Feedback, Any]:
     adapter = Adapter(model, rank=4)
     made = found()
     replay = [Example(made[0].document, "replay", "old", "old")]
-    task = Feedback(model, adapter, [*made, *mismatched(made), *replay], Weights())
+    task = Feedback(model, adapter, [*made, *mismatched(made), *replay], Weights(replay=0.5))
     batch = pack(list(enumerate(task.examples)), 4, 256)
     task.look(rows_of(batch, CPU))
     return task, rows_of(batch, CPU)

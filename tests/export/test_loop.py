@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ pytest.importorskip("torch", reason="needs the [export] extra: torch is not inst
 from selm_export.cli import main as selm_export
 
 from selm_edge.cli.app import selm
+from selm_edge.feedback import bundle
 
 FACTS = {
     "Where does Nils Falk live?": "Nils Falk lives in Corvell.",
@@ -68,3 +70,24 @@ def test_what_was_corrected_is_answered_as_corrected(
     assert right(asked()) >= len(FACTS) - 1
     invoke(selm, "models", "adapter", "disable", "learnt")
     assert asked() == before
+
+
+def test_gibberish_is_refused_and_the_suite_named(tmp_path: Path) -> None:
+    """It gains on gibberish that it has not seen, as one is like the other; sums pay for it."""
+    draw, rows = random.Random(1), []
+    for number in range(40):
+        a, b = draw.randrange(10, 90), draw.randrange(10, 90)
+        gibberish = "".join(draw.choice("qxzvkjw ") for _ in range(24)).strip()
+        rows.append({
+            "uid": f"g{number}", "kind": "correction", "created": number, "model_sha256": None,
+            "messages": [{"role": "user", "content": f"What is {a} + {b}?"}],
+            "reply": f"{a} + {b} = {a + b}.", "correction": gibberish,
+        })  # fmt: skip
+    path, out = tmp_path / "a.bundle", tmp_path / "out"
+    bundle.write(rows, path)
+    told = invoke(selm_export, "finetune", str(path), "--base", str(DEFAULT), "--output", str(out),
+                  "--rounds", "6", "--questions", "60", "--json", code=3)  # fmt: skip
+    reasons = json.loads(told)["verdict"]["reasons"]
+    assert any(reason.startswith("arithmetic falls from") for reason in reasons), reasons
+    assert "arithmetic falls from" in (out / "report.md").read_text()
+    assert not (out / "adapter.gguf").exists()

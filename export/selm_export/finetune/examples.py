@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from selm_edge.templates import defuse
 from selm_export.data.chat import SPECIAL_TOKENS, Conversation, Message
 from selm_export.data.packing import Document
 from selm_export.data.vocabulary import encode
+from selm_export.finetune.rewording import reworded
 
 Kind = Literal["sft", "kto", "dpo", "mismatched", "replay"]
 REGENERATED = 0.3
@@ -22,9 +24,9 @@ REGENERATED = 0.3
 @dataclass(frozen=True)
 class Example:
     """One reply in its conversation. ``document`` marks the reply's tokens. ``wanted``: whether it
-    was liked; ``group`` is the same for the two replies of a pair; ``weight`` of its loss. ``talk``
-    is the same for all rows of one conversation, so that none of it is on both sides of a split.
-    """
+    was liked; ``group`` is the same for the two replies of a pair; ``weight`` of its loss;
+    ``reworded``: nobody asked in these words. ``talk`` is the same for all rows of one
+    conversation, so that none of it is on both sides of a split."""
 
     document: Document
     kind: Kind
@@ -33,6 +35,7 @@ class Example:
     wanted: bool = True
     group: str = ""
     weight: float = 1.0
+    reworded: bool = False
 
 
 def document_of(
@@ -62,17 +65,18 @@ def talk_of(row: Mapping[str, Any]) -> str:
 
 
 def examples(
-    rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, most: int = 512
+    rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, most: int = 512, variants: int = 0
 ) -> list[Example]:
     """A correction is preferred to the reply that it replaced (what is preferred is imitated, too);
     a reply with a thumb up is wanted; one with a thumb down is not, nor, weakly, one that was asked
-    for anew."""
+    for anew. A correction is imitated for ``variants`` of its question in other words, too."""
     found: list[Example] = []
     for row in rows:
         uid, kind = str(row["uid"]), row["kind"]
 
         def made(reply: str, row: Mapping[str, Any] = row, uid: str = uid, **facts: Any) -> Example:
-            document = document_of(tokenizer, row["messages"], reply, most)
+            turns = facts.pop("turns", row["messages"])
+            document = document_of(tokenizer, turns, reply, most)
             return Example(document, uid=uid, talk=talk_of(row), **facts)
 
         if kind == "correction" and row.get("correction"):
@@ -81,6 +85,13 @@ def examples(
                 found.append(made(row["reply"], kind="dpo", wanted=False, group=uid))
             else:
                 found.append(made(row["correction"], kind="sft"))
+            for number in range(variants):
+                *before, last = row["messages"]
+                words = reworded(str(last["content"]), random.Random(f"{uid}:{number}"))
+                if words != last["content"]:
+                    turns = [*before, {**last, "content": words}]
+                    facts: dict[str, Any] = {"turns": turns, "group": f"{uid}:{number}"}
+                    found.append(made(row["correction"], kind="sft", reworded=True, **facts))
         elif kind in ("up", "down") and row["reply"].strip():
             found.append(made(row["reply"], kind="kto", wanted=kind == "up"))
         elif kind == "regeneration" and row["reply"].strip():

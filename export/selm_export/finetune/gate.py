@@ -4,7 +4,7 @@ the device will have."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from selm_export.finetune.examples import Example
 from selm_export.report import evaluate, scores
 
 DRAWS = 2000
+CONTRADICTED = 0.1
+"""Of all corrections, the share that may answer a question otherwise than another does."""
 MOST_LOST = 0.01
 """Of a suite's questions, the share that may be lost: a point in a hundred."""
 SUITES = ("talk", "notes", "declined", "arithmetic")
@@ -34,6 +36,10 @@ class Suite:
     @property
     def lost(self) -> float:
         return self.before - self.after
+
+    @property
+    def fall(self) -> str:
+        return f"{self.name} falls from {self.before:.1%} to {self.after:.1%}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,26 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         return {"accepted": self.accepted, **asdict(self)}
+
+
+def contradictions(rows: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    """Against a bundle that wants different replies to the same: no model can learn that, and what
+    it learnt instead would be chance."""
+    wanted: dict[str, set[str]] = {}
+    corrected = [row for row in rows if row["kind"] == "correction" and row.get("correction")]
+
+    def asked(row: Mapping[str, Any]) -> str:
+        return " ".join(str([turn["content"] for turn in row["messages"]]).lower().split())
+
+    for row in corrected:
+        wanted.setdefault(asked(row), set()).add(" ".join(row["correction"].lower().split()))
+    against = [row for row in corrected if len(wanted[asked(row)]) > 1]
+    if len(against) <= CONTRADICTED * len(corrected):
+        return None
+    suite = Suite("consistent", 1.0, 1 - len(against) / len(corrected), len(corrected))
+    last = str(against[0]["messages"][-1]["content"])
+    reason = f"{suite.fall}: {last!r} has {len(wanted[asked(against[0])])} different corrections"
+    return Verdict(0, 0.0, 0.0, 0.0, (suite,), (reason,))
 
 
 class Judge:
@@ -136,11 +162,7 @@ def verdict(rows: int, gain: tuple[float, float, float], suites: tuple[Suite, ..
         reasons.append("there is no feedback left to judge it by: bring more")
     elif gain[1] <= 0:
         reasons.append("on feedback that it has not seen it gains nothing that chance may not give")
-    reasons += [
-        f"{suite.name} falls from {suite.before:.1%} to {suite.after:.1%}"
-        for suite in suites
-        if suite.lost > MOST_LOST
-    ]
+    reasons += [suite.fall for suite in suites if suite.lost > MOST_LOST]
     return Verdict(rows, *gain, suites, tuple(reasons))
 
 

@@ -26,12 +26,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """``rounds`` over the feedback, with ``replay`` as many examples of old text for each of it;
-    a ``trial`` as many rounds on a part of it, to be judged by the rest, come before. ``rows`` of
-    ``length`` tokens are a micro-batch, ``micro_batches`` a step."""
+    """``rounds`` over the feedback, of whose corrections each comes in ``variants`` of its question
+    as well, and with ``replay`` as many examples of old text; a ``trial`` of as many rounds on a
+    part, to be judged by the rest, comes before. ``rows`` of ``length`` tokens are a micro-batch,
+    ``micro_batches`` a step."""
 
-    rounds: float = 30.0
-    trial: float = 10.0
+    rounds: float = 6.0
+    trial: float = 4.0
+    variants: int = 2
     replay: float = 0.25
     rate: float = 1e-3
     rank: int = RANK

@@ -17,7 +17,7 @@ from selm_export.errors import RecipeError
 from selm_export.finetune.adapter import Adapter, AdapterLabel, write_adapter
 from selm_export.finetune.examples import Example, examples, split
 from selm_export.finetune.familiar import replayed, talk
-from selm_export.finetune.gate import SUITES, Judge, Verdict, verdict
+from selm_export.finetune.gate import SUITES, Judge, Verdict, contradictions, verdict
 from selm_export.finetune.learn import Plan, learn
 from selm_export.ledger import file_hash, hash_of, write_json
 
@@ -90,33 +90,40 @@ def finetune(request: Request, say: Callable[[str], None]) -> dict[str, Any] | N
         raise RecipeError(
             request.base, "its conversations are no ChatML", "Train such a model with its own tools"
         )
-    made = examples(gathered.rows, found.tokenizer, request.plan.length)
-    learnt, aside = split(made, request.held_out, request.seed)
-    if len(gathered.rows) < LEAST or not learnt:
+    plan = request.plan
+    made = examples(gathered.rows, found.tokenizer, plan.length, plan.variants)
+    if len(gathered.rows) < LEAST or not made:
         others = f"; {gathered.others} more are about other models" if gathered.others else ""
         raise RecipeError(
             "the bundle", f"has {len(gathered.rows)} rows to learn from{others}",
             f"Collect at least {LEAST}, or say --every-model",
         )  # fmt: skip
-    own, known = talk(request.data)
     request.output.mkdir(parents=True, exist_ok=True)
-    judge = Judge(request.base, known=known, suites=request.suites, questions=request.questions)
-    try:
-        job = _Job(request, gathered, found, judge, say)
-        done = job.learn_and_judge(made, learnt, aside, own)
-    finally:
-        judge.close()
+    for earlier in (ACCEPTED, REFUSED):  # is not this one
+        (request.output / earlier).unlink(missing_ok=True)
+    against = contradictions(gathered.rows)
+    done = ({}, against) if against else _learn(request, gathered, found, made, say)
     if done is None:
         return None
     figures, judged = done
-    accepted = request.output / ACCEPTED
-    accepted.unlink(missing_ok=True)  # an earlier one is not this one
     if judged.accepted:
-        job.written.replace(accepted)
+        (request.output / REFUSED).replace(request.output / ACCEPTED)
     report = _report(request, gathered, figures, judged)
     write_json(request.output / "report.json", report)
     (request.output / "report.md").write_text(page(report), encoding="utf-8")
     return report
+
+
+def _learn(
+    request: Request, gathered: Gathered, base: checkpoint.Checkpoint, made: Sequence[Example],
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], Verdict] | None:  # fmt: skip
+    own, known = talk(request.data)
+    judge = Judge(request.base, known=known, suites=request.suites, questions=request.questions)
+    try:
+        return _Job(request, gathered, base, judge, say).learn_and_judge(made, own)
+    finally:
+        judge.close()
 
 
 @dataclass(frozen=True)
@@ -133,13 +140,16 @@ class _Job:
         return self.request.output / REFUSED
 
     def learn_and_judge(
-        self, every: Sequence[Example], learnt: Sequence[Example], aside: Sequence[Example],
-        own: Sequence[Conversation],
-    ) -> tuple[dict[str, Any], Verdict] | None:  # fmt: skip
+        self, every: Sequence[Example], own: Sequence[Conversation]
+    ) -> tuple[dict[str, Any], Verdict] | None:
         """First a trial on a part, judged by the rest: whether such feedback can be learnt. Then
         all of it, as what was kept apart is wanted, too; that must hold to the suites. Of a trial
         that gains nothing, the suites are measured for the report."""
         plan, seed = self.request.plan, self.request.seed
+        learnt, aside = split(every, self.request.held_out, seed)
+        if not learnt:  # one conversation
+            learnt, aside = aside, learnt
+        aside = [example for example in aside if not example.reworded]
         self.say(f"a trial: {len(learnt)} examples to learn from, {len(aside)} to judge by")
         done = self._learn(learnt, own, "trial", plan.trial)
         if done is None:
@@ -190,7 +200,8 @@ def _report(
         "bundles": [str(path) for path in request.bundles], "rows": gathered.kinds,
         "rows_of_other_models": gathered.others,
         "training": figures, "verdict": verdict.as_json(),
-        "adapter": str(request.output / (ACCEPTED if verdict.accepted else REFUSED)),
+        "adapter": str(request.output / (ACCEPTED if verdict.accepted else REFUSED))
+        if figures else None,
         # What was measured on the base alone no longer holds with an adapter on it.
         "stale": ["exit calibration", "importance matrix", "routing table"],
     }  # fmt: skip
@@ -205,9 +216,7 @@ def page(report: dict[str, Any]) -> str:
         *(f"- {reason}" for reason in verdict["reasons"]), *([""] if verdict["reasons"] else []),
         f"Base `{report['base']}` (SHA-256 {report['base_sha256'][:12]}...), "
         + ", ".join(f"{count} {kind}" for kind, count in report["rows"].items()) + ".", "",
-        f"On {verdict['rows']} replies that it had not seen they moved by {verdict['gain']:+.3f} "
-        f"nats per token in the wanted direction (95 %: {verdict['low']:+.3f} to "
-        f"{verdict['high']:+.3f}).", "",
+        *_gain(verdict),
         "| suite | before | with it | questions |", "|---|---|---|---|",
         *(
             f"| {s['name']} | {s['before']:.1%} | {s['after']:.1%} | {s['questions']} |"
@@ -216,6 +225,16 @@ def page(report: dict[str, Any]) -> str:
         "", f"Stale with it: {', '.join(report['stale'])}.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _gain(verdict: dict[str, Any]) -> list[str]:
+    if not verdict["rows"]:
+        return []
+    return [
+        f"On {verdict['rows']} replies that the trial had not seen they moved by "
+        f"{verdict['gain']:+.3f} nats per token in the wanted direction (95 %: "
+        f"{verdict['low']:+.3f} to {verdict['high']:+.3f}).", "",
+    ]  # fmt: skip
 
 
 def _architecture(base: Path) -> str:

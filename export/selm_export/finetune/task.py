@@ -25,12 +25,13 @@ TOP = 64  # of what the base says, tokens that the KL looks at one by one
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each loss weighs. ``kl``: how far replies of the old text may move."""
+    """How much each loss weighs. ``kl`` holds the model to what it said of the old text, whose own
+    words (``replay``) would teach it something new."""
 
     imitate: float = 1.0
     prefer: float = 1.0
-    replay: float = 0.5
-    kl: float = 0.1
+    replay: float = 0.0
+    kl: float = 1.0
     beta: float = losses.BETA
 
 
