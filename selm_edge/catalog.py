@@ -149,15 +149,17 @@ class Catalog:
         return entries
 
     def _shipped(self) -> Entries:
-        entries = []
+        entries: Entries = []
         cards = self._bundled.glob("*.json") if self._bundled.is_dir() else ()
-        for card in sorted(cards, key=lambda path: path.stem):  # the first is the default
+        for card in sorted(cards, key=lambda path: path.stem):
             try:
                 row = json.loads(card.read_text(encoding="utf-8"))
                 if row.get("kind") == "embedder":  # for the memory: no model to talk to
                     continue
                 name, file, size = str(row.pop("name")), str(row.pop("file")), int(row.pop("size"))
-                entries.append(
+                place = 0 if row.pop("default", False) else len(entries)  # the first is it
+                entries.insert(
+                    place,
                     Entry(
                         name=name,
                         path=self._bundled / file,
@@ -167,7 +169,7 @@ class Catalog:
                         licence=row.pop("license", None),
                         description=row.pop("title", None),
                         details=row,
-                    )
+                    ),
                 )
             except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
                 self.warnings.append(f"{card}: cannot be used: {error!r}")

@@ -89,6 +89,18 @@ def test_the_bundled_model_is_the_default(stories: Path, qwen: Path, tmp_path: P
         catalog.resolve("nothing.gguf")
 
 
+def test_of_several_bundled_models_one_is_named_the_default(stories: Path, tmp_path: Path) -> None:
+    directory = bundle(tmp_path / "package", stories)
+    card = json.loads((directory / "selm-mini.json").read_text())
+    for name, facts in (("selm-a", {}), ("selm-z", {"default": True})):
+        (directory / f"{name}.json").write_text(json.dumps(card | {"name": name} | facts))
+    catalog = Catalog(bundled=directory)
+    assert [entry.name for entry in catalog.list()] == ["selm-z", "selm-a", "selm-mini"]
+    assert catalog.resolve(None).name == "selm-z" and "default" not in catalog.resolve(None).details
+    (directory / "selm-z.json").unlink()
+    assert Catalog(bundled=directory).resolve(None).name == "selm-a"
+
+
 def test_a_bundled_model_that_was_changed(stories: Path, tmp_path: Path) -> None:
     directory = bundle(tmp_path / "package", stories)
     file = directory / "selm-mini.gguf"

@@ -23,7 +23,8 @@ class Settings:
     them into ``folder``, if one is named. A second input is the ONNX export of the same model: its
     ``int8`` folder becomes ``MODEL-onnx``, with a ``MODEL-onnx.json``.
     ``recipe`` is named in the card, ``curve`` is the step whose training is drawn, ``questions`` of
-    each kind are asked, ``most_bytes`` is how large the file may be."""
+    each kind are asked, ``most_bytes`` is how large the file may be; ``default`` for the model that
+    a chat opens where nobody asks for another."""
 
     model: str
     title: str
@@ -33,6 +34,7 @@ class Settings:
     remarks: str = ""
     questions: int = 500
     most_bytes: int = 24_000_000
+    default: bool = False
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def _write(
         {
             "name": name, "title": settings.title, "file": model.name, "size": facts.size,
             "sha256": file_hash(model), "license": "Apache-2.0", "recipe": settings.recipe,
-            "metrics": measured,
+            "metrics": measured, **({"default": True} if settings.default else {}),
         },
     )  # fmt: skip
 
