@@ -13,7 +13,7 @@ import torch
 from selm_export.data.packing import Batch
 from selm_export.finetune.adapter import ALPHA, RANK, Adapter
 from selm_export.finetune.examples import Example, mismatched
-from selm_export.finetune.task import Feedback, Weights, batches, pack
+from selm_export.finetune.task import Feedback, Weights, batches, in_order
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.training.processes import fast_bf16
 from selm_export.training.settings import Phase, Training
@@ -57,8 +57,8 @@ def learn(
     feedback = [*examples, *mismatched(examples)]
     every = [_cut(example, plan.length) for example in [*feedback, *replay]]
     task = Feedback(model, adapter, every, plan.weights)
-    for number, example in enumerate(every[: len(feedback)]):
-        task.look(rows_of(pack([(number, example)], 1, plan.length), model.device))
+    for batch in in_order(every[: len(feedback)], plan.rows, plan.length):
+        task.look(rows_of(batch, model.device))
     training = _training(plan, feedback, every[len(feedback) :], rounds)
     replayed_a_round = round(plan.replay * len(examples))
 

@@ -4,7 +4,7 @@ nothing else is unlearnt."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,15 +96,26 @@ def batches(
         order = new + [old[(begin + i) % len(old)] for i in range(min(replay, len(old)))]
         random.Random(f"{seed}:{around}").shuffle(order)
         around += 1
-        waiting: list[tuple[int, Example]] = []
-        for key in order:
-            more = [(number, examples[number]) for number in units[key]]
-            if waiting and not _fits([*waiting, *more], rows, length):
-                yield pack(waiting, rows, length)
-                waiting = []
-            waiting += more
-        if waiting:
+        yield from _packed(
+            ([(number, examples[number]) for number in units[key]] for key in order), rows, length
+        )
+
+
+def in_order(examples: Sequence[Example], rows: int, length: int) -> Iterator[Batch]:
+    """Each once."""
+    return _packed(([one] for one in enumerate(examples)), rows, length)
+
+
+def _packed(units: Iterable[list[tuple[int, Example]]], rows: int, length: int) -> Iterator[Batch]:
+    """As many units at a time as fit."""
+    waiting: list[tuple[int, Example]] = []
+    for more in units:
+        if waiting and not _fits([*waiting, *more], rows, length):
             yield pack(waiting, rows, length)
+            waiting = []
+        waiting += more
+    if waiting:
+        yield pack(waiting, rows, length)
 
 
 def _fits(examples: Sequence[tuple[int, Example]], rows: int, length: int) -> bool:
