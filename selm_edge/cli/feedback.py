@@ -213,7 +213,7 @@ def _to_judge(
                 "id": f"message-{turn.message}",
                 "messages": talk if redactor is None else redactor.turns(talk),
                 "rating": None, "model": turn.model, "created": turn.created,
-                "entropy": turn.uncertainty,
+                "entropy": turn.entropy,
             }
         )  # fmt: skip
     return found

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from selm_edge.memory.embedder import Embedder
     from selm_edge.store.database import Database
 
-_MOST = 5000  # the newest
-_JUDGED = 300  # a candidate is compared with each of them
+MOST = 5000
+"""Unrated replies looked at: the newest."""
+JUDGED = 300
+"""Rated replies that they are compared with: the newest."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Turn:
     reply: str
     created: int
     model: str | None
+    entropy: float | None
     uncertainty: float
 
 
@@ -39,10 +42,10 @@ def unrated(database: Database, *, since: int = 0, conversation: int | None = No
         " and not exists(select 1 from feedback f where f.message = m.id"
         "                and f.kind in ('up', 'down', 'correction'))"
         " order by m.id desc limit ?3",
-        (since, conversation, _MOST),
+        (since, conversation, MOST),
     )
     return [
-        Turn(key, question, reply, created, model, unsure(entropy, margin))
+        Turn(key, question, reply, created, model, entropy, unsure(entropy, margin))
         for key, question, reply, created, model, entropy, margin in reversed(rows)
     ]
 
@@ -55,7 +58,7 @@ def worth_asking(
     judged = database.rows(
         "select messages ->> '$[#-1].content', reply from feedback"
         " where kind in ('up', 'down', 'correction') order by id desc limit ?",
-        (_JUDGED,),
+        (JUDGED,),
     )
     vectors = _vectors(embedder, [(turn.question, turn.reply) for turn in turns])
     rated = [v for v in _vectors(embedder, [(q or "", r) for q, r in judged]) if v is not None]

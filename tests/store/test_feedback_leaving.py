@@ -18,7 +18,7 @@ from selm_edge.errors import SelmError
 from selm_edge.feedback import bundle
 from selm_edge.feedback.log import ReplyRecord
 from selm_edge.feedback.redact import Redactor
-from selm_edge.feedback.select import Candidate, choose, unsure
+from selm_edge.feedback.select import LEAST, NEAREST, NEW, Candidate, choose, unsure
 from selm_edge.feedback.unrated import messages_of, unrated, worth_asking
 from selm_edge.memory.embedder import open_embedder
 from selm_edge.store.conversations import ReplyFacts
@@ -213,11 +213,69 @@ def test_without_vectors_the_most_unsure_are_chosen() -> None:
     draw = random.Random(1)
     candidates = [Candidate(i, draw.random()) for i in range(50)]
     best = sorted(candidates, key=lambda c: -c.uncertainty)[:3]
-    assert set(choose(candidates, [], 3)) <= set(
-        sorted(candidates, key=lambda c: -c.uncertainty)[:30]
-    )
-    assert choose(candidates, [], 1) == best[:1]
-    assert choose([], [], 3) == []
+    assert choose(candidates, [], 3) == best
+    assert choose([], [], 3) == choose(candidates, [], 0) == []
+    # Where only some have a vector, that is no reason to prefer them or to leave them out.
+    candidates[7] = Candidate(7, 2.0, on_circle(0.0))
+    candidates[8] = Candidate(8, 3.0)
+    assert [c.key for c in choose(candidates, [on_circle(3.0)], 2)] == [8, 7]
+
+
+def directions(draw: random.Random, count: int) -> list[list[float]]:
+    found = [[draw.gauss(0, 1) for _ in range(64)] for _ in range(count)]
+    return [[x / math.hypot(*vector) for x in vector] for vector in found]
+
+
+def test_what_is_typical_of_many_comes_before_the_odd_ones() -> None:
+    # Three themes of 40, 30 and 20 replies, and 60 that are like nothing else, all as unsure.
+    draw = random.Random(2)
+    themes = directions(draw, 3)
+    vectors = [
+        [x + 0.08 * draw.gauss(0, 1) for x in theme]
+        for theme, size in zip(themes, (40, 30, 20), strict=True)
+        for _ in range(size)
+    ]
+    vectors = [[x / math.hypot(*vector) for x in vector] for vector in vectors]
+    vectors += directions(draw, 60)
+    order = draw.sample(range(len(vectors)), len(vectors))
+    candidates = [Candidate(key, 0.5, vectors[i]) for key, i in enumerate(order)]
+    best = Candidate(999, 0.9, directions(draw, 1)[0])
+    found = [c.key for c in choose([*candidates, best], [], 4)]
+    assert found[0] == 999  # the best by score, then one of each theme, the largest first
+    themed = [0] * 40 + [1] * 30 + [2] * 20 + [3] * 60
+    assert [themed[order[key]] for key in found[1:]] == [0, 1, 2]
+
+
+def test_the_gains_are_worked_out_anew_as_if_all_were_each_time() -> None:
+    draw = random.Random(3)
+    candidates = [
+        Candidate(key, draw.random(), vector) for key, vector in enumerate(directions(draw, 30))
+    ]
+    assert len(candidates) <= NEAREST  # each is near all others: nothing is approximate
+
+    def alike(one: Candidate, other: Candidate) -> float:
+        assert one.vector is not None and other.vector is not None
+        return max(sum(x * y for x, y in zip(one.vector, other.vector, strict=True)), 0.0)
+
+    chosen = choose(candidates, [], 10)
+    assert chosen[0] == max(candidates, key=lambda c: c.uncertainty)
+    for place in range(1, 10):
+        before = chosen[:place]
+
+        def gain(new: Candidate, before: list[Candidate] = before) -> float:
+            return sum(
+                c.uncertainty * max(alike(c, new) - max(alike(c, b) for b in before), 0.0)
+                for c in candidates
+            )
+
+        assert gain(chosen[place]) == pytest.approx(max(map(gain, candidates)))
+
+
+def test_only_the_most_unsure_are_looked_at() -> None:
+    draw = random.Random(4)
+    vectors = directions(draw, 2 * LEAST)
+    candidates = [Candidate(i, 1 - i / len(vectors), v) for i, v in enumerate(vectors)]
+    assert all(c.key < LEAST for c in choose(candidates, [], 20))
 
 
 @given(
@@ -236,7 +294,7 @@ def test_the_first_is_the_best_by_score_of_all(
         assert candidate.vector is not None
         near = max((sum(x * y for x, y in zip(candidate.vector, r, strict=True)) for r in rated),
                    default=0.0)  # fmt: skip
-        return candidate.uncertainty * min(1.0, 1.0 - near)
+        return candidate.uncertainty * min(1.0, (1.0 - near) / NEW)
 
     chosen = choose(candidates, rated, count)
     assert len(chosen) == min(count, len(candidates))
@@ -245,8 +303,10 @@ def test_the_first_is_the_best_by_score_of_all(
 
 
 def test_uncertainty_of_what_is_known() -> None:
-    assert unsure(1.5, 0.9) == 1.5 and unsure(None, 0.25) == 0.75
+    assert unsure(None, 0.25) == unsure(9.0, 0.25) == 0.75  # the margin comes first
+    assert unsure(math.log(4), None) == pytest.approx(0.75) == unsure(math.log(4), math.nan)
     assert unsure(None, None) == unsure(math.nan, None) == unsure(-3.0, None) == 0.0
+    assert unsure(None, -1.0) == 1.0 and unsure(None, 2.0) == 0.0
 
 
 def filled(store: Store) -> list[int]:
