@@ -10,32 +10,31 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from selm_export.data.chat import Conversation
-from selm_export.data.corpus import read_source
 from selm_export.data.dataset import GENERATE, HELD_OUT, TRAINING, read_conversations
 from selm_export.finetune.examples import Example, document_of
+from selm_export.report.evaluate import read_data
 
 JUDGED = 150
 """Conversations at most: enough to see a change of a tenth of a point in their tokens."""
 
 
 def talk(data: Path | None) -> tuple[list[Conversation], list[Conversation]]:
-    """To replay, and to judge by: of a prepared folder, else of the few that the package has."""
+    """To replay, and to judge by: of a prepared folder, else what the package has."""
     if data is not None:
         return read_conversations(data / TRAINING), read_conversations(data / HELD_OUT)[:JUDGED]
-    with as_file(files("selm_export")) as package:
-        every = read_source(package / "recipes" / "smoke-data", "talk")
-    return every[::2], every[1::2][:JUDGED]
+    with as_file(files("selm_export") / "finetune" / "known") as folder:
+        return read_data(folder / "replay.jsonl.xz"), read_data(folder / "judged.jsonl.xz")
 
 
 def replayed(
     tokenizer: Tokenizer, count: int, seed: int, own: Sequence[Conversation], most: int
 ) -> list[Example]:
-    """A third of them from ``own`` conversations, the rest made up as in the model's training."""
+    """Half of them from ``own`` conversations, the rest made up as in the model's training."""
     draw = random.Random(f"replay:{seed}")
     makers = [GENERATE[name] for name in sorted(GENERATE)]
     found = []
     for number in range(count):
-        if own and number % 3 == 0:
+        if own and number % 2:
             said = draw.choice(own)
         else:
             said = draw.choice(makers)(random.Random(f"{seed}:replay:{number}"))

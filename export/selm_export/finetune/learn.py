@@ -34,7 +34,7 @@ class Plan:
     rounds: float = 6.0
     trial: float = 4.0
     variants: int = 2
-    replay: float = 0.25
+    replay: float = 0.5
     rate: float = 1e-3
     rank: int = RANK
     alpha: float = ALPHA
