@@ -29,15 +29,16 @@ def talk(data: Path | None) -> tuple[list[Conversation], list[Conversation]]:
 def replayed(
     tokenizer: Tokenizer, count: int, seed: int, own: Sequence[Conversation], most: int
 ) -> list[Example]:
-    """Half of them from ``own`` conversations, the rest made up as in the model's training."""
+    """Half of them from ``own`` conversations, the rest made up as in the model's training; of
+    that, half are questions about notes, as who learns facts soon believes to know all."""
     draw = random.Random(f"replay:{seed}")
-    makers = [GENERATE[name] for name in sorted(GENERATE)]
     found = []
     for number in range(count):
         if own and number % 2:
             said = draw.choice(own)
         else:
-            said = draw.choice(makers)(random.Random(f"{seed}:replay:{number}"))
+            name = "notes" if number % 4 == 0 else draw.choice(sorted(GENERATE))
+            said = GENERATE[name](random.Random(f"{seed}:replay:{number}"))
         *before, last = said.messages
         if last.role != "assistant":
             continue
