@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MOST = 5000  # the newest
 _JUDGED = 300  # a candidate is compared with each of them
+_JUDGEMENTS = "'up', 'down', 'correction', 'preference'"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ def unrated(database: Database, *, since: int = 0, conversation: int | None = No
         " from message m join message q on q.id = m.parent"
         " where m.role = 'assistant' and m.finish_reason in ('stop', 'length') and m.created >= ?1"
         " and (?2 is null or m.conversation = ?2) and length(m.text) > 0"
-        " and not exists(select 1 from feedback f where f.message = m.id"
-        "                and f.kind in ('up', 'down', 'correction'))"
+        " and m.id not in (select message from feedback where message is not null"
+        f"                  and kind in ({_JUDGEMENTS})"
+        "   union all select rejected ->> 'message' from feedback"
+        "             where rejected ->> 'message' is not null)"
         " order by m.id desc limit ?3",
         (since, conversation, _MOST),
     )
@@ -54,7 +57,7 @@ def worth_asking(
     turns = unrated(database, since=since)
     judged = database.rows(
         "select messages ->> '$[#-1].content', reply from feedback"
-        " where kind in ('up', 'down', 'correction') order by id desc limit ?",
+        f" where kind in ({_JUDGEMENTS}) order by id desc limit ?",
         (_JUDGED,),
     )
     vectors = _vectors(embedder, [(turn.question, turn.reply) for turn in turns])

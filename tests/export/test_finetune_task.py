@@ -45,6 +45,10 @@ ROWS = [
 ]
 
 
+def chosen(uid: str, reply: str, rejected: str) -> Any:
+    return {**row("preference", uid, "What is 7 + 7?", reply), "rejected": {"reply": rejected}}
+
+
 def found() -> list[Example]:
     return examples(ROWS, some_tokenizer())
 
@@ -91,6 +95,22 @@ def test_thumbs_have_others_beside_them_and_talks_stay_together() -> None:
         ("sft", True), ("dpo", False), ("kto", True)
     ]  # fmt: skip
     assert split(examples(rows[::-1], tokenizer), 0.3, seed=3)[1][::-1] == aside
+
+
+def test_of_two_replies_a_pair_is_made() -> None:
+    rows = [chosen("p1", "14", "15"), chosen("p2", "14", "14"), chosen("p3", " ", "15")]
+    made = examples([*rows, ROWS[0]], some_tokenizer())
+    assert [(e.kind, e.uid, e.wanted, e.group) for e in made[:2]] == [
+        ("dpo", "p1", True, "p1"), ("dpo", "p1", False, "p1")
+    ]  # fmt: skip
+    assert [e.uid for e in made[2:]] == ["c1"] * 3  # the same words, or none, teach nothing
+    # Judged by how far both moved: the better one is not among those to imitate.
+    assert [(e.uid, e.kind, e.wanted) for e in judged_by(made)] == [
+        ("p1", "dpo", True), ("p1", "dpo", False), ("c1", "sft", True), ("c1", "dpo", False)
+    ]  # fmt: skip
+    tokenizer = some_tokenizer()
+    text = tokenizer.decode(made[1].document.ids, skip_special_tokens=False)
+    assert text.endswith("What is 7 + 7?<|im_end|>\n<|im_start|>assistant\n15<|im_end|>\n")
 
 
 # ---- Losses --------------------------------------------------------------------------------------

@@ -66,7 +66,8 @@ def examples(
 ) -> list[Example]:
     """A correction is imitated, and preferred to the reply it replaced; a reply with a thumb up is
     imitated a little and wanted; one with a thumb down is not wanted, nor, weakly, one that was
-    asked for anew."""
+    asked for anew. Of two replies the one that was taken is preferred: as a pair alone, for the
+    better of two need not be good."""
     found: list[Example] = []
     for row in rows:
         uid, kind = str(row["uid"]), row["kind"]
@@ -80,6 +81,11 @@ def examples(
             if row["reply"].strip() and row["reply"] != row["correction"]:
                 found.append(made(row["correction"], kind="dpo", wanted=True, group=uid))
                 found.append(made(row["reply"], kind="dpo", wanted=False, group=uid))
+        elif kind == "preference" and row.get("rejected"):
+            rejected = row["rejected"]["reply"]
+            if row["reply"].strip() and rejected.strip() and row["reply"] != rejected:
+                found.append(made(row["reply"], kind="dpo", wanted=True, group=uid))
+                found.append(made(rejected, kind="dpo", wanted=False, group=uid))
         elif kind in ("up", "down") and row["reply"].strip():
             found.append(made(row["reply"], kind="kto", wanted=kind == "up"))
         elif kind == "regeneration" and row["reply"].strip():
@@ -106,7 +112,8 @@ def mismatched(found: Sequence[Example]) -> list[Example]:
 
 def judged_by(found: Sequence[Example]) -> list[Example]:
     """Each reply once: a correction stands among those to imitate and those to prefer."""
-    return [e for e in found if not (e.kind == "dpo" and e.wanted)]
+    imitated = {e.uid for e in found if e.kind == "sft"}
+    return [e for e in found if not (e.kind == "dpo" and e.wanted and e.uid in imitated)]
 
 
 def split(
