@@ -78,7 +78,7 @@ class ChatFeedback:
 
     def keep(self, kind: Kind, message: Message, correction: str | None = None) -> None:
         """One row about a reply, with all that is known of how it was made."""
-        record, store, shared = self._record(message), self._session.store, self.shared
+        record, store, shared = self.record(message), self._session.store, self.shared
 
         def write() -> None:
             with store.database.write():
@@ -87,7 +87,8 @@ class ChatFeedback:
 
         self._session.saving(write)
 
-    def _record(self, message: Message) -> ReplyRecord:
+    def record(self, message: Message) -> ReplyRecord:
+        """A reply with what was sent for it and how it was made."""
         # Without what was recalled: a copy of it here would outlive its being forgotten.
         session = self._session
         sent = session.sent(session.before(message))

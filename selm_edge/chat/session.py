@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from selm_edge.backends.base import SAMPLING_RANGES, Sampling
 from selm_edge.chat.adapters import ChatAdapters
+from selm_edge.chat.compare import ChatCompare
 from selm_edge.chat.experts import Experts, Spoken, trace_of
 from selm_edge.chat.feedback import ChatFeedback, is_correction
 from selm_edge.chat.memory import ChatMemory
@@ -68,6 +69,7 @@ class ChatSession:
         self.memory = ChatMemory(self)
         self.feedback = ChatFeedback(self)
         self.adapters = ChatAdapters(self)
+        self.compare = ChatCompare(self)
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -254,13 +256,13 @@ class ChatSession:
         """Whether the model in use made this plan: another one's token ids mean nothing to it."""
         return self.model is not None and plan.assistant is self.model.assistant
 
-    def reply(self, plan: Plan) -> Reply:
-        """Begin the reply to a plan; iterate it, then `keep` it."""
+    def reply(self, plan: Plan, seed: int | None = None) -> Reply:
+        """Begin the reply to a plan; iterate it, then `keep` it. ``seed``: another than is set."""
         if self.model is None:
             raise NoModel("no model is open")
         return self.model.assistant.reply(
             plan,
-            self.sampling,
+            self.sampling if seed is None else replace(self.sampling, seed=seed),
             max_tokens=self.max_tokens,
             draft=self.draft,
             expert=self.experts.asked,
@@ -268,8 +270,19 @@ class ChatSession:
 
     def keep(self, question: Message, reply: Reply) -> Message:
         """Store a reply, whole or partial, under its question."""
+        facts = self.facts_of(reply)
+        message = self.saving(
+            lambda: self.store.conversations.add(
+                question.conversation, question.id, "assistant", reply.text, facts=facts
+            )
+        )
+        self._reload()
+        return message
+
+    def facts_of(self, reply: Reply) -> ReplyFacts:
+        """How a reply was made, by the model as it is now."""
         stats = reply.stats
-        facts = ReplyFacts(
+        return ReplyFacts(
             **self._model_facts(),
             sampling=_plain(reply.sampling),
             seed=reply.sampling.seed,
@@ -287,13 +300,6 @@ class ChatSession:
             entropy=_rounded(stats.mean_entropy),
             margin=_rounded(stats.mean_margin),
         )
-        message = self.saving(
-            lambda: self.store.conversations.add(
-                question.conversation, question.id, "assistant", reply.text, facts=facts
-            )
-        )
-        self._reload()
-        return message
 
     # -- settings ------------------------------------------------------------------------------
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from selm_edge.chat.commands import Command, parse_slash, unknown_slash
+from selm_edge.chat.compare import BACK
+from selm_edge.chat.comparing import Comparing
 from selm_edge.chat.text import code_blocks, free_path, spoken_path, write_new
 from selm_edge.chat.widgets.prompt import Prompt
 from selm_edge.chat.widgets.transcript import Example
 from selm_edge.chat.widgets.turns import Earlier, Turn
-from selm_edge.chat.window import EXPECTED, ChatWindow
+from selm_edge.chat.window import EXPECTED
 from selm_edge.clean import clean_line
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from selm_edge.store.conversations import Message, Role
 
 
-class ChatApp(ChatWindow):
+class ChatApp(Comparing):
     """The window with all of its actions."""
 
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
@@ -349,6 +351,20 @@ class ChatApp(ChatWindow):
         self.session.feedback.correct(message, text.strip())
         await self.refresh_conversation()
         self.tell("Your correction is kept. The reply as it was stays: ← shows it.")
+
+    async def action_compare(self) -> None:
+        await self.slash_compare("")
+
+    async def slash_compare(self, how: str) -> None:
+        message = self._target_or_tell("assistant")
+        if message is None:
+            return
+        if how == BACK:
+            self.tell(self.session.compare.take_back(message))
+            await self.refresh_conversation()
+        else:
+            self.prompt.focus()
+            self.compare(message, how)
 
     # -- memory --------------------------------------------------------------------------------
 

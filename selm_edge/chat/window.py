@@ -14,7 +14,7 @@ import signal
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual import work
 from textual.app import App, ComposeResult, SystemCommand
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     Decision = tuple[Plan, int]
 
+T = TypeVar("T")
 EXPECTED = (SelmError, ValueError, OSError)
 """What a disk, a file or a person's input may answer: it is said, and the chat goes on."""
 BUSY_MS = 1000
@@ -571,17 +572,21 @@ class ChatWindow(App[None]):
             raise SelmError(f"the reply could not begin: {error}") from error
 
     async def _keep(self, question: Message, reply: Reply) -> Message:
-        """Store a reply; one that is made waits for another program's lock, and is never lost."""
+        """Store a reply."""
+        return await self.patiently(lambda: self.session.keep(question, reply))
+
+    async def patiently(self, write: Callable[[], T]) -> T:
+        """Store what was made: it waits for another program's lock, and is never lost."""
         for _ in range(BUSY_TRIES):
             try:
-                return self.session.keep(question, reply)
+                return write()
             except StoreError as error:
                 busy = error
                 if error.cause != "busy":
                     raise
             await asyncio.sleep(0.2)
         self.session.stop_saving(busy)
-        return self.session.keep(question, reply)
+        return write()
 
     def _tick(self) -> None:
         reply = self._reply

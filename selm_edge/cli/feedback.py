@@ -105,7 +105,7 @@ def stats(as_json: bool) -> None:
     "shape",
     type=click.Choice(("sft", "kto", "dpo", "messages", "bundle")),
     help="sft: texts to imitate. kto (the default): wanted and unwanted replies. dpo: a correction"
-    " beside its reply, or of two replies the better beside the other. messages: talks with all that"
+    " beside its reply, of two replies the better beside the other. messages: talks with all that"
     " is known. bundle: one checked file for `selm-export finetune`.",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A file; default: stdout.")

@@ -341,6 +341,67 @@ def test_an_ensemble_without_colours(picture: Any) -> None:
     picture((80, 24), ask, **ENSEMBLE)
 
 
+OTHERWISE = """**White vinegar** is enough:
+
+- half vinegar, half water,
+- boil it, wait twenty minutes,
+- rinse it *twice*.
+
+Citric acid smells less: two spoons for a litre."""
+
+
+@pytest.fixture
+def ordered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply that was there comes first."""
+    monkeypatch.setattr("random.shuffle", lambda _: None)
+
+
+def compared(*names: str) -> Steps:
+    async def steps(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.session.models.engine.replies = [OTHERWISE]  # type: ignore[attr-defined]
+        await pilot.press("up", "a")
+        await until(pilot, lambda: app.screen is not app.main)
+        await until(pilot, lambda: getattr(app.screen, "_asked", False))
+        await keys(*names)(app, pilot)
+
+    return steps
+
+
+def test_two_replies(picture: Any, size: tuple[int, int], ordered: None) -> None:
+    picture(size, compared("right"), "How do I descale a kettle?")
+
+
+def test_two_replies_of_which_one_is_being_written(
+    picture: Any, size: tuple[int, int], ordered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = FakeStream.__next__
+
+    def stops_half_way(stream: FakeStream) -> str:
+        if stream.stats.tokens == 20:
+            stream._session.cancelled.wait(60)
+        return whole(stream)
+
+    async def half(app: ChatApp, pilot: Pilot[None]) -> None:
+        monkeypatch.setattr(FakeStream, "__next__", stops_half_way)
+        app.session.models.engine.replies = [OTHERWISE]  # type: ignore[attr-defined]
+        await pilot.press("up", "a")
+        await until(pilot, lambda: app._reply and app._reply.stats.tokens == 20)
+        await settle(pilot)
+
+    picture(size, half, "How do I descale a kettle?")
+
+
+def test_the_reply_that_was_taken(picture: Any, ordered: None) -> None:
+    async def taken(app: ChatApp, pilot: Pilot[None]) -> None:
+        await compared("2")(app, pilot)
+        await until(pilot, lambda: app.screen is app.main and app.idle)
+        await until_shown(app, pilot, "Citric acid")
+        await pilot.press("up")
+        await settle(pilot)
+
+    picture((80, 24), taken, "How do I descale a kettle?")
+
+
 def test_too_small(picture: Any) -> None:
     picture((20, 6), keys())
 
