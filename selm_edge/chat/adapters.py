@@ -58,6 +58,12 @@ class ChatAdapters:
         now = ", ".join(used) if used else "none"
         return f"In use: {now}. There are: {', '.join(known)}. /adapter NAME uses one or leaves it."
 
+    @property
+    def used(self) -> bool:
+        """Whether the model answers with any."""
+        model = self._session.model
+        return model is not None and bool(model.assistant.model.adapters)
+
     def with_and_without(
         self, name: str = ""
     ) -> tuple[Mapping[Path, float], Mapping[Path, float], str]:

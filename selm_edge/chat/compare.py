@@ -84,7 +84,7 @@ class ChatCompare:
         if model is None or not before:
             raise NotFound("there is no reply to compare")
         about = ""
-        if how not in ("", AGAIN) or (not how and model.assistant.model.adapters):
+        if how not in ("", AGAIN) or (not how and session.adapters.used):
             with_it, without, about = session.adapters.with_and_without(how)
             sides = [Side(f"with {about}", with_it), Side(f"without {about}", without)]
         elif is_correction(reply):

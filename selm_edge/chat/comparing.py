@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from textual import work
 
+from selm_edge.chat.asking import Asking
 from selm_edge.chat.threads import in_thread, pieces_from_thread
-from selm_edge.chat.window import EXPECTED, ChatWindow
+from selm_edge.chat.window import EXPECTED
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     Answer = asyncio.Future[int | None]
 
 
-class Comparing(ChatWindow):
+class Comparing(Asking):
     """See `selm_edge.chat.compare` for what is compared and what becomes of it."""
 
     @work(group="ask", exit_on_error=False)

@@ -91,7 +91,10 @@ class ChatFeedback:
         """A reply with what was sent for it and how it was made."""
         # Without what was recalled: a copy of it here would outlive its being forgotten.
         session = self._session
-        sent = session.sent(session.before(message))
+        before = session.before(message)
+        if not before and message.parent is not None:  # of a talk that is not on show
+            before = session.store.conversations.path_to(message.parent)
+        sent = session.sent(before)
         turns = [{"role": turn.role, "content": turn.text} for turn in sent]
         prompt: str | None = None
         facts, model = message.facts, session.model

@@ -17,6 +17,7 @@ from selm_edge.chat.adapters import ChatAdapters
 from selm_edge.chat.compare import ChatCompare
 from selm_edge.chat.experts import Experts, Spoken, trace_of
 from selm_edge.chat.feedback import ChatFeedback, is_correction
+from selm_edge.chat.judging import ChatJudging
 from selm_edge.chat.memory import ChatMemory
 from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
 from selm_edge.chat.preferences import Preferences
@@ -70,6 +71,7 @@ class ChatSession:
         self.feedback = ChatFeedback(self)
         self.adapters = ChatAdapters(self)
         self.compare = ChatCompare(self)
+        self.judging = ChatJudging(self)
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -378,11 +380,14 @@ class ChatSession:
             return self.set_colours(_yes(text))
         if name == "share_feedback":
             return self.feedback.share(_yes(text))
+        if name == "ask_feedback":
+            return self.judging.switch(_yes(text))
         limit = name in ("context", "max_tokens")
         if not limit and name not in SAMPLING_RANGES:
             raise ValueError(
                 f"there is no setting {name}; there are: {', '.join(SAMPLING_RANGES)},"
-                " context, max_tokens, enter_sends, colour_experts, share_feedback"
+                " context, max_tokens, enter_sends, colour_experts, share_feedback,"
+                " ask_feedback"
             )
         value = None if text in ("", "default") else _number(name, text)
         problem = None if value is None else number_problem(name, value)

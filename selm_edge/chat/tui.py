@@ -10,8 +10,10 @@ from textual import work
 from selm_edge.chat.commands import Command, parse_slash, unknown_slash
 from selm_edge.chat.compare import BACK
 from selm_edge.chat.comparing import Comparing
+from selm_edge.chat.offers import Offers
 from selm_edge.chat.text import code_blocks, free_path, spoken_path, write_new
 from selm_edge.chat.widgets.prompt import Prompt
+from selm_edge.chat.widgets.question import QuietQuestion
 from selm_edge.chat.widgets.transcript import Example
 from selm_edge.chat.widgets.turns import Earlier, Turn
 from selm_edge.chat.window import EXPECTED
@@ -20,12 +22,14 @@ from selm_edge.clean import clean_line
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from textual.widget import Widget
+
     from selm_edge.chat.memory import Source
     from selm_edge.feedback.log import Kind
     from selm_edge.store.conversations import Message, Role
 
 
-class ChatApp(Comparing):
+class ChatApp(Comparing, Offers):
     """The window with all of its actions."""
 
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
@@ -62,7 +66,7 @@ class ChatApp(Comparing):
             self.set_status(state="ready" if self.session.model else "loading")
         elif not isinstance(self.main.focused, Prompt):
             self.prompt.focus()
-        else:
+        elif self.main.query("#banner.shown") or not self.decline_question():
             self.main.query("#banner").remove_class("shown")
             self.show_hints()
 
@@ -74,9 +78,9 @@ class ChatApp(Comparing):
         view.scroll_relative(y=pages * max(1, view.size.height - 2), animate=False)
 
     def on_prompt_left_upwards(self) -> None:
-        turns = self.transcript.turns
-        if turns:
-            turns[-1].focus()
+        stops = [*self.transcript.turns, *self.main.query(QuietQuestion)]
+        if stops:
+            stops[-1].focus()
         else:
             examples = list(self.transcript.query(Example))
             if examples:
@@ -84,7 +88,8 @@ class ChatApp(Comparing):
 
     def action_select_turn(self, step: int) -> None:
         """The turn above or below the selected one; below the last is the prompt."""
-        stops = [*self.transcript.query(Earlier), *self.transcript.turns]
+        stops: list[Widget] = [*self.transcript.query(Earlier), *self.transcript.turns]
+        stops += self.main.query(QuietQuestion)
         focused = self.main.focused
         if focused not in stops:
             return

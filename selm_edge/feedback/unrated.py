@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +51,15 @@ def unrated(database: Database, *, since: int = 0, conversation: int | None = No
 
 
 def worth_asking(
-    database: Database, embedder: Embedder | None, count: int, *, since: int = 0
+    database: Database,
+    embedder: Embedder | None,
+    count: int,
+    *,
+    since: int = 0,
+    without: Collection[int] = (),
 ) -> list[Turn]:
-    """At most ``count`` of them, the most informative first."""
-    turns = unrated(database, since=since)
+    """At most ``count`` of them, the most informative first; none of the replies ``without``."""
+    turns = [turn for turn in unrated(database, since=since) if turn.message not in without]
     judged = database.rows(
         "select messages ->> '$[#-1].content', reply from feedback"
         f" where kind in ({_JUDGEMENTS}) order by id desc limit ?",

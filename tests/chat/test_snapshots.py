@@ -20,6 +20,7 @@ from textual.widgets import Input, TextArea
 
 from selm_edge.backends.base import GenerationStats
 from selm_edge.chat.tui import ChatApp
+from selm_edge.feedback.unrated import Turn as Unrated
 
 SIZES = [(80, 24), (140, 40)]
 KETTLE = """To descale a kettle, use **white vinegar** or citric acid:
@@ -400,6 +401,29 @@ def test_the_reply_that_was_taken(picture: Any, ordered: None) -> None:
         await settle(pilot)
 
     picture((80, 24), taken, "How do I descale a kettle?")
+
+
+def asked(*names: str) -> Steps:
+    """As at a quiet moment, about a reply of another talk."""
+
+    async def steps(app: ChatApp, pilot: Pilot[None]) -> None:
+        reply = "It should be pruned in late winter, before the buds swell; cut just above one."
+        turn = Unrated(1, "How do I prune the roses in my garden?", reply, 0, "selm-mini", 2.0)
+        app.session.judging.question = lambda: turn  # type: ignore[method-assign]
+        app._quiet_moment()
+        await until(pilot, lambda: app.question)
+        app.transcript.scroll_end(animate=False)
+        await keys(*names)(app, pilot)
+
+    return steps
+
+
+def test_a_question_at_a_quiet_moment(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, asked(), "How do I descale a kettle?")
+
+
+def test_the_question_is_selected(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, asked("up"), "How do I descale a kettle?")
 
 
 def test_too_small(picture: Any) -> None:
