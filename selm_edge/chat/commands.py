@@ -174,7 +174,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "compare",
         "Compare two replies",
-        "With and without your adapter, or another one beside this; your choice is feedback.",
+        "Another beside it, or with and without your adapter; the choice is feedback.",
         "a",
         "a",
         "turn",

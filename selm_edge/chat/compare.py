@@ -96,13 +96,11 @@ class ChatCompare:
         plan = session.plan(before)
         if plan.overflow is not None:
             raise SelmError(f"{overflow_words(plan.overflow)} /regenerate asks what to leave out.")
-        seed = session.sampling.seed if about else None
-        drawn = int.from_bytes(os.urandom(4), "little")
+        # One seed for both. Not the one that may be set: with that, the reply that is on show
+        # would be made again, and known again.
+        seed = int.from_bytes(os.urandom(4), "little")
         leaf, question = session.path[-1].id, before[-1].text
-        return Comparison(
-            reply, leaf, question, plan, model, (sides[0], sides[1]),
-            drawn if seed is None else seed, about,
-        )  # fmt: skip
+        return Comparison(reply, leaf, question, plan, model, (sides[0], sides[1]), seed, about)
 
     def reply(self, found: Comparison, side: Side) -> Reply:
         """Begin one of the replies; iterate it, then it is `made`."""

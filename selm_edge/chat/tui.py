@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from selm_edge.chat.commands import Command, parse_slash, unknown_slash
-from selm_edge.chat.compare import BACK
 from selm_edge.chat.comparing import Comparing
 from selm_edge.chat.offers import Offers
 from selm_edge.chat.text import code_blocks, free_path, spoken_path, write_new
@@ -361,6 +360,8 @@ class ChatApp(Comparing, Offers):
         await self.slash_compare("")
 
     async def slash_compare(self, how: str) -> None:
+        from selm_edge.chat.compare import BACK
+
         message = self._target_or_tell("assistant")
         if message is None:
             return
