@@ -188,44 +188,16 @@ alter table feedback add column recalled text; -- JSON: ids of the memories sent
 alter table feedback add column consent integer not null default 1;
 """
 
-# A check cannot be altered: the table is made anew. Its rows name each other under the name that it
-# has while both are there, or dropping the old one would empty `superseded_by`.
+# A check cannot be altered, and a copy of the table would leave the pages of the old one free in
+# every file. This is SQLite's own way (https://sqlite.org/lang_altertable.html, section 7) for what
+# changes no row; the added column has raised the schema's version, so that all connections read it.
 _PREFERENCES = """
-create table feedback_made_anew(
-  id integer primary key autoincrement,
-  uid text not null unique,        -- the same in every export, so that a bundle merges once
-  kind text not null check(kind in ('up', 'down', 'correction', 'regeneration', 'preference')),
-  created integer not null,        -- milliseconds since 1970
-  superseded_by integer references feedback_made_anew(id) on delete set null,
-  conversation integer,            -- no foreign key: the user may keep feedback past its chat
-  message integer,
-  messages text not null,          -- JSON: the turns as sent, system first, reply not included
-  prompt text,                     -- those turns through the chat template
-  reply text not null,
-  correction text,
-  sampling text, seed integer,
-  model text, model_sha256 text, template_id text,
-  tokens_per_second real,
-  app_version text not null,
-  adapter text, experts text, entropy real, margin real,
-  recalled text,                   -- JSON: ids of the memories sent with the question
-  -- 1: may leave this device in an export that the user makes; as the user wanted it at that time
-  consent integer not null default 1,
-  rejected text                    -- JSON: of a preference, the other reply and how it was made
-);
-insert into feedback_made_anew
-  select id, uid, kind, created, superseded_by, conversation, message, messages, prompt, reply,
-    correction, sampling, seed, model, model_sha256, template_id, tokens_per_second, app_version,
-    adapter, experts, entropy, margin, recalled, consent, null
-  from feedback;
-delete from sqlite_sequence where name = 'feedback_made_anew';
-insert into sqlite_sequence(name, seq)
-  select 'feedback_made_anew', seq from sqlite_sequence where name = 'feedback';
-drop table feedback;
-alter table feedback_made_anew rename to feedback;
-create index feedback_message on feedback(message);
-create index feedback_conversation on feedback(conversation);
-create index feedback_superseded on feedback(superseded_by);
+alter table feedback add column rejected text;  -- JSON: the reply not taken, and how it was made
+pragma writable_schema = on;
+update sqlite_master
+  set sql = replace(sql, '''regeneration'')', '''regeneration'', ''preference'')')
+  where type = 'table' and name = 'feedback';
+pragma writable_schema = reset;
 """
 
 MIGRATIONS: tuple[str, ...] = (

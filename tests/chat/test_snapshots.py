@@ -123,9 +123,9 @@ async def until_shown(app: ChatApp, pilot: Pilot[None], text: str) -> None:
     """The transcript's end is in view and drawn: a busy machine draws it long after it is there."""
 
     def shown() -> bool:
+        app.transcript.scroll_end(animate=False)  # what is laid out later moves the end
         return any(text in "".join(s.text for s in row) for row in picture_of(app))
 
-    app.transcript.scroll_end(animate=False)
     await until(pilot, shown)
 
 

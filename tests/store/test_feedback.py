@@ -15,6 +15,7 @@ from selm_edge.feedback.redact import Redactor
 from selm_edge.feedback.unrated import unrated
 from selm_edge.store.conversations import Conversations, ReplyFacts
 from selm_edge.store.database import Database
+from selm_edge.store.errors import StoreError
 from selm_edge.store.migrations import MIGRATIONS
 
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
@@ -211,6 +212,10 @@ def test_feedback_of_before_preferences_is_all_there(tmp_path: Path) -> None:
     assert log.withdraw(7, ["down"]) == 1
     assert log.rows(ids=[1])[0].superseded_by is None  # the key still points here
     assert (tmp_path / "selm.db.before-v6").exists()
+    with pytest.raises(StoreError, match="constraint"):
+        log.add("applause", record(7))  # type: ignore[arg-type]
+    assert log.database.rows("pragma integrity_check") == [("ok",)]
+    assert log.database.rows("pragma freelist_count") == [(0,)]
     names = log.database.rows("select name from sqlite_master where tbl_name = 'feedback'")
     assert {"feedback_message", "feedback_conversation", "feedback_superseded"} <= {
         name for (name,) in names
