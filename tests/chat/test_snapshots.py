@@ -149,6 +149,7 @@ def test_empty(picture: Any, size: tuple[int, int]) -> None:
 
 def test_a_conversation_with_code(picture: Any, size: tuple[int, int]) -> None:
     async def top(app: ChatApp, pilot: Pilot[None]) -> None:
+        await settle(pilot)  # what is laid out later would pull the view back to the end
         app.transcript.scroll_home(animate=False)
         await settle(pilot)
 
