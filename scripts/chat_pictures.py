@@ -16,6 +16,7 @@ SNAPSHOTS = ROOT / "tests" / "chat" / "__snapshots__" / "test_snapshots"
 PICTURES = {
     "chat.svg": "test_a_conversation_with_code[80x24].svg",
     "chat-experts.svg": "test_colours_by_expert[80x24].svg",
+    "chat-compare.svg": "test_two_replies[140x40].svg",
     "memory.svg": "test_memory[140x40].svg",
     "stats.svg": "test_statistics[140x40].svg",
     "sources.svg": "test_sources_under_a_reply[80x24].svg",

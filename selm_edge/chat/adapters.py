@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from selm_edge.errors import SelmError
 
 if TYPE_CHECKING:
-    from selm_edge.adapters import AdapterShelf
+    from collections.abc import Mapping
+
+    from selm_edge.adapters import Adapter, AdapterShelf
     from selm_edge.catalog import Entry
     from selm_edge.chat.models import OpenModel
     from selm_edge.chat.session import ChatSession
@@ -37,8 +39,7 @@ class ChatAdapters:
         elif name in shelf.in_use(digest) and not scale:
             shelf.disable(name)
         else:
-            if shelf.find(name).model_sha256 != digest:
-                raise SelmError(f"{name} is for another model than {model.name}")
+            _of_this_model(shelf, name, model, digest)
             shelf.enable(name, _number(scale) if scale else 1.0)
         from selm_edge.adapters import apply
 
@@ -57,6 +58,38 @@ class ChatAdapters:
         now = ", ".join(used) if used else "none"
         return f"In use: {now}. There are: {', '.join(known)}. /adapter NAME uses one or leaves it."
 
+    @property
+    def used(self) -> bool:
+        """Whether the model answers with any."""
+        model = self._session.model
+        return model is not None and bool(model.assistant.model.adapters)
+
+    def with_and_without(
+        self, name: str = ""
+    ) -> tuple[Mapping[Path, float], Mapping[Path, float], str]:
+        """Two sets of files for `Model.set_adapters`, and what sets them apart: the adapter of that
+        name, whether it is in use or not; without a name, all that are in use."""
+        model, shelf = self._model(), self._shelf()
+        entry, digest = _entry(model)
+        files, used = dict(shelf.for_model(entry)), shelf.in_use(digest)
+        if shelf.warnings:
+            raise SelmError("\n".join(shelf.warnings))
+        if not name:
+            if not files:
+                raise SelmError(f"no adapter is in use on {model.name}: /adapter NAME uses one")
+            return files, {}, ", ".join(used)
+        path = shelf.path_of(_of_this_model(shelf, name, model, digest))
+        without = {file: scale for file, scale in files.items() if file != path}
+        return {**without, path: used.get(name, 1.0)}, without, name
+
+    def restore(self) -> list[str]:
+        """What is in use by the list is added to the model again, and nothing else. What could not
+        be, in sentences."""
+        from selm_edge.adapters import apply
+
+        model = self._model()
+        return apply(model.assistant.model, _entry(model)[0], self._shelf())
+
     def _model(self) -> OpenModel:
         if self._session.model is None:
             raise SelmError("there is no model open")
@@ -66,6 +99,13 @@ class ChatAdapters:
         from selm_edge.adapters import AdapterShelf
 
         return AdapterShelf()
+
+
+def _of_this_model(shelf: AdapterShelf, name: str, model: OpenModel, digest: str) -> Adapter:
+    found = shelf.find(name)
+    if found.model_sha256 != digest:
+        raise SelmError(f"{name} is for another model than {model.name}")
+    return found
 
 
 def _entry(model: OpenModel) -> tuple[Entry, str]:

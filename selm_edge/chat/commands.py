@@ -172,6 +172,16 @@ COMMANDS: tuple[Command, ...] = (
         "[TEXT]",
     ),
     Command(
+        "compare",
+        "Compare two replies",
+        "Another beside it, or with and without your adapter; the choice is feedback.",
+        "a",
+        "a",
+        "turn",
+        "compare",
+        "[again, ADAPTER or back]",
+    ),
+    Command(
         "copy",
         "Copy",
         "Copy this turn to the clipboard (OSC 52), or to a file.",

@@ -78,7 +78,7 @@ class ChatFeedback:
 
     def keep(self, kind: Kind, message: Message, correction: str | None = None) -> None:
         """One row about a reply, with all that is known of how it was made."""
-        record, store, shared = self._record(message), self._session.store, self.shared
+        record, store, shared = self.record(message), self._session.store, self.shared
 
         def write() -> None:
             with store.database.write():
@@ -87,10 +87,14 @@ class ChatFeedback:
 
         self._session.saving(write)
 
-    def _record(self, message: Message) -> ReplyRecord:
+    def record(self, message: Message) -> ReplyRecord:
+        """A reply with what was sent for it and how it was made."""
         # Without what was recalled: a copy of it here would outlive its being forgotten.
         session = self._session
-        sent = session.sent(session.before(message))
+        before = session.before(message)
+        if not before and message.parent is not None:  # of a talk that is not on show
+            before = session.store.conversations.path_to(message.parent)
+        sent = session.sent(before)
         turns = [{"role": turn.role, "content": turn.text} for turn in sent]
         prompt: str | None = None
         facts, model = message.facts, session.model

@@ -52,7 +52,7 @@ class PlainChat:
         self.failed = False
         self._listed: list[int] = []
         self._leaving = False
-        self._replying: Reply | None = None
+        self.replying: Reply | None = None
         session.on_problem = lambda problem: self.say(f"From here on nothing is saved. {problem}")
 
     # -- the loop ------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ class PlainChat:
             self.say("Write a message and press Enter. /help lists the commands, /quit leaves.")
         while True:
             try:
-                text = self._read("You: ")
+                text = self.read("You: ")
             except KeyboardInterrupt:
                 if self._leaving:
                     break
@@ -83,9 +83,9 @@ class PlainChat:
     def leave(self, *_: object) -> None:
         """For SIGTERM and SIGHUP: a reply is stopped and kept first, all else ends at once."""
         self._leaving = True
-        if self._replying is None:
+        if self.replying is None:
             raise KeyboardInterrupt
-        self._replying.cancel()
+        self.replying.cancel()
 
     def _handle(self, text: str) -> bool:
         """Do one message or command; False to leave."""
@@ -112,7 +112,7 @@ class PlainChat:
         self.out.write(clean(text) + "\n")
         self.out.flush()
 
-    def _read(self, prompt: str) -> str | None:
+    def read(self, prompt: str) -> str | None:
         """One message: a line, lines joined by a backslash at their end, or a paste."""
         lines: list[str] = []
         while True:
@@ -217,7 +217,7 @@ class PlainChat:
         names = list(choices)
         for number, words in enumerate(choices.values(), 1):
             self.say(f"{number}: {words}")
-        answer = (self._read("Number, or Enter to go back: ") or "").strip()
+        answer = (self.read("Number, or Enter to go back: ") or "").strip()
         if answer.isdecimal() and 1 <= int(answer) <= len(names):
             return names[int(answer) - 1]
         return None
@@ -225,13 +225,13 @@ class PlainChat:
     def _reply(self, question: Message, plan: Plan) -> None:
         for notice in plan.notices:
             self.say(f"Note: {notice.message}")
-        reply = self._replying = self.session.reply(plan)
+        reply = self.replying = self.session.reply(plan)
         try:
-            failure = self._stream(reply)
+            failure = self.stream(reply)
             if reply.text or failure is None:
                 self.session.keep(question, reply)
         finally:
-            self._replying = None
+            self.replying = None
         self.out.write("\n")
         self.out.flush()
         if failure is not None:
@@ -241,7 +241,7 @@ class PlainChat:
         if self.interactive and plan.recalled:
             self.say("Sources: " + "; ".join(map(source_words, plan.recalled)))
 
-    def _stream(self, reply: Reply) -> BaseException | None:
+    def stream(self, reply: Reply, name: str = "Assistant") -> BaseException | None:
         """Write the pieces as they come; Ctrl+C stops the compute at once and keeps them."""
         pieces: queue.Queue[str | BaseException | None] = queue.Queue()
 
@@ -256,7 +256,7 @@ class PlainChat:
 
         threading.Thread(target=work, daemon=True, name="reply").start()
         gone: OSError | None = None
-        piece: str | BaseException | None = "Assistant: " if self.interactive else ""
+        piece: str | BaseException | None = f"{name}: " if self.interactive else ""
         while isinstance(piece, str):
             try:
                 if gone is None:
@@ -328,7 +328,7 @@ class PlainChat:
         given = f" and {amount(rows, 'piece')} of feedback given in it" if rows else ""
         if argument != "yes":
             self.say(f"This deletes the conversation{given} for ever.")
-            if (self._read("Write yes to delete: ") or "").strip() != "yes":
+            if (self.read("Write yes to delete: ") or "").strip() != "yes":
                 self.say("Kept.")
                 return
         gone = self.session.delete(key)
@@ -410,6 +410,11 @@ class PlainChat:
         for line in lines_of(found):
             self.say(line)
 
+    def do_compare(self, how: str) -> None:
+        from selm_edge.chat.plain_compare import compare
+
+        compare(self, self._last_reply(), how)
+
     def _lines(self, before: str) -> str:
         self.say(before)
         self.say("Write the new text; a line with only a full stop ends it.")
@@ -457,7 +462,7 @@ class PlainChat:
         """Ask whether what the user said of themselves is to be kept."""
         for proposal in self.session.memory.proposals(text):
             self.say(f"Remember “{clean_line(proposal.text)}”?")
-            answer = (self._read("y keeps it, Enter does not: ") or "").strip().lower()
+            answer = (self.read("y keeps it, Enter does not: ") or "").strip().lower()
             if answer in ("y", "yes"):
                 corrected = self.session.memory.corrected_by(proposal)
                 if corrected:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from selm_edge.backends.base import SAMPLING_RANGES, Sampling
 from selm_edge.chat.adapters import ChatAdapters
+from selm_edge.chat.compare import ChatCompare
 from selm_edge.chat.experts import Experts, Spoken, trace_of
 from selm_edge.chat.feedback import ChatFeedback, is_correction
+from selm_edge.chat.judging import ChatJudging
 from selm_edge.chat.memory import ChatMemory
 from selm_edge.chat.models import ModelSource, OpenModel, file_sha256
 from selm_edge.chat.preferences import Preferences
@@ -68,6 +70,8 @@ class ChatSession:
         self.memory = ChatMemory(self)
         self.feedback = ChatFeedback(self)
         self.adapters = ChatAdapters(self)
+        self.compare = ChatCompare(self)
+        self.judging = ChatJudging(self)
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -254,13 +258,13 @@ class ChatSession:
         """Whether the model in use made this plan: another one's token ids mean nothing to it."""
         return self.model is not None and plan.assistant is self.model.assistant
 
-    def reply(self, plan: Plan) -> Reply:
-        """Begin the reply to a plan; iterate it, then `keep` it."""
+    def reply(self, plan: Plan, seed: int | None = None) -> Reply:
+        """Begin the reply to a plan; iterate it, then `keep` it. ``seed``: another than is set."""
         if self.model is None:
             raise NoModel("no model is open")
         return self.model.assistant.reply(
             plan,
-            self.sampling,
+            self.sampling if seed is None else replace(self.sampling, seed=seed),
             max_tokens=self.max_tokens,
             draft=self.draft,
             expert=self.experts.asked,
@@ -268,8 +272,19 @@ class ChatSession:
 
     def keep(self, question: Message, reply: Reply) -> Message:
         """Store a reply, whole or partial, under its question."""
+        facts = self.facts_of(reply)
+        message = self.saving(
+            lambda: self.store.conversations.add(
+                question.conversation, question.id, "assistant", reply.text, facts=facts
+            )
+        )
+        self._reload()
+        return message
+
+    def facts_of(self, reply: Reply) -> ReplyFacts:
+        """How a reply was made, by the model as it is now."""
         stats = reply.stats
-        facts = ReplyFacts(
+        return ReplyFacts(
             **self._model_facts(),
             sampling=_plain(reply.sampling),
             seed=reply.sampling.seed,
@@ -287,13 +302,6 @@ class ChatSession:
             entropy=_rounded(stats.mean_entropy),
             margin=_rounded(stats.mean_margin),
         )
-        message = self.saving(
-            lambda: self.store.conversations.add(
-                question.conversation, question.id, "assistant", reply.text, facts=facts
-            )
-        )
-        self._reload()
-        return message
 
     # -- settings ------------------------------------------------------------------------------
 
@@ -372,11 +380,14 @@ class ChatSession:
             return self.set_colours(_yes(text))
         if name == "share_feedback":
             return self.feedback.share(_yes(text))
+        if name == "ask_feedback":
+            return self.judging.switch(_yes(text))
         limit = name in ("context", "max_tokens")
         if not limit and name not in SAMPLING_RANGES:
             raise ValueError(
                 f"there is no setting {name}; there are: {', '.join(SAMPLING_RANGES)},"
-                " context, max_tokens, enter_sends, colour_experts, share_feedback"
+                " context, max_tokens, enter_sends, colour_experts, share_feedback,"
+                " ask_feedback"
             )
         value = None if text in ("", "default") else _number(name, text)
         problem = None if value is None else number_problem(name, value)

@@ -35,7 +35,9 @@ ENDINGS = {
 KEPT = "Kept only on this device. It becomes training data when you run `selm feedback export`."
 KEPT_HERE = "Kept only on this device, and left out of every export."
 KEPT_UNTIL_QUIT = "Kept until you quit: nothing is being saved."
-MARKS: dict[Kind, str] = {"up": "▲ good", "down": "▼ bad", "correction": "✎ corrected"}
+MARKS: dict[Kind, str] = {
+    "up": "▲ good", "down": "▼ bad", "correction": "✎ corrected", "preference": "◆ taken of two",
+}  # fmt: skip
 
 
 def spoken_path(text: str) -> Path:

@@ -8,22 +8,27 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from selm_edge.chat.commands import Command, parse_slash, unknown_slash
+from selm_edge.chat.comparing import Comparing
+from selm_edge.chat.offers import Offers
 from selm_edge.chat.text import code_blocks, free_path, spoken_path, write_new
 from selm_edge.chat.widgets.prompt import Prompt
+from selm_edge.chat.widgets.question import QuietQuestion
 from selm_edge.chat.widgets.transcript import Example
 from selm_edge.chat.widgets.turns import Earlier, Turn
-from selm_edge.chat.window import EXPECTED, ChatWindow
+from selm_edge.chat.window import EXPECTED
 from selm_edge.clean import clean_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from textual.widget import Widget
 
     from selm_edge.chat.memory import Source
     from selm_edge.feedback.log import Kind
     from selm_edge.store.conversations import Message, Role
 
 
-class ChatApp(ChatWindow):
+class ChatApp(Comparing, Offers):
     """The window with all of its actions."""
 
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
@@ -60,7 +65,7 @@ class ChatApp(ChatWindow):
             self.set_status(state="ready" if self.session.model else "loading")
         elif not isinstance(self.main.focused, Prompt):
             self.prompt.focus()
-        else:
+        elif self.main.query("#banner.shown") or not self.decline_question():
             self.main.query("#banner").remove_class("shown")
             self.show_hints()
 
@@ -72,9 +77,9 @@ class ChatApp(ChatWindow):
         view.scroll_relative(y=pages * max(1, view.size.height - 2), animate=False)
 
     def on_prompt_left_upwards(self) -> None:
-        turns = self.transcript.turns
-        if turns:
-            turns[-1].focus()
+        stops = [*self.transcript.turns, *self.main.query(QuietQuestion)]
+        if stops:
+            stops[-1].focus()
         else:
             examples = list(self.transcript.query(Example))
             if examples:
@@ -82,7 +87,8 @@ class ChatApp(ChatWindow):
 
     def action_select_turn(self, step: int) -> None:
         """The turn above or below the selected one; below the last is the prompt."""
-        stops = [*self.transcript.query(Earlier), *self.transcript.turns]
+        stops: list[Widget] = [*self.transcript.query(Earlier), *self.transcript.turns]
+        stops += self.main.query(QuietQuestion)
         focused = self.main.focused
         if focused not in stops:
             return
@@ -366,6 +372,22 @@ class ChatApp(ChatWindow):
         await self.push_screen_wait(
             StatsScreen(ChatStats(self.session), lambda: not self.idle, fluency=fluency)
         )
+
+    async def action_compare(self) -> None:
+        await self.slash_compare("")
+
+    async def slash_compare(self, how: str) -> None:
+        from selm_edge.chat.compare import BACK
+
+        message = self._target_or_tell("assistant")
+        if message is None:
+            return
+        if how == BACK:
+            self.tell(self.session.compare.take_back(message))
+            await self.refresh_conversation()
+        else:
+            self.prompt.focus()
+            self.compare(message, how)
 
     # -- memory --------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
-"""The window: its parts, the model that opens behind it, and a question on its way to a reply.
+"""The window: its parts, the model that opens behind it, and how it is left.
 
-`selm_edge.chat.tui` adds what the user can do besides asking.
+`selm_edge.chat.asking` adds a question on its way to a reply, `selm_edge.chat.tui` what the user
+can do besides asking.
 
 The first frame needs no model and no Markdown: the model opens in a thread, the other screens and
 the Markdown widget are imported when they are first shown.
@@ -9,12 +10,10 @@ the Markdown widget are imported when they are first shown.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual import work
 from textual.app import App, ComposeResult, SystemCommand
@@ -25,12 +24,13 @@ from textual.widgets import Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
 from selm_edge.chat.commands import COMMANDS
+from selm_edge.chat.hints import REPLYING, hints
+from selm_edge.chat.leaving import hear_signals
 from selm_edge.chat.themes import DEFAULT, THEMES
-from selm_edge.chat.threads import in_thread, pieces_from_thread
+from selm_edge.chat.threads import in_thread
 from selm_edge.chat.widgets.prompt import Prompt
 from selm_edge.chat.widgets.status import NO_FIGURES, Hints, StatusLine
-from selm_edge.chat.widgets.transcript import Example, Transcript
-from selm_edge.chat.widgets.turns import ReplyTurn, Turn, UserTurn
+from selm_edge.chat.widgets.transcript import Transcript
 from selm_edge.clean import clean, clean_line
 from selm_edge.errors import SelmError
 from selm_edge.store.errors import NotFound, StoreError
@@ -44,13 +44,12 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.widgets import Markdown
 
-    from selm_edge.assistant import Plan, Reply
+    from selm_edge.assistant import Reply
     from selm_edge.chat.session import ChatSession
     from selm_edge.memory.proposals import Proposal
     from selm_edge.store.conversations import Message
 
-    Decision = tuple[Plan, int]
-
+T = TypeVar("T")
 EXPECTED = (SelmError, ValueError, OSError)
 """What a disk, a file or a person's input may answer: it is said, and the chat goes on."""
 BUSY_MS = 1000
@@ -148,7 +147,7 @@ class ChatWindow(App[None]):
 
     async def on_ready(self) -> None:
         """The first frame is on the screen: now the disk, then the model."""
-        self._hear_signals()
+        hear_signals(self._leave)
         self.theme_changed_signal.subscribe(self, lambda theme: self._keep_theme(theme.name))
         self.prompt.enter_sends = self.session.enter_sends
         wrong = self.session.problems()
@@ -244,34 +243,17 @@ class ChatWindow(App[None]):
 
     def show_hints(self) -> None:
         """The keys that matter now."""
-        focused = self.main.focused
-        if not self.idle:
-            hints = [("Esc", "stop"), ("PgUp", "read above"), ("F1", "help")]
-        elif isinstance(focused, Turn):
-            hints = self._turn_hints(focused)
+        if self.idle:
+            found = hints(
+                self.main.focused,
+                self.session if self._opened else None,
+                enter_sends=self.prompt.enter_sends,
+                message=bool(self.main.query("#banner.shown")),
+            )
         else:
-            send, line = ("Enter", "Ctrl+J") if self.prompt.enter_sends else ("Ctrl+J", "Enter")
-            hints = [(send, "send"), ("F1", "help"), ("F2", "chats")]
-            if self.main.query("#banner.shown"):
-                hints.insert(0, ("Esc", "puts the message away"))
-            if self._opened and self.session.path:
-                hints += [("↑", "turns"), ("Ctrl+N", "new")]
-            hints += [("Ctrl+P", "actions"), (line, "new line"), ("F3", "model")]
-            hints += [("F4", "settings"), ("Ctrl+Q", "quit")]
+            found = REPLYING
         with suppress(NoMatches):
-            self.main.query_one(Hints).show(*hints)
-
-    def _turn_hints(self, turn: Turn) -> list[tuple[str, str]]:
-        hints = [("c", "copy"), ("r", "again"), ("Esc", "back")]
-        if isinstance(turn, ReplyTurn):
-            hints = [("+", "good"), ("-", "bad"), ("x", "correct"), *hints]
-            if turn.sources:
-                hints.insert(0, ("s", "sources"))
-        else:
-            hints = [("e", "edit"), *hints]
-        if len(turn.versions) > 1:
-            hints.insert(0, ("← →", "versions"))
-        return [*hints, ("k", "copy code"), ("w", "to a file")]
+            self.main.query_one(Hints).show(*found)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every action, for the palette."""
@@ -362,56 +344,12 @@ class ChatWindow(App[None]):
                 used = (await in_thread(self.session.plan, list(self.session.path))).tokens
         self.set_status(used=used)
 
-    # -- asking and replying -------------------------------------------------------------------
+    # -- a question or a reply on its way ------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         """No question is on its way and no reply is being made."""
         return self._idle.is_set()
-
-    def on_example_chosen(self, event: Example.Chosen) -> None:
-        if self.idle:
-            self.prompt.focus()
-            self.ask(event.text)
-
-    @work(group="ask", exit_on_error=False)
-    async def ask(self, text: str) -> None:
-        """A question from the prompt to its reply. Until it is stored, it goes back if stopped."""
-        if not self.idle:
-            return
-        self._begin()
-        question: Message | None = None
-        try:
-            decision = await self._planned(text)
-            if decision is not None:
-                plan, drop = decision
-                question = self.session.ask(text)
-                self.proposed = self.session.memory.proposals(text)
-                await self._reply_to(question, plan, drop)
-        except EXPECTED as error:
-            kept = question is not None and not isinstance(error, NotFound)
-            self.refused(error, "Your question is kept: r on it tries again." if kept else "")
-        finally:
-            if question is None:
-                self._give_back(text)
-            await self._end()
-
-    @work(group="ask", exit_on_error=False)
-    async def ask_again(self, question: Message) -> None:
-        """A reply to a question that is stored already: after an edit, or for another version."""
-        if not self.idle:
-            return
-        self._begin()
-        try:
-            await self.transcript.show(self.session)
-            if await self._model_is_ready():
-                decision = await self._resolve(None)
-                if decision is not None:
-                    await self._reply_to(question, *decision)
-        except EXPECTED as error:
-            self.refused(error)
-        finally:
-            await self._end()
 
     def _begin(self) -> None:
         self._asking = get_current_worker()
@@ -426,175 +364,24 @@ class ChatWindow(App[None]):
         if not self._quitting and self.is_running:
             self.set_status(state="ready" if self.session.model else "none")
             await self.refresh_conversation()
-            self.show_proposal()
-
-    def show_proposal(self) -> None:
-        """Offer to remember what the user said; Ctrl+R keeps it, Esc or the next question not."""
-        if self.proposed and not self.main.query("#banner.shown"):
-            words = clean_line(self.proposed[0].text)
-            self.banner(f"Remember “{words}”?  Ctrl+R keeps it.")
-
-    def _give_back(self, text: str) -> None:
-        if self._quitting:  # there is no prompt any more; it is the question of the next visit
-            with suppress(*EXPECTED):
-                self.session.ask(text)
-        elif self.is_running and not self.prompt.text:
-            self.prompt.load_text(text)
-            self.prompt.move_cursor(self.prompt.document.end)
 
     async def _model_is_ready(self) -> bool:
         if self.session.model is None:
             await self._model_settled.wait()
         return self.session.model is not None
 
-    async def _planned(self, text: str) -> Decision | None:
-        """What to send for a new question; None where it goes back to the prompt."""
-        if self.session.model is None:
-            question, waiting = UserTurn(None, text), ReplyTurn(None)
-            waiting.waiting = "Waiting for the model…"
-            await self.transcript.add(question)
-            await self.transcript.add(waiting)
-            try:
-                ready = await self._model_is_ready()
-            finally:
-                await question.remove()
-                await waiting.remove()
-            if not ready:
-                return None
-        return await self._resolve(text)
-
-    async def _resolve(self, text: str | None) -> Decision | None:
-        """Plan what to send after the branch on show; ask the user where it does not fit.
-
-        ``text`` is the new question, None where the branch ends with it. The second value is how
-        many of the oldest turns the user lets go.
-        """
-        from selm_edge.chat.screens.overflow import OverflowScreen
-
-        while True:
-            plan = await self._plan(text)
-            overflow, model = plan.overflow, self.session.model
-            if overflow is None or model is None:
-                return plan, 0
-            screen = OverflowScreen(overflow, model.trained_context, new=text is not None)
-            try:
-                choice = await self.push_screen_wait(screen)
-            except asyncio.CancelledError:  # the question was stopped
-                if self.is_running and self.screen is screen:
-                    self.pop_screen()
-                raise
-            if choice == "drop":
-                return plan, overflow.drop or 0
-            if choice == "new":
-                self.session.new()
-                await self.transcript.show(self.session)
-            elif isinstance(choice, int):
-                self.load_model(model.spec, choice)
-                await self._model_settled.wait()
-            else:
-                return None
-
-    async def _plan(self, text: str | None = None) -> Plan:
-        """Plan with the model in use; once more where it was changed while that went on."""
-        while True:
-            model = self.session.model
-            if text is not None and self.session.memory.names_files(text):
-                self.set_status(state="reading")
-            try:
-                plan = await in_thread(self.session.plan, list(self.session.path), text)
-            except Exception:
-                if model is self.session.model:
-                    raise
-                continue  # it was closed in the middle
-            if self.session.made(plan):
-                return plan
-
-    async def _reply_to(self, question: Message, plan: Plan, drop: int = 0) -> None:
-        """Stream the reply to a stored question and keep what there is when it ends.
-
-        drop: the oldest turns that the user lets go, from this question on.
-        """
-        if drop:
-            self.session.leave_out(question, drop)
-            plan = await self._plan()
-        for notice in plan.notices:
-            self.banner(notice.message)
-        await self.transcript.show(self.session)
-        turn = ReplyTurn(None)
-        await self.transcript.add(turn)
-        self.transcript.anchor()
-        self.refresh_top()
-        self._thread_done.clear()
-        while not self.session.made(plan):  # another model was opened since
-            decision = await self._resolve(None)
-            if decision is None:
-                raise SelmError("nothing was sent")
-            plan, drop = decision
-            if drop:
-                self.session.leave_out(question, drop)
-                plan = await self._plan()
-        reply = self._reply = self._begin_reply(plan)
-        self._question = question
-        self.set_status(state="replying", used=plan.tokens, **NO_FIGURES)
-        by_expert = self.session.colours and bool(self.session.experts.names)
-        ticking = self.set_interval(0.25, self._tick)
-        failure: Exception | None = None
-        try:
-            async for piece in pieces_from_thread(reply, self._thread_done):
-                await turn.write(piece, self.session.experts.so_far(reply) if by_expert else None)
-        except Exception as error:  # the engine's: the text so far is kept whatever it was
-            failure = error
-        finally:
-            ticking.stop()
-        self._tick()
-        if failure is not None:
-            self.banner(f"The reply broke off: {failure}", error=True)
-        if failure is not None and not reply.text:
-            self._reply = None
-            await turn.remove()
-            return
-        try:
-            message = await self._keep(question, reply)
-        except EXPECTED:
-            self._reply = None
-            raise
-        self._reply = None  # not where the window is closing: `shut_down` looks after it
-        self.transcript.adopt(message)
-        versions = self.session.versions.get(message.id, [])
-        turn.sources = self.session.memory.sources_line(message)
-        await turn.finish(message, versions, self.session.coloured(message))
-
-    def _begin_reply(self, plan: Plan) -> Reply:
-        try:
-            return self.session.reply(plan)
-        except Exception as error:  # whatever the engine says to these settings
-            raise SelmError(f"the reply could not begin: {error}") from error
-
-    async def _keep(self, question: Message, reply: Reply) -> Message:
-        """Store a reply; one that is made waits for another program's lock, and is never lost."""
+    async def patiently(self, write: Callable[[], T]) -> T:
+        """Store what was made: it waits for another program's lock, and is never lost."""
         for _ in range(BUSY_TRIES):
             try:
-                return self.session.keep(question, reply)
+                return write()
             except StoreError as error:
                 busy = error
                 if error.cause != "busy":
                     raise
             await asyncio.sleep(0.2)
         self.session.stop_saving(busy)
-        return self.session.keep(question, reply)
-
-    def _tick(self) -> None:
-        reply = self._reply
-        if reply is not None:
-            stats, model = reply.stats, self.session.model
-            self.set_status(
-                speed=stats.tokens_per_second or None,
-                used=reply.plan.tokens + stats.tokens,
-                experts=stats.experts,
-                drafts=stats.accepted / stats.drafted if stats.drafted else None,
-                mean_layers=stats.mean_layers,
-                layers=model.assistant.model.layers if model else None,
-            )
+        return write()
 
     def stop_reply(self) -> bool:
         """Stop the reply, or the question on its way to one; False where there is neither."""
@@ -612,17 +399,8 @@ class ChatWindow(App[None]):
 
     # -- leaving -------------------------------------------------------------------------------
 
-    def _hear_signals(self) -> None:
-        """The terminal's window is closed, or the system ends: leave as by Ctrl+Q."""
-        if os.name != "posix" or threading.current_thread() is not threading.main_thread():
-            return
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(name, self._signalled, name)
-
-    def _signalled(self, name: int) -> None:
-        if name == signal.SIGHUP:
-            _let_go_of_the_terminal()
+    def _leave(self) -> None:
+        """As by Ctrl+Q, once."""
         if self._leaving is None:
             self._leaving = asyncio.create_task(self.action_quit())
 
@@ -654,12 +432,3 @@ class ChatWindow(App[None]):
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         self.copy_to_clipboard(event.href)
         self.tell(f"Copied the link: {event.href}")
-
-
-def _let_go_of_the_terminal() -> None:
-    """Nobody reads any more, and a write that fails would keep the window from closing."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):
-        with suppress(OSError):
-            os.dup2(nowhere, stream)
-    os.close(nowhere)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from selm_edge.feedback.redact import Redactor
     from selm_edge.store.opening import Store
 
-_KINDS = ("up", "down", "correction", "regeneration")
+_KINDS = ("up", "down", "correction", "regeneration", "preference")
 
 
 @click.group()
@@ -73,9 +73,15 @@ def list_(
         click.echo("no feedback yet. In the chat: ↑ selects a reply, then + or - or x")
     for row in rows:
         text = row.correction if row.correction is not None else row.record.reply
-        line = " ".join(text.split())
-        short = line if len(line) <= 60 else line[:59] + "…"
+        short = _short(text, 60)
+        if row.rejected is not None:
+            short = f"{_short(text, 28)} / not: {_short(row.rejected.reply, 24)}"
         click.echo(plain(f"{row.id:>5}  {day(row.created)}  {row.kind:<12}  {short}"))
+
+
+def _short(text: str, most: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 @feedback.command()
@@ -130,8 +136,8 @@ def stats(  # noqa: PLR0917 (options)
     "shape",
     type=click.Choice(("sft", "kto", "dpo", "messages", "bundle")),
     help="sft: texts to imitate. kto (the default): wanted and unwanted replies. dpo: a correction"
-    " beside its reply. messages: talks with all that is known. bundle: one checked file for"
-    " `selm-export finetune`.",
+    " beside its reply, of two replies the better beside the other. messages: talks with all that"
+    " is known. bundle: one checked file for `selm-export finetune`.",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A file; default: stdout.")
 @_since

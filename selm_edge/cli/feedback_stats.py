@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from selm_edge.feedback.report import Plot, Report, Section
     from selm_edge.store.opening import Store
 
-_KINDS = ("up", "down", "correction", "regeneration")
 _CLEAR = "\r\x1b[K"
 _WIDEST = 100
 
@@ -87,7 +86,9 @@ def _with_fluency(
 
 
 def _tell(counts: dict[str, Any]) -> None:
-    for name in ("total", *_KINDS, "superseded"):
+    from selm_edge.feedback.log import KINDS
+
+    for name in ("total", *KINDS, "superseded"):
         click.echo(f"{name:<13} {counts[name]:>6}")
     for model, kinds in counts["by_model"].items():
         words = ", ".join(f"{number} {kind}" for kind, number in kinds.items())

@@ -40,6 +40,9 @@ class Bundle:
 def row_of(feedback: Feedback) -> dict[str, Any]:
     """A row as it leaves the device."""
     record = {k: v for k, v in asdict(feedback.record).items() if k not in _HERE}
+    if feedback.rejected is not None:
+        other = asdict(feedback.rejected).items()
+        record["rejected"] = {k: v for k, v in other if k not in (*_HERE, "messages", "prompt")}
     head = {"uid": feedback.uid, "kind": feedback.kind, "created": feedback.created}
     return {
         **head,

@@ -1,4 +1,4 @@
-"""Feedback as first-class rows: a thumb, a correction, a regeneration.
+"""Feedback as first-class rows: a thumb, a correction, a regeneration, one of two replies.
 
 A call that returned is a row on the disk (``synchronous=FULL``); it survives ``kill -9``.
 Each row carries what training needs, so it stays useful when its conversation is gone.
@@ -10,12 +10,13 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 from selm_edge.store.database import Database, Row
 
-Kind = Literal["up", "down", "correction", "regeneration"]
+Kind = Literal["up", "down", "correction", "regeneration", "preference"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Turns = Sequence[Mapping[str, str]]
 """Turns as ``{"role": ..., "content": ...}``."""
 
@@ -48,8 +49,10 @@ class ReplyRecord:
 
 _RECORD = tuple(field.name for field in fields(ReplyRecord))
 _JSON = frozenset(("messages", "sampling", "adapter", "experts", "recalled"))
-_COLUMNS = "id, uid, kind, created, superseded_by, correction, consent, app_version, " + ", ".join(
-    _RECORD
+_SHARED = frozenset(("messages", "prompt", "conversation"))  # by the two replies of a preference
+_COLUMNS = (
+    "id, uid, kind, created, superseded_by, correction, rejected, consent, app_version, "
+    + ", ".join(_RECORD)
 )
 
 
@@ -57,7 +60,8 @@ _COLUMNS = "id, uid, kind, created, superseded_by, correction, consent, app_vers
 class Feedback:
     """One row. ``superseded_by`` is the newer row about the same reply, if any. Times in ms.
 
-    ``consent``: whether it may leave this device in an export.
+    ``consent``: whether it may leave this device in an export. ``rejected``: of a preference, the
+    reply that was not taken; ``record`` is the one that was.
     """
 
     id: int
@@ -69,6 +73,7 @@ class Feedback:
     correction: str | None
     app_version: str
     consent: bool = True
+    rejected: ReplyRecord | None = None
 
 
 class FeedbackLog:
@@ -83,25 +88,30 @@ class FeedbackLog:
         record: ReplyRecord,
         *,
         correction: str | None = None,
+        rejected: ReplyRecord | None = None,
         consent: bool = True,
     ) -> Feedback:
         """Store one row; it is on the disk on return.
 
         A new thumb supersedes the older one on the same reply, a new correction the older one;
-        the older row stays, marked.
+        the older row stays, marked. A preference supersedes nothing: what was better than one
+        reply may be worse than the next.
         """
         if (kind == "correction") != (correction is not None):
             raise ValueError("a correction, and only a correction, carries a corrected text")
+        if (kind == "preference") != (rejected is not None):
+            raise ValueError("a preference, and only a preference, has a reply that was rejected")
         now, values = time.time_ns() // 1_000_000, [getattr(record, name) for name in _RECORD]
         made = [_dump(v) if name in _JSON else v for name, v in zip(_RECORD, values, strict=True)]
         row = (
-            None, uuid.uuid4().hex, kind, now, None, correction, int(consent), app_version(), *made
+            None, uuid.uuid4().hex, kind, now, None, correction, _dump_other(rejected),
+            int(consent), app_version(), *made,
         )  # fmt: skip
         with self.database.write() as connection:
             marks = ",".join("?" * len(row))
             connection.execute(f"insert into feedback({_COLUMNS}) values({marks})", row)
             key = connection.last_insert_rowid()
-            if record.message is not None and kind != "regeneration":
+            if record.message is not None and kind in ("up", "down", "correction"):
                 connection.execute(
                     "update feedback set superseded_by = ? where message = ? and id < ?"
                     f" and superseded_by is null and kind in ({_group(kind)})",
@@ -173,7 +183,7 @@ class FeedbackLog:
 
     def stats(self, since: int = 0) -> dict[str, Any]:
         """Counts of what is in force, in all and by model. ``since`` in ms."""
-        counts: dict[str, int] = dict.fromkeys(("up", "down", "correction", "regeneration"), 0)
+        counts: dict[str, int] = dict.fromkeys(KINDS, 0)
         by_model: dict[str, dict[str, int]] = {}
         for kind, model, number in self.database.rows(
             "select kind, coalesce(model, 'unknown'), count(*) from feedback"
@@ -209,12 +219,27 @@ def _group(kind: Kind) -> str:
 
 
 def _feedback(row: Row) -> Feedback:
-    key, uid, kind, created, superseded_by, correction, consent, version, *made = row
+    key, uid, kind, created, superseded_by, correction, rejected, consent, version, *made = row
     values = [_load(v) if name in _JSON else v for name, v in zip(_RECORD, made, strict=True)]
     record = ReplyRecord(*values)
     return Feedback(
-        key, uid, kind, created, superseded_by, record, correction, version, bool(consent)
-    )
+        key, uid, kind, created, superseded_by, record, correction, version, bool(consent),
+        _load_other(rejected, record),
+    )  # fmt: skip
+
+
+def _dump_other(record: ReplyRecord | None) -> str | None:
+    """The reply that was rejected, without what it shares with the other."""
+    if record is None:
+        return None
+    return _dump({name: getattr(record, name) for name in _RECORD if name not in _SHARED})
+
+
+def _load_other(text: str | None, chosen: ReplyRecord) -> ReplyRecord | None:
+    if text is None:
+        return None
+    told = {name: value for name, value in json.loads(text).items() if name in _RECORD}
+    return replace(chosen, **told)
 
 
 def _load(text: str | None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ MOST = 5000
 """Unrated replies looked at: the newest."""
 JUDGED = 300
 """Rated replies that they are compared with: the newest."""
+_JUDGEMENTS = "'up', 'down', 'correction', 'preference'"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ def unrated(database: Database, *, since: int = 0, conversation: int | None = No
         " from message m join message q on q.id = m.parent"
         " where m.role = 'assistant' and m.finish_reason in ('stop', 'length') and m.created >= ?1"
         " and (?2 is null or m.conversation = ?2) and length(m.text) > 0"
-        " and not exists(select 1 from feedback f where f.message = m.id"
-        "                and f.kind in ('up', 'down', 'correction'))"
+        " and m.id not in (select message from feedback where message is not null"
+        f"                  and kind in ({_JUDGEMENTS})"
+        "   union all select rejected ->> 'message' from feedback"
+        "             where rejected ->> 'message' is not null)"
         " order by m.id desc limit ?3",
         (since, conversation, MOST),
     )
@@ -51,13 +54,18 @@ def unrated(database: Database, *, since: int = 0, conversation: int | None = No
 
 
 def worth_asking(
-    database: Database, embedder: Embedder | None, count: int, *, since: int = 0
+    database: Database,
+    embedder: Embedder | None,
+    count: int,
+    *,
+    since: int = 0,
+    without: Collection[int] = (),
 ) -> list[Turn]:
-    """At most ``count`` of them, the most informative first."""
-    turns = unrated(database, since=since)
+    """At most ``count`` of them, the most informative first; none of the replies ``without``."""
+    turns = [turn for turn in unrated(database, since=since) if turn.message not in without]
     judged = database.rows(
         "select messages ->> '$[#-1].content', reply from feedback"
-        " where kind in ('up', 'down', 'correction') order by id desc limit ?",
+        f" where kind in ({_JUDGEMENTS}) order by id desc limit ?",
         (JUDGED,),
     )
     vectors = _vectors(embedder, [(turn.question, turn.reply) for turn in turns])

@@ -231,15 +231,21 @@ class Conversations:
 
     def path(self, conversation: int) -> list[Message]:
         """The turns on show, oldest first."""
+        return self._up_from("(select leaf from conversation where id = ?)", conversation)
+
+    def path_to(self, message: int) -> list[Message]:
+        """The turns up to this one and with it, oldest first."""
+        return self._up_from("?", message)
+
+    def _up_from(self, end: str, value: int) -> list[Message]:
         rows = self.database.rows(
             "with recursive up(id, parent, depth) as ("
-            "  select m.id, m.parent, 0 from message m"
-            "    join conversation c on c.leaf = m.id where c.id = ?"
+            f"  select id, parent, 0 from message where id = {end}"
             "  union all"
             "  select m.id, m.parent, depth + 1 from message m join up on m.id = up.parent)"
             f" select {_COLUMNS} from message join (select id as i, depth from up) on i = id"
             " order by depth desc",
-            (conversation,),
+            (value,),
         )
         return [_message(row) for row in rows]
 

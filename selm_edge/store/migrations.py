@@ -188,7 +188,19 @@ alter table feedback add column recalled text; -- JSON: ids of the memories sent
 alter table feedback add column consent integer not null default 1;
 """
 
+# A check cannot be altered, and a copy of the table would leave the pages of the old one free in
+# every file. This is SQLite's own way (https://sqlite.org/lang_altertable.html, section 7) for what
+# changes no row; the added column has raised the schema's version, so that all connections read it.
+_PREFERENCES = """
+alter table feedback add column rejected text;  -- JSON: the reply not taken, and how it was made
+pragma writable_schema = on;
+update sqlite_master
+  set sql = replace(sql, '''regeneration'')', '''regeneration'', ''preference'')')
+  where type = 'table' and name = 'feedback';
+pragma writable_schema = reset;
+"""
+
 MIGRATIONS: tuple[str, ...] = (
-    _CONVERSATIONS, _FEEDBACK, _SYSTEM_OF_A_REPLY, _MEMORY, _HOW_A_REPLY_WAS_MADE,
+    _CONVERSATIONS, _FEEDBACK, _SYSTEM_OF_A_REPLY, _MEMORY, _HOW_A_REPLY_WAS_MADE, _PREFERENCES,
 )  # fmt: skip
 """``MIGRATIONS[n - 1]`` makes version n."""

@@ -173,7 +173,8 @@ _PLAUSIBLE = {
     "conversation": "typeof(title) = 'text' and named in (0, 1) and created > 1000000000000",
     "message": "role in ('user', 'assistant') and typeof(conversation) = 'integer'",
     "memory": "kind in ('fact', 'correction', 'turn', 'passage') and length(sha256) = 32",
-    "feedback": "kind in ('up', 'down', 'correction', 'regeneration') and typeof(uid) = 'text'",
+    "feedback": "kind in ('up', 'down', 'correction', 'regeneration', 'preference')"
+    " and typeof(uid) = 'text'",
 }
 
 

@@ -22,6 +22,7 @@ from textual.widgets import Input, TextArea
 from selm_edge.backends.base import GenerationStats
 from selm_edge.chat.tui import ChatApp
 from selm_edge.feedback.log import Kind, ReplyRecord
+from selm_edge.feedback.unrated import Turn as Unrated
 
 SIZES = [(80, 24), (140, 40)]
 KETTLE = """To descale a kettle, use **white vinegar** or citric acid:
@@ -124,9 +125,9 @@ async def until_shown(app: ChatApp, pilot: Pilot[None], text: str) -> None:
     """The transcript's end is in view and drawn: a busy machine draws it long after it is there."""
 
     def shown() -> bool:
+        app.transcript.scroll_end(animate=False)  # what is laid out later moves the end
         return any(text in "".join(s.text for s in row) for row in picture_of(app))
 
-    app.transcript.scroll_end(animate=False)
     await until(pilot, shown)
 
 
@@ -150,6 +151,7 @@ def test_empty(picture: Any, size: tuple[int, int]) -> None:
 
 def test_a_conversation_with_code(picture: Any, size: tuple[int, int]) -> None:
     async def top(app: ChatApp, pilot: Pilot[None]) -> None:
+        await settle(pilot)  # what is laid out later would pull the view back to the end
         app.transcript.scroll_home(animate=False)
         await settle(pilot)
 
@@ -364,6 +366,90 @@ def test_an_ensemble_without_colours(picture: Any) -> None:
         await until_shown(app, pilot, "Never mix acids")
 
     picture((80, 24), ask, **ENSEMBLE)
+
+
+OTHERWISE = """**White vinegar** is enough:
+
+- half vinegar, half water,
+- boil it, wait twenty minutes,
+- rinse it *twice*.
+
+Citric acid smells less: two spoons for a litre."""
+
+
+@pytest.fixture
+def ordered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply that was there comes first."""
+    monkeypatch.setattr("random.shuffle", lambda _: None)
+
+
+def compared(*names: str) -> Steps:
+    async def steps(app: ChatApp, pilot: Pilot[None]) -> None:
+        app.session.models.engine.replies = [OTHERWISE]  # type: ignore[attr-defined]
+        await pilot.press("up", "a")
+        await until(pilot, lambda: app.screen is not app.main)
+        await until(pilot, lambda: getattr(app.screen, "_asked", False))
+        await keys(*names)(app, pilot)
+
+    return steps
+
+
+def test_two_replies(picture: Any, size: tuple[int, int], ordered: None) -> None:
+    picture(size, compared("right"), "How do I descale a kettle?")
+
+
+def test_two_replies_of_which_one_is_being_written(
+    picture: Any, size: tuple[int, int], ordered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = FakeStream.__next__
+
+    def stops_half_way(stream: FakeStream) -> str:
+        if stream.stats.tokens == 20:
+            stream._session.cancelled.wait(60)
+        return whole(stream)
+
+    async def half(app: ChatApp, pilot: Pilot[None]) -> None:
+        monkeypatch.setattr(FakeStream, "__next__", stops_half_way)
+        app.session.models.engine.replies = [OTHERWISE]  # type: ignore[attr-defined]
+        await pilot.press("up", "a")
+        await until(pilot, lambda: app._reply and app._reply.stats.tokens == 20)
+        await settle(pilot)
+
+    picture(size, half, "How do I descale a kettle?")
+
+
+def test_the_reply_that_was_taken(picture: Any, ordered: None) -> None:
+    async def taken(app: ChatApp, pilot: Pilot[None]) -> None:
+        await compared("2")(app, pilot)
+        await until(pilot, lambda: app.screen is app.main and app.idle)
+        await until_shown(app, pilot, "Citric acid")
+        await pilot.press("up")
+        await settle(pilot)
+
+    picture((80, 24), taken, "How do I descale a kettle?")
+
+
+def asked(*names: str) -> Steps:
+    """As at a quiet moment, about a reply of another talk."""
+
+    async def steps(app: ChatApp, pilot: Pilot[None]) -> None:
+        reply = "It should be pruned in late winter, before the buds swell; cut just above one."
+        turn = Unrated(1, "How do I prune the roses in my garden?", reply, 0, "selm-mini", 2.0)
+        app.session.judging.question = lambda: turn  # type: ignore[method-assign]
+        app._quiet_moment()
+        await until(pilot, lambda: app.question)
+        app.transcript.scroll_end(animate=False)
+        await keys(*names)(app, pilot)
+
+    return steps
+
+
+def test_a_question_at_a_quiet_moment(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, asked(), "How do I descale a kettle?")
+
+
+def test_the_question_is_selected(picture: Any, size: tuple[int, int]) -> None:
+    picture(size, asked("up"), "How do I descale a kettle?")
 
 
 def test_too_small(picture: Any) -> None:

@@ -46,6 +46,10 @@ ROWS = [
 ]
 
 
+def chosen(uid: str, reply: str, rejected: str) -> Any:
+    return {**row("preference", uid, "What is 7 + 7?", reply), "rejected": {"reply": rejected}}
+
+
 def found() -> list[Example]:
     return examples(ROWS, some_tokenizer())
 
@@ -117,6 +121,20 @@ def test_thumbs_have_others_beside_them_and_talks_stay_together() -> None:
     assert not {e.talk for e in learnt} & {e.talk for e in aside}
     assert 12 < len(aside) < 36 and len(learnt) + len(aside) == 80
     assert split(examples(rows[::-1], tokenizer), 0.3, seed=3)[1][::-1] == aside
+
+
+def test_of_two_replies_a_pair_is_made() -> None:
+    rows = [chosen("p1", "14", "15"), chosen("p2", "14", "14"), chosen("p3", " ", "15")]
+    made = examples([*rows, ROWS[0]], some_tokenizer())
+    assert [(e.kind, e.uid, e.wanted, e.group) for e in made[:2]] == [
+        ("dpo", "p1", True, "p1"), ("dpo", "p1", False, "p1")
+    ]  # fmt: skip
+    assert [e.uid for e in made[2:]] == ["c1"] * 2  # the same words, or none, teach nothing
+    # The better of two need not be good: only what somebody wrote is imitated.
+    assert [e.imitated for e in made] == [False, False, True, False]
+    tokenizer = some_tokenizer()
+    text = tokenizer.decode(made[1].document.ids, skip_special_tokens=False)
+    assert text.endswith("What is 7 + 7?<|im_end|>\n<|im_start|>assistant\n15<|im_end|>\n")
 
 
 # ---- Losses --------------------------------------------------------------------------------------

@@ -125,6 +125,24 @@ def test_a_terminal_without_the_characters_gets_the_values(home: Path) -> None:
     assert result.exit_code == 0 and "50 %" in result.output and "█" not in result.output
 
 
+def test_a_choice_is_listed_with_what_it_was_preferred_to(home: Path) -> None:
+    filled(home)
+    store = open_store(home / "selm.db")
+    store.feedback.add(
+        "preference",
+        ReplyRecord(TURNS, "It is four.", message=3, model="tiny", adapter={"july.gguf": 1.0}),
+        rejected=ReplyRecord(TURNS, "It is five.", message=4, model="tiny"),
+    )
+    store.close()
+    assert "It is four. / not: It is five." in run("list", "--kind", "preference")
+    (row,) = json.loads(run("list", "--kind", "preference", "--json"))
+    assert row["rejected"]["reply"] == "It is five." and row["adapter"] == {"july.gguf": 1.0}
+    assert "preference         1" in run("stats")
+    assert "1 up, 1 preference" in run("stats") or "1 preference, 1 up" in run("stats")
+    pairs = [json.loads(line) for line in run("export", "--format", "dpo").splitlines()]
+    assert [pair["chosen"]["content"] for pair in pairs] == ["4\x1b[2J", "It is four."]
+
+
 def test_export(home: Path, tmp_path: Path) -> None:
     filled(home)
     lines = [json.loads(line) for line in run("export", "--format", "kto").splitlines()]

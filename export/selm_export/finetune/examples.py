@@ -25,8 +25,8 @@ REGENERATED = 0.3
 class Example:
     """One reply in its conversation. ``document`` marks the reply's tokens. ``wanted``: whether it
     was liked; ``group`` is the same for the two replies of a pair; ``weight`` of its loss;
-    ``reworded``: nobody asked in these words. ``talk`` is the same for all rows of one
-    conversation, so that none of it is on both sides of a split."""
+    ``imitated``: preferred, and good in itself; ``reworded``: nobody asked in these words. ``talk``
+    is the same for all rows of one conversation, so that none of it is on both sides of a split."""
 
     document: Document
     kind: Kind
@@ -35,6 +35,7 @@ class Example:
     wanted: bool = True
     group: str = ""
     weight: float = 1.0
+    imitated: bool = False
     reworded: bool = False
 
 
@@ -67,36 +68,58 @@ def talk_of(row: Mapping[str, Any]) -> str:
 def examples(
     rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, most: int = 512, variants: int = 0
 ) -> list[Example]:
-    """A correction is preferred to the reply that it replaced (what is preferred is imitated, too);
-    a reply with a thumb up is wanted; one with a thumb down is not, nor, weakly, one that was asked
-    for anew. A correction is imitated for ``variants`` of its question in other words, too."""
+    """A correction is imitated, for ``variants`` of its question in other words as well, and
+    preferred to the reply that it replaced. Of two replies the one that was taken is preferred, but
+    not imitated: the better of two need not be good. A reply with a thumb up is wanted; one with a
+    thumb down is not, nor, weakly, one that was asked for anew."""
     found: list[Example] = []
     for row in rows:
-        uid, kind = str(row["uid"]), row["kind"]
-
-        def made(reply: str, row: Mapping[str, Any] = row, uid: str = uid, **facts: Any) -> Example:
-            turns = facts.pop("turns", row["messages"])
-            document = document_of(tokenizer, turns, reply, most)
-            return Example(document, uid=uid, talk=talk_of(row), **facts)
-
+        kind, reply = row["kind"], row["reply"]
+        make = _Maker(row, tokenizer, most)
         if kind == "correction" and row.get("correction"):
-            if row["reply"].strip() and row["reply"] != row["correction"]:
-                found.append(made(row["correction"], kind="dpo", wanted=True, group=uid))
-                found.append(made(row["reply"], kind="dpo", wanted=False, group=uid))
-            else:
-                found.append(made(row["correction"], kind="sft"))
-            for number in range(variants):
-                *before, last = row["messages"]
-                words = reworded(str(last["content"]), random.Random(f"{uid}:{number}"))
-                if words != last["content"]:
-                    turns = [*before, {**last, "content": words}]
-                    facts: dict[str, Any] = {"turns": turns, "group": f"{uid}:{number}"}
-                    found.append(made(row["correction"], kind="sft", reworded=True, **facts))
-        elif kind in ("up", "down") and row["reply"].strip():
-            found.append(made(row["reply"], kind="kto", wanted=kind == "up"))
-        elif kind == "regeneration" and row["reply"].strip():
-            found.append(made(row["reply"], kind="kto", wanted=False, weight=REGENERATED))
+            found += make.pair(row["correction"], reply, imitated=True)
+            found += make.in_other_words(row["correction"], variants)
+        elif kind == "preference" and row.get("rejected"):
+            found += make.pair(reply, row["rejected"]["reply"], imitated=False)
+        elif kind in ("up", "down") and reply.strip():
+            found.append(make(reply, kind="kto", wanted=kind == "up"))
+        elif kind == "regeneration" and reply.strip():
+            found.append(make(reply, kind="kto", wanted=False, weight=REGENERATED))
     return found
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Examples of one row."""
+
+    row: Mapping[str, Any]
+    tokenizer: Tokenizer
+    most: int
+
+    def __call__(
+        self, reply: str, turns: Sequence[Mapping[str, Any]] | None = None, **facts: Any
+    ) -> Example:
+        document = document_of(self.tokenizer, turns or self.row["messages"], reply, self.most)
+        return Example(document, uid=str(self.row["uid"]), talk=talk_of(self.row), **facts)
+
+    def pair(self, good: str, bad: str, *, imitated: bool) -> list[Example]:
+        """Where there are two; else what is left to imitate."""
+        if good.strip() and bad.strip() and good != bad:
+            group = str(self.row["uid"])
+            return [self(good, kind="dpo", group=group, imitated=imitated),
+                    self(bad, kind="dpo", group=group, wanted=False)]  # fmt: skip
+        return [self(good, kind="sft")] if imitated else []
+
+    def in_other_words(self, correction: str, variants: int) -> list[Example]:
+        *before, last = self.row["messages"]
+        made = []
+        for number in range(variants):
+            group = f"{self.row['uid']}:{number}"
+            words = reworded(str(last["content"]), random.Random(group))
+            if words != last["content"]:
+                turns = [*before, {**last, "content": words}]
+                made.append(self(correction, turns, kind="sft", group=group, reworded=True))
+        return made
 
 
 def mismatched(found: Sequence[Example]) -> list[Example]:

@@ -175,7 +175,7 @@ class Feedback(nn.Module):
                   "replay": self.weights.replay}  # fmt: skip
         for kind, share in shares.items():
             for index in by_kind.get(kind, []):
-                if self.examples[index].wanted:
+                if kind != "dpo" or self.examples[index].imitated:
                     weight = weight + (number == index) * share * self.examples[index].weight
         loss = (F.nll_loss(logs, rows.targets, reduction="none") * rows.weights * weight).sum()
         replayed = by_kind.get("replay", [])

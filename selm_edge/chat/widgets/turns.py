@@ -156,14 +156,14 @@ class ReplyTurn(Turn):
         elif self.spoken is not None:
             yield _spoken_text(self.spoken)
         else:
-            yield _markdown(clean(self.message.text) or "*(no words)*")
+            yield markdown(clean(self.message.text) or "*(no words)*")
         yield Static(self.meta(), classes="meta")
 
     def meta(self) -> Content:
         if self.message is None:
             return Content("")
         parts: list[Any] = [figures(self.message)]
-        marks = [MARKS[kind] for kind in ("up", "down", "correction") if kind in self.marks]
+        marks = [words for kind, words in MARKS.items() if kind in self.marks]
         if version := self.version():
             parts.append(("   " + version, "$foreground 65%"))
         for mark in marks:
@@ -180,7 +180,7 @@ class ReplyTurn(Turn):
         if self._stream is None:
             from textual.widgets import Markdown
 
-            body = _markdown("")
+            body = markdown("")
             await self._put(body)
             self._stream = Markdown.get_stream(body)
         await self._stream.write(piece)
@@ -212,7 +212,7 @@ class ReplyTurn(Turn):
             # Fences that were open while streaming are only right after a full parse.
             await body.update(text)
         else:
-            await self._put(_markdown(text))
+            await self._put(markdown(text))
 
     async def _show_spoken(self, spoken: Spoken) -> None:
         found = self.query("SpokenText").results()
@@ -273,7 +273,7 @@ def _spoken_text(spoken: Spoken) -> SpokenText:
     return body
 
 
-def _markdown(text: str) -> Markdown:
+def markdown(text: str) -> Markdown:
     # Imported with the first reply, not with the first frame. Links are shown, never opened.
     from textual.widgets import Markdown
 
