@@ -434,7 +434,7 @@ def asked(*names: str) -> Steps:
 
     async def steps(app: ChatApp, pilot: Pilot[None]) -> None:
         reply = "It should be pruned in late winter, before the buds swell; cut just above one."
-        turn = Unrated(1, "How do I prune the roses in my garden?", reply, 0, "selm-mini", 2.0)
+        turn = Unrated(1, "How do I prune the roses in my garden?", reply, 0, "selm-mini", 2.0, 0.9)
         app.session.judging.question = lambda: turn  # type: ignore[method-assign]
         app._quiet_moment()
         await until(pilot, lambda: app.question)
