@@ -1,6 +1,6 @@
 """Whether corrections are learnt: 200 of them, and questions in other words before and after.
 
-    python scripts/corrections.py FOLDER [--base selm-mini] [--rounds 30]
+    python scripts/corrections.py FOLDER [--base selm-tiny] [--rounds 30]
 
 160 facts about invented people, each corrected once ("Where does Nils Falk live?"), and 40 replies
 corrected in style (explanations that begin with "In short:"). `selm-export finetune` learns an
@@ -123,7 +123,7 @@ def shares(model: Model, asked: list[Case]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--base", default="selm-mini")
+    parser.add_argument("--base", default="selm-tiny")
     parser.add_argument("--rounds", type=float, default=Plan.rounds)
     parser.add_argument("--rate", type=float, default=Plan.rate)
     parser.add_argument("--replay", type=float, default=Plan.replay)

@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--folder", type=Path, required=True, help="of what is made")
-    parser.add_argument("--base", default="selm-mini")
+    parser.add_argument("--base", default="selm-tiny")
     parser.add_argument("--rows", type=int, default=800, help="to learn, and at most to judge by")
     parser.add_argument("--rounds", type=float, default=2.0)
     parser.add_argument("--rate", type=float, default=Plan.rate)

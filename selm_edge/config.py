@@ -1,6 +1,6 @@
 """What the user prefers: one small JSON file (`selm doctor` says where).
 
-    {"model": "selm-mini", "backend": "native", "threads": 2, "context": 4096,
+    {"model": "selm-tiny", "backend": "native", "threads": 2, "context": 4096,
      "system": "Answer briefly.", "max_tokens": 512, "sampling": {"temperature": 0.5}}
 
 Each entry may be left out. `SELM_MODEL`, `SELM_BACKEND`, `SELM_THREADS` and `SELM_CONTEXT` come

@@ -123,7 +123,7 @@ def stats(  # noqa: PLR0917 (options)
     \b
     Examples:
       selm feedback stats --plot
-      selm feedback stats --plot --fluency selm-mini --limit 200
+      selm feedback stats --plot --fluency selm-tiny --limit 200
     """
     from selm_edge.cli import feedback_stats
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MODELS = Path(__file__).parents[2] / "selm_edge" / "models"
-DEFAULT = MODELS / "selm-mini-q8_0.gguf"
-"""What a chat opens where nobody asks for another."""
+DEFAULT = MODELS / "selm-tiny.gguf"
+"""What a chat opens where nobody asks for another: an ensemble."""
 PLAIN = MODELS / "selm-mini-q8_0.gguf"
 """Trained, and of a standard architecture (qwen2): for other engines, and for compressing."""

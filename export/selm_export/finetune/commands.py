@@ -26,8 +26,8 @@ PASSPHRASE = "SELM_PASSPHRASE"
 @click.option("--title", default="Feedback", show_default=True, help="What it calls itself.")
 @click.option("--data", type=FILE, help="A folder of `selm-export data`: its conversations are"
               " replayed, so that less is forgotten.")  # fmt: skip
-@click.option("--rounds", type=float, default=10.0, show_default=True, help="Over the feedback.")
-@click.option("--rate", type=float, default=6e-4, show_default=True, help="Learning rate.")
+@click.option("--rounds", type=float, default=8.0, show_default=True, help="Over the feedback.")
+@click.option("--rate", type=float, default=8e-4, show_default=True, help="Learning rate.")
 @click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Of the pairs.")
 @click.option("--questions", type=click.IntRange(1), default=200, show_default=True,
               help="Of each suite that must not get worse.")  # fmt: skip
@@ -49,7 +49,7 @@ def finetune(
     and stops, the same command goes on.
 
     \b
-      selm-export finetune july.selm-feedback --base selm-mini --output july
+      selm-export finetune july.selm-feedback --base selm-tiny --output july
       selm models adapter add july/adapter.gguf --name july --enable
     """
     from selm_export.finetune import run

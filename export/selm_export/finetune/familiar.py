@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from selm_export.data import generate_notes
 from selm_export.data.chat import Conversation
 from selm_export.data.dataset import GENERATE, HELD_OUT, TRAINING, read_conversations
 from selm_export.finetune.examples import Example, document_of
@@ -37,8 +38,7 @@ def replayed(
         if own and number % 2:
             said = draw.choice(own)
         else:
-            name = "notes" if number % 4 == 0 else draw.choice(sorted(GENERATE))
-            said = GENERATE[name](random.Random(f"{seed}:replay:{number}"))
+            said = _made_up(random.Random(f"{seed}:replay:{number}"))
         *before, last = said.messages
         if last.role != "assistant":
             continue
@@ -46,3 +46,9 @@ def replayed(
         document = document_of(tokenizer, turns, last.content, most)
         found.append(Example(document, "replay", f"replay-{number}", f"replay-{number}"))
     return found
+
+
+def _made_up(draw: random.Random) -> Conversation:
+    if draw.random() < 0.5:
+        return generate_notes.case(draw, answerable=draw.random() < 0.4).conversation
+    return GENERATE[draw.choice(sorted(GENERATE))](draw)

@@ -14,7 +14,7 @@ OPENINGS = (
     "Tell me: {}", "Please tell me, {}", "I would like to know: {}", "Can you help? {}", "Hi! {}",
     "Do you know {}", "One question: {}", "{} Thanks.", "Remind me: {}", "So, {}",
 )  # fmt: skip
-DELETED, EXCHANGED = 0.2, 0.3
+DELETED, EXCHANGED = 0.35, 0.3
 
 
 def reworded(text: str, draw: random.Random) -> str:

@@ -25,13 +25,13 @@ TOP = 64  # of what the base says, tokens that the KL looks at one by one
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each loss weighs. ``kl`` holds the model to what it said of the old text, whose own
-    words (``replay``) would teach it something new."""
+    """How much each loss weighs. Old text is imitated (``replay``), and what the model says of it
+    held to what it said before (``kl``)."""
 
     imitate: float = 1.0
     prefer: float = 1.0
-    replay: float = 0.0
-    kl: float = 3.0
+    replay: float = 0.3
+    kl: float = 2.0
     beta: float = losses.BETA
 
 
