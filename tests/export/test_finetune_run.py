@@ -80,6 +80,15 @@ def test_corrections_become_an_adapter_that_says_them(base: Path, tmp_path: Path
     assert after.strip() == "7" and before.strip() != "7"
 
 
+def test_pairs_of_long_replies_are_cut_to_what_fits(base: Path, tmp_path: Path) -> None:
+    long = [{**row, "reply": "none " * 200} for row in rows(file_hash(base))]
+    path = tmp_path / "a.bundle"
+    bundle.write(long, path)
+    plan = replace(PLAN, rows=1, rounds=1, trial=1)
+    report = run.finetune(request(base, tmp_path, path, plan=plan), lambda _: None)
+    assert report is not None and report["training"]["steps"] > 0
+
+
 def test_what_contradicts_itself_is_refused(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.bundle"
     bundle.write(rows(None, wrong=True), path)

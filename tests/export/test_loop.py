@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from support.bundled import DEFAULT
+from support.bundled import PLAIN
 
 pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
 from selm_export.cli import main as selm_export
@@ -17,6 +17,7 @@ from selm_export.cli import main as selm_export
 from selm_edge.cli.app import selm
 from selm_edge.feedback import bundle
 
+NAME = "selm-mini"  # learns faster than three experts
 FACTS = {
     "Where does Nils Falk live?": "Nils Falk lives in Corvell.",
     "Where does Greta Hoff live?": "Greta Hoff lives in Dunmar.",
@@ -40,7 +41,7 @@ def invoke(command: Any, *args: str, given: str | None = None, code: int = 0) ->
 def asked() -> dict[str, str]:
     return {
         question: invoke(selm, "ask", question, "--no-memory", "--temperature", "0",
-                         "--max-tokens", "24").strip()
+                         "--max-tokens", "24", "--model", NAME).strip()
         for question in FACTS
     }  # fmt: skip
 
@@ -54,19 +55,21 @@ def test_what_was_corrected_is_answered_as_corrected(
 ) -> None:
     monkeypatch.setenv("SELM_HOME", str(tmp_path / "home"))
     lines = [f"/new\n{question}\n/correct {fact}\n" for question, fact in FACTS.items()]
-    invoke(selm, "chat", given="".join(lines))
+    invoke(selm, "chat", "--model", NAME, given="".join(lines))
     before = asked()
     assert right(before) <= 1
 
     bundle, out = tmp_path / "talks.selm-feedback", tmp_path / "learnt"
     invoke(selm, "feedback", "export", "--format", "bundle", "-o", str(bundle))
-    told = invoke(selm_export, "finetune", str(bundle), "--base", str(DEFAULT), "--output",
+    told = invoke(selm_export, "finetune", str(bundle), "--base", str(PLAIN), "--output",
                   str(out), "--questions", "40", "--json")  # fmt: skip
     verdict = json.loads(told)["verdict"]
     assert verdict["accepted"] and verdict["low"] > 0 and len(verdict["suites"]) == 4
 
     adapter = str(out / "adapter.gguf")
-    invoke(selm, "models", "adapter", "add", adapter, "--name", "learnt", "--enable")
+    invoke(
+        selm, "models", "adapter", "add", adapter, "--model", NAME, "--name", "learnt", "--enable"
+    )
     assert right(asked()) >= len(FACTS) - 1
     invoke(selm, "models", "adapter", "disable", "learnt")
     assert asked() == before
@@ -85,7 +88,7 @@ def test_gibberish_is_refused_and_the_suite_named(tmp_path: Path) -> None:
         })  # fmt: skip
     path, out = tmp_path / "a.bundle", tmp_path / "out"
     bundle.write(rows, path)
-    told = invoke(selm_export, "finetune", str(path), "--base", str(DEFAULT), "--output", str(out),
+    told = invoke(selm_export, "finetune", str(path), "--base", str(PLAIN), "--output", str(out),
                   "--rounds", "6", "--questions", "60", "--json", code=3)  # fmt: skip
     reasons = json.loads(told)["verdict"]["reasons"]
     assert any(reason.startswith("arithmetic falls from") for reason in reasons), reasons

@@ -80,7 +80,10 @@ def _learn(request: Any, say: Any, as_json: bool) -> int:
         return 130
     click.echo(json.dumps(report, indent=2) if as_json else run.page(report))
     if not as_json and report["verdict"]["accepted"]:
-        click.echo(f"On the device: selm models adapter add {report['adapter']} --enable")
+        click.echo(
+            f"On the device: selm models adapter add {report['adapter']} --model {request.base}"
+            " --enable"
+        )
     return 0 if report["verdict"]["accepted"] else 3
 
 

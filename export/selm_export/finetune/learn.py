@@ -55,7 +55,7 @@ def learn(
     torch.manual_seed(seed)
     adapter = adapter or Adapter(model, plan.rank, plan.alpha)
     feedback = [*examples, *mismatched(examples)]
-    every = [_cut(example, plan.length) for example in [*feedback, *replay]]
+    every = [_cut(example, plan) for example in [*feedback, *replay]]
     task = Feedback(model, adapter, every, plan.weights)
     for batch in in_order(every[: len(feedback)], plan.rows, plan.length):
         task.look(rows_of(batch, model.device))
@@ -97,8 +97,10 @@ def _training(
 _PADDING = 1.3  # rows that whole examples fill are not full
 
 
-def _cut(example: Example, length: int) -> Example:
-    document = example.document
+def _cut(example: Example, plan: Plan) -> Example:
+    """To what a batch has room for, from its beginning: two replies of a pair stand in one."""
+    paired = example.kind in ("dpo", "kto", "mismatched") and plan.rows == 1
+    length, document = plan.length // (2 if paired else 1), example.document
     if len(document) <= length:
         return example
     short = replace(document, ids=document.ids[-length:], reply=document.reply[-length:])
