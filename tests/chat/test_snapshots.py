@@ -438,8 +438,10 @@ def asked(*names: str) -> Steps:
         app.session.judging.question = lambda: turn  # type: ignore[method-assign]
         app._quiet_moment()
         await until(pilot, lambda: app.question)
-        app.transcript.scroll_end(animate=False)
+        await settle(pilot)
+        await until_shown(app, pilot, "138 tokens")
         await keys(*names)(app, pilot)
+        await until_shown(app, pilot, "138 tokens")
 
     return steps
 

@@ -86,7 +86,7 @@ async def test_with_and_without_the_adapter_is_not_told_before_the_choice(
 
 
 async def test_esc_while_they_are_written_stops_the_compute(tmp_path: Path) -> None:
-    async with driven(tmp_path, FakeSource(["first", LONG], delay=0.003)) as chat:
+    async with driven(tmp_path, FakeSource(["first", LONG], delay=0.05)) as chat:
         await chat.say("Q")
         chat.app.prompt.load_text("/compare")
         await chat.press("enter")

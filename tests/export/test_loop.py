@@ -55,7 +55,7 @@ def test_what_was_corrected_is_answered_as_corrected(
 ) -> None:
     monkeypatch.setenv("SELM_HOME", str(tmp_path / "home"))
     lines = [f"/new\n{question}\n/correct {fact}\n" for question, fact in FACTS.items()]
-    invoke(selm, "chat", "--model", NAME, given="".join(lines))
+    invoke(selm, "chat", "--model", NAME, given="/set temperature 0\n" + "".join(lines))
     before = asked()
     assert right(before) <= 1
 

@@ -38,6 +38,11 @@ class Suite:
         return self.before - self.after
 
     @property
+    def most_lost(self) -> float:
+        """A point, or one question where a point is less than that."""
+        return max(MOST_LOST, 1.001 / max(1, self.questions))
+
+    @property
     def fall(self) -> str:
         return f"{self.name} falls from {self.before:.1%} to {self.after:.1%}"
 
@@ -162,7 +167,7 @@ def verdict(rows: int, gain: tuple[float, float, float], suites: tuple[Suite, ..
         reasons.append("there is no feedback left to judge it by: bring more")
     elif gain[1] <= 0:
         reasons.append("on feedback that it has not seen it gains nothing that chance may not give")
-    reasons += [suite.fall for suite in suites if suite.lost > MOST_LOST]
+    reasons += [suite.fall for suite in suites if suite.lost > suite.most_lost]
     return Verdict(rows, *gain, suites, tuple(reasons))
 
 
