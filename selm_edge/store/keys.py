@@ -35,7 +35,7 @@ def state_of(path: Path) -> State:
     A header with a few wrong bytes is a damaged plain file; so is one that is not whole pages.
     """
     head, size = _beginning(path)
-    if not size:
+    if not head:  # whatever the size says: another process may be making the file this moment
         return "new"
     alike = sum(a == b for a, b in zip(head, _PLAIN_HEADER, strict=False))
     return "plain" if alike >= len(_PLAIN_HEADER) // 2 or size % PAGE_SIZE else "encrypted"
@@ -128,7 +128,7 @@ def blocks_of(path: Path) -> Generator[bytes, None, None]:
 
 
 def _beginning(path: Path) -> tuple[bytes, int]:
-    """The first 16 bytes and the size; nothing where there is no file."""
+    """The first 16 bytes, and then the size; nothing where there is no file."""
     if not path.exists():
         return b"", 0
     blocks = blocks_of(path)

@@ -8,6 +8,7 @@ import random
 import signal
 import stat
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import apsw
@@ -99,6 +100,22 @@ def test_a_missing_or_needless_passphrase_says_so(tmp_path: Path) -> None:
     assert caught.value.cause == "key"
     with pytest.raises(ValueError, match="at least one letter"):
         open_store(tmp_path / "new.db", "")
+
+
+def test_a_file_that_is_made_meanwhile_is_not_taken_for_encrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "selm.db"
+    path.touch()
+    read = keys.blocks_of
+
+    def blocks(path: Path) -> Generator[bytes, None, None]:
+        yield from read(path)
+        path.write_bytes(b"SQLite format 3\0" + bytes(keys.PAGE_SIZE - 16))  # another's first page
+
+    monkeypatch.setattr(keys, "blocks_of", blocks)
+    assert keys.state_of(path) == "new"
+    assert keys.state_of(path) == "plain"
 
 
 def test_encrypt_change_decrypt(tmp_path: Path) -> None:
