@@ -176,7 +176,7 @@ def write_card(facts: Facts) -> str:
     by_file = metrics["held_out_talk"]["by_file"]
     parts = [
         f"# {facts.title}",
-        f"The model that comes with SELM Edge: {metrics['parameters'] / 1e6:.1f} million"
+        f"A model that comes with SELM Edge: {metrics['parameters'] / 1e6:.1f} million"
         f" parameters, {facts.size / 1e6:.1f} MB, made by `selm-export run {facts.recipe}`. It"
         " answers at once on any machine; it is a small companion and a test bed, not a source of"
         " knowledge. Licence: Apache-2.0.",
