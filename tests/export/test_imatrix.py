@@ -20,7 +20,7 @@ from selm_export.quantization import imatrix
 from selm_export.quantization.divergence import compare
 from selm_export.quantization.encode import Encoder, applied
 from selm_export.quantization.mixes import Type, is_matrix
-from support.bundled import PLAIN
+from support.bundled import START
 from support.selm_models import SHAPE, VOCABULARY, some_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -141,7 +141,7 @@ def generated(tokenizer: Any, seeds: range) -> list[Document]:
 @pytest.mark.parametrize("kind", [Type.Q3_K, Type.Q4_0], ids=lambda t: t.name)
 def test_importance_brings_the_model_nearer_to_itself(kind: Type) -> None:
     """Measured on other text than it was taken from; to save time, of some of the matrices."""
-    source = checkpoint.load(PLAIN)
+    source = checkpoint.load(START)
     model = source.model
     importance = imatrix.measure(model, generated(source.tokenizer, range(8)))
     prompts = (DATA / "talk-prompts.txt").read_text(encoding="utf-8").splitlines()
@@ -150,7 +150,7 @@ def test_importance_brings_the_model_nearer_to_itself(kind: Type) -> None:
     first = ("token_embd", "blk.0.", "blk.1.")
     types = {name: kind for name in matrices(model) if name.startswith(first)}
     with_it, without = (
-        compare(model, applied(model, Encoder(PLAIN, types, known)), held_out).mean
+        compare(model, applied(model, Encoder(START, types, known)), held_out).mean
         for known in (importance, None)
     )
     assert 0 < with_it < 0.95 * without

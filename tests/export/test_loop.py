@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from support.bundled import PLAIN
+from support.bundled import START
 
 pytest.importorskip("torch", reason="needs the [export] extra: torch is not installed")
 from selm_export.cli import main as selm_export
@@ -17,7 +17,7 @@ from selm_export.cli import main as selm_export
 from selm_edge.cli.app import selm
 from selm_edge.feedback import bundle
 
-NAME = "selm-mini"  # learns faster than three experts
+NAME = "selm-mini"  # what the bundled models began as: learns faster than three experts
 FACTS = {
     "Where does Nils Falk live?": "Nils Falk lives in Corvell.",
     "Where does Greta Hoff live?": "Greta Hoff lives in Dunmar.",
@@ -54,6 +54,7 @@ def test_what_was_corrected_is_answered_as_corrected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SELM_HOME", str(tmp_path / "home"))
+    invoke(selm, "models", "add", str(START), "--name", NAME)
     lines = [f"/new\n{question}\n/correct {fact}\n" for question, fact in FACTS.items()]
     invoke(selm, "chat", "--model", NAME, given="/set temperature 0\n" + "".join(lines))
     before = asked()
@@ -61,7 +62,7 @@ def test_what_was_corrected_is_answered_as_corrected(
 
     bundle, out = tmp_path / "talks.selm-feedback", tmp_path / "learnt"
     invoke(selm, "feedback", "export", "--format", "bundle", "-o", str(bundle))
-    told = invoke(selm_export, "finetune", str(bundle), "--base", str(PLAIN), "--output",
+    told = invoke(selm_export, "finetune", str(bundle), "--base", str(START), "--output",
                   str(out), "--questions", "40", "--json")  # fmt: skip
     verdict = json.loads(told)["verdict"]
     assert verdict["accepted"] and verdict["low"] > 0 and len(verdict["suites"]) == 4
@@ -88,7 +89,7 @@ def test_gibberish_is_refused_and_the_suite_named(tmp_path: Path) -> None:
         })  # fmt: skip
     path, out = tmp_path / "a.bundle", tmp_path / "out"
     bundle.write(rows, path)
-    told = invoke(selm_export, "finetune", str(path), "--base", str(PLAIN), "--output", str(out),
+    told = invoke(selm_export, "finetune", str(path), "--base", str(START), "--output", str(out),
                   "--rounds", "6", "--questions", "60", "--json", code=3)  # fmt: skip
     reasons = json.loads(told)["verdict"]["reasons"]
     assert any(reason.startswith("arithmetic falls from") for reason in reasons), reasons

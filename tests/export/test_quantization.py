@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from selm_export.quantization.quantize import FOUND_IN_GGUF, GRIDS, TYPES, quantize
-from support.bundled import PLAIN
+from support.bundled import START
 from support.core import dequantize, llama_python
 
 Type = gguf.GGMLQuantizationType
@@ -56,7 +56,7 @@ def matrices() -> dict[str, Floats]:
     }  # fmt: skip
     found = {
         t.name: np.array(gguf.quants.dequantize(t.data[:96], t.tensor_type)[:, :512])
-        for t in gguf.GGUFReader(PLAIN).tensors
+        for t in gguf.GGUFReader(START).tensors
         if t.name in wanted
     }
     assert len(found) == len(wanted)

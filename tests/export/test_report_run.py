@@ -28,7 +28,7 @@ from selm_export.modeling.file import read_model, write_model
 from selm_export.report import build, commands, evaluate, quality, scores, speed
 from selm_export.stages import report
 from selm_export.stages.job import Job
-from support.bundled import PLAIN
+from support.bundled import START
 from support.core import llama_python
 from support.selm_models import some_model, some_tokenizer
 
@@ -355,7 +355,7 @@ def test_llama_cpp_says_the_same(made: Path) -> None:
     root = Path(__file__).parents[2]
     found = {}
     for name, interpreter in (("native", sys.executable), ("llama-cpp", python)):
-        given = [root, root / "export", PLAIN, made / "data" / "held-out.jsonl", name]
+        given = [root, root / "export", START, made / "data" / "held-out.jsonl", name]
         done = subprocess.run(
             [interpreter, "-c", LLAMA_SCRIPT, *map(str, given)],
             capture_output=True, text=True, check=False,

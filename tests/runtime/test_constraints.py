@@ -12,11 +12,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import gguf
 import jsonschema
 import numpy as np
 import pytest
 from jsonschema.validators import validator_for
 from support.constrained import accepts, after, mask, vocabulary, write
+from support.gguf_files import add_vocabulary, byte_alphabet
 from support.random_schemas import LETTERS, random_schema
 
 from selm_edge import _core
@@ -108,6 +110,59 @@ def test_a_mask_is_what_can_be_read() -> None:
             read[possible] += 1
             assert possible == allowed[token], (name, words.decode(here), words.texts[token])
     assert min(read) > 200
+
+
+COUNTED: dict[str, Any] = {
+    "at most": {"type": "string", "maxLength": 60},
+    "between, within others": {
+        "type": "array",
+        "items": {"type": "object", "properties": {"a": {"type": "string", "minLength": 10}}},
+    },
+    "pattern": {"type": "string", "pattern": "^(?:ab|é){3,30}$"},
+    "alike for long": {"enum": ["a" * 17 + "b", "a" * 16 + "é", "b" + "a" * 16, "c" + "a" * 17]},
+    "items": {"type": "array", "items": {"enum": ["a", "ab"]}, "minItems": 3, "maxItems": 12},
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_masks_of_long_tokens(tmp_path: Path, name: str) -> None:
+    """Positions of a counted text share what they say of short tokens, and only of these."""
+    letters = [*byte_alphabet()]
+    e_acute = letters[0xC3] + letters[0xA9]
+    texts = [c * n for c in ("a", "ab", e_acute) for n in range(1, 41)]
+    texts += [text + end for text in texts for end in ('"', '"}', '",', 'b"', 'b"}]', "\\n")]
+    texts += ['"' + text for text in texts[:200]] + [f'{{"a":"{"a" * n}' for n in range(24)]
+    texts += [f'"{text}"' for text in COUNTED["alike for long"]["enum"]]
+    texts += [('"a","ab",' * n)[cut:] for n in range(1, 6) for cut in range(9)]
+    writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "qwen2")
+    tokens = [*dict.fromkeys([*letters, *texts]), "<end>"]
+    eos = len(tokens) - 1
+    kinds = [1] * eos + [3]
+    words = {"model": "gpt2", "pre": "qwen2", "tokens": tokens, "types": kinds, "merges": ["a b"]}
+    add_vocabulary(writer, {**words, "eos": eos})
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tokenizer = _core.Tokenizer(str(tmp_path / "vocabulary.gguf"))
+    grammar = _core.Grammar(tokenizer, "schema", json.dumps(COUNTED[name]))
+    rng, long = random.Random(3), [0, 0]
+    for turn in range(4):
+        here: list[int] = []
+        while len(here) < 70:
+            allowed = mask(after(grammar, here))
+            for token in range(eos):
+                try:
+                    after(grammar, [*here, token])
+                    possible = True
+                except _core.CoreError:
+                    possible = False
+                long[possible] += len(tokenizer.decode([token], False)) > 16
+                assert possible == allowed[token], (tokenizer.decode(here, False), tokens[token])
+            ids = np.flatnonzero(allowed[:eos])
+            if len(ids) == 0:
+                break
+            here.append(int(ids[rng.randrange(len(ids)) if turn else 0]))  # first byte by byte
+    assert min(long) > 20
 
 
 def test_masked_logits() -> None:

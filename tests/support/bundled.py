@@ -1,4 +1,4 @@
-"""The models that ship, as the tests need them."""
+"""The models of the project, as the tests need them."""
 
 from __future__ import annotations
 
@@ -7,5 +7,7 @@ from pathlib import Path
 MODELS = Path(__file__).parents[2] / "selm_edge" / "models"
 DEFAULT = MODELS / "selm-tiny.gguf"
 """What a chat opens where nobody asks for another: an ensemble."""
-PLAIN = MODELS / "selm-mini-q8_0.gguf"
-"""Trained, and of a standard architecture (qwen2): for other engines, and for compressing."""
+STUDENT = MODELS / "selm-tiny-student.gguf"
+"""Of a standard architecture (qwen2), for other engines."""
+START = MODELS.parents[1] / "export" / "selm_export" / "recipes" / "selm-mini.gguf"
+"""What the recipe of the bundled models starts from: trained, of a standard architecture, Q8_0."""

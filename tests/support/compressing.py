@@ -15,7 +15,7 @@ from selm_export.data.packing import Document
 from selm_export.modeling.model import SelmForCausalLM
 from selm_export.stages.job import Job
 
-from support.bundled import PLAIN
+from support.bundled import START
 
 MAKERS = (generate_notes, generate_numbers, generate_copy)
 MIXED = ["performer", "softmax", "window"]
@@ -57,7 +57,7 @@ def random_documents(count: int, vocabulary: int, seed: int = 0) -> list[Documen
 @functools.cache
 def bundled() -> tuple[SelmForCausalLM, Any]:
     """The model that ships, and its tokenizer."""
-    found = checkpoint.load(PLAIN)
+    found = checkpoint.load(START)
     return found.model, found.tokenizer
 
 

@@ -7,20 +7,20 @@
 
 namespace selm::grammar {
 
-std::shared_ptr<const LocalMask> Constraint::kept(uint32_t state) const {
+std::shared_ptr<const LocalMask> Constraint::kept(uint32_t state, bool of_long) const {
   const std::lock_guard lock(mutex_);
-  const auto at = masks_.find(state);
+  const auto at = masks_.find(uint64_t{state} << 1 | (of_long ? 1 : 0));
   return at == masks_.end() ? nullptr : at->second;
 }
 
-void Constraint::keep(uint32_t state, std::shared_ptr<const LocalMask> mask) const {
+void Constraint::keep(uint32_t state, bool of_long, std::shared_ptr<const LocalMask> mask) const {
   const std::lock_guard lock(mutex_);
   bytes_ += mask->allowed.size() * sizeof(uint64_t) + mask->beyond.size() * sizeof(LocalMask::Span);
   if (bytes_ > kMostKept) {
     masks_.clear();
     bytes_ = 0;
   }
-  masks_.insert_or_assign(state, std::move(mask));
+  masks_.insert_or_assign(uint64_t{state} << 1 | (of_long ? 1 : 0), std::move(mask));
 }
 
 Matcher::Matcher(std::shared_ptr<const Constraint> constraint)
@@ -171,14 +171,14 @@ class Matcher::Rows {
   std::vector<int32_t> table_;
 };
 
-// The same for a state by itself, from the trie's beginning. Within strings and numbers, where most of the
-// vocabulary may follow, a text stands in one place: a state, without anything to come back to.
-void Matcher::walk_alone(uint32_t state, LocalMask* found) {
+// The same for a state by itself; the nodes are those of whole tokens. Within strings and numbers, where most
+// of the vocabulary may follow, a text stands in one place: a state, without anything to come back to.
+void Matcher::walk_alone(uint32_t state, uint32_t begin, uint32_t end, LocalMask* found) {
   const TokenTrie& trie = constraint_->trie();
   Rows rows(grammar_);
   std::vector<int32_t> at(trie.longest() + 1);  // by depth
   at[0] = rows.of(state);
-  for (uint32_t i = 0; i < trie.size();) {
+  for (uint32_t i = begin; i < end;) {
     const TokenTrie::Node& node = trie.node(i);
     const int32_t to = rows.step(at[node.depth], node.byte);
     if (to == Rows::kDead) {
@@ -210,13 +210,18 @@ void Matcher::clear_rest(Bits* bits) const {
   bits->back() &= (uint64_t{1} << (constraint_->trie().vocabulary() % 64)) - 1;
 }
 
-std::shared_ptr<const LocalMask> Matcher::local(uint32_t state) {
-  if (std::shared_ptr<const LocalMask> kept = constraint_->kept(state)) return kept;
+std::shared_ptr<const LocalMask> Matcher::local(uint32_t state, bool of_long) {
+  if (!of_long) state = constraint_->alike_to(state);
+  if (std::shared_ptr<const LocalMask> kept = constraint_->kept(state, of_long)) return kept;
+  const TokenTrie& trie = constraint_->trie();
   auto made = std::make_shared<LocalMask>();
   made->allowed.assign(allowed_.size(), 0);
-  walk_alone(state, made.get());
+  if (of_long)
+    walk_alone(state, trie.short_size(), trie.size(), made.get());
+  else
+    walk_alone(state, 0, trie.short_size(), made.get());
   clear_rest(&made->allowed);
-  if (steps_ < kMostSteps) constraint_->keep(state, made);
+  if (steps_ < kMostSteps) constraint_->keep(state, of_long, made);
   return made;
 }
 
@@ -224,15 +229,17 @@ Result<const Bits*> Matcher::allowed() {
   steps_ = lost_ ? kMostSteps : 0;
   std::fill(allowed_.begin(), allowed_.end(), 0);
   for (const Frame& at : now_.places) {
-    if (steps_ >= kMostSteps) break;
-    const std::shared_ptr<const LocalMask> mask = local(at.state);
-    for (size_t i = 0; i < allowed_.size(); ++i) allowed_[i] |= mask->allowed[i];
-    if (at.caller == kRoot || mask->beyond.empty()) continue;
-    const size_t frames = frames_.size();
-    Places after;
-    arrive(frames_[at.caller], &after);
-    for (const LocalMask::Span& span : mask->beyond) walk(span.begin, span.end, after, &allowed_, nullptr);
-    forget_frames(frames);
+    for (const bool of_long : {false, true}) {
+      if (steps_ >= kMostSteps) break;
+      const std::shared_ptr<const LocalMask> mask = local(at.state, of_long);
+      for (size_t i = 0; i < allowed_.size(); ++i) allowed_[i] |= mask->allowed[i];
+      if (at.caller == kRoot || mask->beyond.empty()) continue;
+      const size_t frames = frames_.size();
+      Places after;
+      arrive(frames_[at.caller], &after);
+      for (const LocalMask::Span& span : mask->beyond) walk(span.begin, span.end, after, &allowed_, nullptr);
+      forget_frames(frames);
+    }
   }
   clear_rest(&allowed_);
   if (steps_ >= kMostSteps) {

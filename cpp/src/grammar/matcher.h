@@ -3,7 +3,8 @@
 // A text stands in a set of places, each a state and the calls that led to it. Which tokens may follow is
 // asked of each state by itself first: what it answers whatever called it is kept, shared by all who match
 // against the grammar (the idea is XGrammar's, arXiv 2411.15100); only tokens that run past the end of the
-// state's rule are looked at with the calls that are there.
+// state's rule are looked at with the calls that are there. States that read short texts alike share what
+// they answer for all tokens but the long ones.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "grammar/alike.h"
 #include "grammar/grammar.h"
 #include "grammar/token_trie.h"
 
@@ -22,7 +24,7 @@ namespace selm::grammar {
 
 using Bits = std::vector<uint64_t>;  // one for each token, and at least one more
 
-// What a state allows by itself.
+// What a state allows by itself, of the short tokens or of the long ones.
 struct LocalMask {
   Bits allowed;
   struct Span {
@@ -36,23 +38,29 @@ class Constraint {
  public:
   // The tokenizer outlives it; the trie is of its vocabulary.
   Constraint(Grammar grammar, const text::Tokenizer& tokenizer, std::shared_ptr<const TokenTrie> trie)
-      : grammar_(std::move(grammar)), tokenizer_(tokenizer), trie_(std::move(trie)) {}
+      : grammar_(std::move(grammar)),
+        alike_(alike(grammar_, TokenTrie::kShort)),
+        tokenizer_(tokenizer),
+        trie_(std::move(trie)) {}
 
   const Grammar& grammar() const { return grammar_; }
   const text::Tokenizer& tokenizer() const { return tokenizer_; }
   const TokenTrie& trie() const { return *trie_; }
+  // The state that answers for this one where tokens are short.
+  uint32_t alike_to(uint32_t state) const { return alike_[state]; }
   // Nothing where it is not kept yet, or not any more.
-  std::shared_ptr<const LocalMask> kept(uint32_t state) const;
-  void keep(uint32_t state, std::shared_ptr<const LocalMask> mask) const;
+  std::shared_ptr<const LocalMask> kept(uint32_t state, bool of_long) const;
+  void keep(uint32_t state, bool of_long, std::shared_ptr<const LocalMask> mask) const;
 
  private:
   static constexpr size_t kMostKept = 32 << 20;  // bytes
 
   Grammar grammar_;
+  std::vector<uint32_t> alike_;  // of each state
   const text::Tokenizer& tokenizer_;
   std::shared_ptr<const TokenTrie> trie_;
   mutable std::mutex mutex_;
-  mutable std::unordered_map<uint32_t, std::shared_ptr<const LocalMask>> masks_;
+  mutable std::unordered_map<uint64_t, std::shared_ptr<const LocalMask>> masks_;
   mutable size_t bytes_ = 0;
 };
 
@@ -101,10 +109,10 @@ class Matcher {
   void forget_frames(size_t count);  // all but the first
   void arrive(Frame at, Places* places);
   void step(const Places& from, uint8_t byte, Places* to);
-  std::shared_ptr<const LocalMask> local(uint32_t state);
+  std::shared_ptr<const LocalMask> local(uint32_t state, bool of_long);
   void walk(uint32_t begin, uint32_t end, const Places& from, Bits* allowed,
             std::vector<LocalMask::Span>* beyond);
-  void walk_alone(uint32_t state, LocalMask* found);
+  void walk_alone(uint32_t state, uint32_t begin, uint32_t end, LocalMask* found);
   void allow(uint32_t node, Bits* allowed) const;
   void clear_rest(Bits* bits) const;
   void forget();

@@ -25,7 +25,9 @@ TokenTrie TokenTrie::of(const text::Tokenizer& tokenizer) {
     found.longest_ = std::max(found.longest_, bytes.size());
     all.emplace_back(std::move(bytes), token);
   }
+  const auto is_long = [](const std::string& bytes) { return bytes.size() > kShort; };
   std::sort(all.begin(), all.end());
+  std::stable_partition(all.begin(), all.end(), [&](const auto& one) { return !is_long(one.first); });
   found.vocabulary_ = tokenizer.size();
   std::vector<uint32_t> path;  // the node of each byte of the last token
   const std::string* last = nullptr;
@@ -35,6 +37,11 @@ TokenTrie TokenTrie::of(const text::Tokenizer& tokenizer) {
   };
   for (const auto& [bytes, token] : all) {
     size_t common = 0;
+    if (last && is_long(*last) != is_long(bytes)) {
+      close(0);
+      found.short_size_ = static_cast<uint32_t>(found.nodes_.size());
+      last = nullptr;
+    }
     while (last && common < std::min(last->size(), bytes.size()) && (*last)[common] == bytes[common])
       ++common;
     close(common);
@@ -53,6 +60,7 @@ TokenTrie TokenTrie::of(const text::Tokenizer& tokenizer) {
     last = &bytes;
   }
   close(0);
+  if (last == nullptr || !is_long(*last)) found.short_size_ = static_cast<uint32_t>(found.nodes_.size());
   found.nodes_.push_back({0, static_cast<uint32_t>(found.tokens_.size()), 0, 0, 0, false});
   return found;
 }

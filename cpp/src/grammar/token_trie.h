@@ -10,9 +10,12 @@
 namespace selm::grammar {
 
 // Nodes stand in depth-first order: the children of node i, and theirs, are those from i + 1 until `end`.
+// The few long tokens have nodes of their own after all others, as there are two tries in one.
 // Control tokens and those without bytes are not in it.
 class TokenTrie {
  public:
+  static constexpr uint32_t kShort = 16;  // bytes: two tokens in a hundred are longer
+
   struct Node {
     uint32_t end;
     uint32_t tokens;  // where its own begin in `tokens`; they end where the next node's begin
@@ -25,6 +28,7 @@ class TokenTrie {
   static TokenTrie of(const text::Tokenizer& tokenizer);
 
   uint32_t size() const { return static_cast<uint32_t>(nodes_.size() - 1); }
+  uint32_t short_size() const { return short_size_; }  // the nodes of tokens of up to kShort bytes
   const Node& node(uint32_t i) const { return nodes_[i]; }
   // Calls visit(token) for the tokens whose bytes end at node i.
   template <class Visit>
@@ -39,6 +43,7 @@ class TokenTrie {
   std::vector<Node> nodes_;  // and one more
   std::vector<text::Token> tokens_, ends_;
   size_t vocabulary_ = 0, longest_ = 0;
+  uint32_t short_size_ = 0;
 };
 
 }  // namespace selm::grammar
