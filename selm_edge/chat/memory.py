@@ -134,7 +134,7 @@ class ChatMemory:
         """
         from selm_edge.memory.asking import gather, named_files
 
-        files = named_files(question)
+        files, model = named_files(question), self.session.model
         if not files and not (self.on and self._any()):
             return []
         found = self.session.saving(
@@ -142,6 +142,7 @@ class ChatMemory:
                 self.memories, question, space=self.space, context=context, free=free,
                 count_tokens=count_tokens, files=files,
                 known={source.memory.id for source in known}, cancelled=self.stopped.is_set,
+                sparing=model is not None and model.reads_notes,
             )
         )  # fmt: skip
         number = max((source.number or 0 for source in known), default=0)

@@ -37,7 +37,8 @@ class OpenModel:
     trained_context: int | None = None
     sha256: str | None = None
     reads_notes: bool = True
-    """Trained on memories as lines ``N: ...``; to others they are explained."""
+    """Trained on memories as lines ``N: ...``, as small models are: it gets few of them. To others
+    they are explained."""
     problems: tuple[str, ...] = ()
     """What is not as the user wanted it, in sentences: adapters that could not be added."""
 

@@ -142,7 +142,7 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
         if options["system"] is None:
             options["system"] = config.system
         chosen = {key: options[key] for key in _SAMPLING if options[key] is not None}
-        recalled = _recall(model, question, options)
+        recalled = _recall(model, entry, question, options)
         reply = _start(
             model, entry, question, data, options=options, sampling={**config.sampling, **chosen},
             recalled=recalled,
@@ -159,7 +159,13 @@ def ask(text: tuple[str, ...], **options: Any) -> int:  # fmt: skip
     return INTERRUPTED if interrupted else 0
 
 
-def _recall(model: Model, question: str, options: dict[str, Any]) -> Sequence[Memory]:
+def _notes_prefix(entry: Entry) -> str | None:
+    """How the model was trained to read notes, if it was."""
+    found: str | None = entry.details.get("notes_prefix", "N: " if entry.bundled else None)
+    return found
+
+
+def _recall(model: Model, entry: Entry, question: str, options: dict[str, Any]) -> Sequence[Memory]:
     """What is remembered about the question, or what the files hold; nothing for --no-memory."""
     from selm_edge import paths
     from selm_edge.cli.data import open_data, open_memories
@@ -181,6 +187,7 @@ def _recall(model: Model, question: str, options: dict[str, Any]) -> Sequence[Me
     found = gather(
         memories, question, space=space, context=model.context,
         free=model.context - taken, count_tokens=count_tokens, files=files, recalling=recalling,
+        sparing=bool(_notes_prefix(entry)),
     )  # fmt: skip
     return [one.memory for one in found]
 
@@ -255,7 +262,7 @@ def _start(
         "grammar": _text_of(options["grammar"]),
         **sampling,
     }
-    prefix = entry.details.get("notes_prefix", "N: " if entry.bundled else None)
+    prefix = _notes_prefix(entry)
 
     def content(text: str) -> str:
         """The user's turn, where ``text`` is what is left of the data or the question."""
