@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from selm_export.gguf_export import write_gguf
 from selm_export.gguf_file import Label, plain
 from selm_export.ledger import file_hash
 from selm_export.training import trainer
+from support.processes import child_environment
 from support.selm_models import some_model, some_tokenizer
 
 from selm_edge import Model
@@ -78,6 +82,36 @@ def test_corrections_become_an_adapter_that_says_them(base: Path, tmp_path: Path
         model.set_adapters({made: 1.0})
         after = model.chat(question, temperature=0.0, max_tokens=4).text
     assert after.strip() == "7" and before.strip() != "7"
+
+
+def test_two_processes_learn_and_the_first_judges(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.bundle"
+    bundle.write(rows(file_hash(base)), path)
+    script = tmp_path / "both.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "from pathlib import Path\n"
+        "from test_finetune_run import request, run\n"
+        "base, folder, bundle = map(Path, sys.argv[1:])\n"
+        "rank = os.environ['RANK']\n"
+        "said = []\n"
+        "report = run.finetune(request(base, folder, bundle), said.append)\n"
+        "assert bool(said) == (rank == '0'), said\n"
+        "(folder / f'report-{rank}.json').write_text(json.dumps(report))\n",
+        encoding="utf-8",
+    )
+    environment = child_environment(OMP_NUM_THREADS="1")
+    here = str(Path(__file__).parent)
+    environment["PYTHONPATH"] = os.pathsep.join([here, environment["PYTHONPATH"]])
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         str(script), str(base), str(tmp_path), str(path)],
+        env=environment, check=True, timeout=240,
+    )  # fmt: skip
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    reports = [json.loads((tmp_path / f"report-{rank}.json").read_text()) for rank in (0, 1)]
+    assert reports[0] == written and reports[1]["verdict"] == written["verdict"]
+    assert written["verdict"]["accepted"] and (tmp_path / "out" / "adapter.gguf").exists()
 
 
 def test_pairs_of_long_replies_are_cut_to_what_fits(base: Path, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def finetune(
 
     if bool(bundles) == bool(watch):
         raise click.UsageError("name bundles, or a folder to --watch")
+    if watch is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise click.UsageError("--watch is for one process: each would look for itself")
     plan = replace(Plan(), rounds=rounds, rate=rate, rank=rank)
     request = run.Request(
         bundles, find_model(str(base)), output, title, os.environ.get(PASSPHRASE), data,
@@ -74,10 +76,13 @@ def finetune(
 
 def _learn(request: Any, say: Any, as_json: bool) -> int:
     from selm_export.finetune import run
+    from selm_export.training.processes import processes
 
     report = run.finetune(request, say)
     if report is None:
         return 130
+    if not processes().is_main_process:
+        return 0
     click.echo(json.dumps(report, indent=2) if as_json else run.page(report))
     if not as_json and report["verdict"]["accepted"]:
         click.echo(

@@ -49,6 +49,6 @@ def replayed(
 
 
 def _made_up(draw: random.Random) -> Conversation:
-    if draw.random() < 0.5:
-        return generate_notes.case(draw, answerable=draw.random() < 0.4).conversation
+    if draw.random() < 0.65:
+        return generate_notes.case(draw, answerable=draw.random() < 0.3).conversation
     return GENERATE[draw.choice(sorted(GENERATE))](draw)

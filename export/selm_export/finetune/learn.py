@@ -15,7 +15,7 @@ from selm_export.finetune.adapter import ALPHA, RANK, Adapter
 from selm_export.finetune.examples import Example, mismatched
 from selm_export.finetune.task import Feedback, Weights, batches, in_order
 from selm_export.modeling.model import SelmForCausalLM
-from selm_export.training.processes import fast_bf16
+from selm_export.training.processes import fast_bf16, processes
 from selm_export.training.settings import Phase, Training
 from selm_export.training.tasks import rows_of
 from selm_export.training.trainer import Trainer
@@ -59,8 +59,8 @@ def learn(
     task = Feedback(model, adapter, every, plan.weights)
     for batch in in_order(every[: len(feedback)], plan.rows, plan.length):
         task.look(rows_of(batch, model.device))
-    training = _training(plan, feedback, every[len(feedback) :], rounds)
     replayed_a_round = round(plan.replay * len(examples))
+    training = _training(plan, feedback, every[len(feedback) :], rounds, replayed_a_round)
 
     def stream(phase: Phase, number: int) -> Iterator[Batch]:
         return batches(every, plan.rows, plan.length, f"{seed}:{number}", replayed_a_round)
@@ -80,16 +80,19 @@ def learn(
 
 
 def _training(
-    plan: Plan, feedback: Sequence[Example], replay: Sequence[Example], rounds: float
-) -> Training:
+    plan: Plan, feedback: Sequence[Example], replay: Sequence[Example], rounds: float,
+    replayed_a_round: int,
+) -> Training:  # fmt: skip
     own = sum(len(example.document) for example in feedback)
     old = sum(len(example.document) for example in replay) / max(1, len(replay))
-    a_round = own + old * plan.replay * len(feedback)
-    per_step = plan.micro_batches * plan.rows * plan.length
+    a_round = own + old * replayed_a_round
+    together = processes().num_processes  # each has its share of a step
+    micro_batches = -(-plan.micro_batches // together) * together
+    per_step = micro_batches * plan.rows * plan.length
     return Training(
         tokens=max(per_step, int(rounds * a_round * _PADDING)),
         phases=(Phase({"feedback": 1.0}, dropout=plan.dropout),), rows=plan.rows,
-        length=plan.length, places=1, micro_batches=plan.micro_batches, rate=plan.rate, decay=0.0,
+        length=plan.length, places=1, micro_batches=micro_batches, rate=plan.rate, decay=0.0,
         warmup_steps=20, decay_share=0.5, average=0.9, bf16=fast_bf16(),
     )  # fmt: skip
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selm_edge.errors import SelmError
 from selm_edge.feedback import bundle
@@ -20,6 +21,7 @@ from selm_export.finetune.familiar import replayed, talk
 from selm_export.finetune.gate import SUITES, Judge, Verdict, contradictions, verdict
 from selm_export.finetune.learn import Plan, learn
 from selm_export.ledger import file_hash, hash_of, write_json
+from selm_export.training.processes import found_by_first, processes
 
 FOLDER = ".training"
 ACCEPTED, REFUSED = "adapter.gguf", "refused.gguf"
@@ -27,6 +29,8 @@ LEAST = 8
 """Rows below which nothing can be learnt and judged."""
 MOST_REPLAYED = 4000
 """Texts that are made up at most; with more rounds they come again."""
+
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,11 @@ def gather(request: Request) -> Gathered:
 
 def finetune(request: Request, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Fills ``request.output`` with the adapter and ``report.json``; nothing if it was stopped,
-    and the same call goes on. RecipeError says what is missing."""
+    and the same call goes on. RecipeError says what is missing. Of several processes (torchrun) all
+    learn, the first alone judges and writes."""
+    first = processes().is_main_process
+    if not first:
+        say = _silent
     gathered = gather(request)
     found = checkpoint.load(request.base)
     if not speaks_chatml(found.tokenizer):
@@ -98,20 +106,27 @@ def finetune(request: Request, say: Callable[[str], None]) -> dict[str, Any] | N
             "the bundle", f"has {len(gathered.rows)} rows to learn from{others}",
             f"Collect at least {LEAST}, or say --every-model",
         )  # fmt: skip
-    request.output.mkdir(parents=True, exist_ok=True)
-    for earlier in (ACCEPTED, REFUSED):  # is not this one
-        (request.output / earlier).unlink(missing_ok=True)
+    if first:
+        request.output.mkdir(parents=True, exist_ok=True)
+        for earlier in (ACCEPTED, REFUSED):  # is not this one
+            (request.output / earlier).unlink(missing_ok=True)
+    processes().wait_for_everyone()
     against = contradictions(gathered.rows)
     done = ({}, against) if against else _learn(request, gathered, found, made, say)
     if done is None:
         return None
     figures, judged = done
-    if judged.accepted:
-        (request.output / REFUSED).replace(request.output / ACCEPTED)
     report = _report(request, gathered, figures, judged)
-    write_json(request.output / "report.json", report)
-    (request.output / "report.md").write_text(page(report), encoding="utf-8")
+    if first:
+        if judged.accepted:
+            (request.output / REFUSED).replace(request.output / ACCEPTED)
+        write_json(request.output / "report.json", report)
+        (request.output / "report.md").write_text(page(report), encoding="utf-8")
     return report
+
+
+def _silent(text: str) -> None:
+    pass
 
 
 def _learn(
@@ -119,11 +134,14 @@ def _learn(
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], Verdict] | None:  # fmt: skip
     own, known = talk(request.data)
-    judge = Judge(request.base, known=known, suites=request.suites, questions=request.questions)
-    try:
+    with ExitStack() as stack:
+        judge = None
+        if processes().is_main_process:
+            judge = Judge(
+                request.base, known=known, suites=request.suites, questions=request.questions
+            )
+            stack.callback(judge.close)
         return _Job(request, gathered, base, judge, say).learn_and_judge(made, own)
-    finally:
-        judge.close()
 
 
 @dataclass(frozen=True)
@@ -131,7 +149,7 @@ class _Job:
     request: Request
     gathered: Gathered
     base: checkpoint.Checkpoint
-    judge: Judge
+    judge: Judge | None  # the first process has it
     say: Callable[[str], None]
 
     @property
@@ -155,7 +173,7 @@ class _Job:
         if done is None:
             return None
         adapter, figures = done
-        gain = self.judge.gain(self.written, aside, seed)
+        gain = self._judged(lambda judge: judge.gain(self.written, aside, seed))
         if gain[1] > 0:
             self.say(f"it gains {gain[0]:+.3f} nats per token; now all {len(every)} examples")
             done = self._learn(every, own, "all", plan.rounds, adapter)
@@ -163,7 +181,15 @@ class _Job:
                 return None
             figures = done[1] | {"trial": figures}
         self.say("judging it")
-        return figures, verdict(len(aside), gain, self.judge.suites(self.written))
+        suites = self._judged(lambda judge: judge.suites(self.written))
+        return figures, verdict(len(aside), gain, suites)
+
+    def _judged(self, measure: Callable[[Judge], Measured]) -> Measured:
+        def find() -> Measured:
+            assert self.judge is not None
+            return measure(self.judge)
+
+        return found_by_first(find)
 
     def _learn(
         self, part: Sequence[Example], own: Sequence[Conversation], name: str, rounds: float,
@@ -177,7 +203,7 @@ class _Job:
             self.base.model, part, old, plan, _folder(request, self.gathered) / name,
             seed=request.seed, say=self.say, rounds=rounds, adapter=adapter,
         )  # fmt: skip
-        if done is not None:
+        if done is not None and self.judge is not None:
             label = AdapterLabel(request.title, self.gathered.base_sha256, self.gathered.sources)
             architecture = _architecture(request.base)
             write_adapter(self.written, done[0], self.base.model, label, architecture=architecture)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 WAIT = timedelta(hours=48)  # one process may measure or write for long while the others wait
 
@@ -25,3 +28,13 @@ def fast_bf16() -> bool:
 
 def processes() -> PartialState:
     return PartialState(cpu=on_cpu(), timeout=WAIT)
+
+
+Found = TypeVar("Found")
+
+
+def found_by_first(find: Callable[[], Found]) -> Found:
+    """What the first process finds out, in all of them; the others wait for it."""
+    found = [find() if processes().is_main_process else None]
+    broadcast_object_list(found)
+    return found[0]  # type: ignore[return-value]
