@@ -176,8 +176,9 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path: Path) -> Non
     assert not part.run(asked, measure_seconds=0.0)
     assert 0 < part.progress.step < SETTINGS.steps
     again = trainer_in(tmp_path / "part", some_model())
-    assert again.progress.step == part.progress.step
+    assert again.progress == part.progress
     assert again.run()
+    assert trainer_in(tmp_path / "part", some_model()).progress.loss == whole.progress.loss
     for name, value in weights(whole).items():
         assert torch.equal(value, again.average[name]), name
 
@@ -290,7 +291,7 @@ def test_bf16_learns_too(tmp_path: Path) -> None:
     from dataclasses import replace
 
     trainer = trainer_in(tmp_path, some_model(), replace(SETTINGS, bf16=True))
-    assert trainer.run() and math.isfinite(trainer.last_loss)
+    assert trainer.run() and math.isfinite(trainer.progress.loss)
     assert all(p.dtype == torch.float32 for p in trainer.trained.values())
 
 

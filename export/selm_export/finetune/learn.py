@@ -73,7 +73,7 @@ def learn(
     model.train(False)
     return adapter, {
         "examples": len(examples), "tokens": trainer.progress.tokens,
-        "steps": trainer.progress.step, "loss": trainer.last_loss,
+        "steps": trainer.progress.step, "loss": trainer.progress.loss,
         "parameters": sum(p.numel() for p in trained.values()),
         "seconds": round(trainer.progress.seconds, 1),
     }  # fmt: skip

@@ -60,7 +60,7 @@ def learn(
     progress = trainer.progress
     return {
         "parameters": count(model), "trained_parameters": sum(p.numel() for p in trained.values()),
-        "tokens": progress.tokens, "steps": progress.step, "loss": trainer.last_loss,
+        "tokens": progress.tokens, "steps": progress.step, "loss": progress.loss,
         "training_seconds": round(progress.seconds, 1),
     }  # fmt: skip
 

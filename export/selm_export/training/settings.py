@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from selm_export.data.packing import Packing
@@ -90,3 +91,4 @@ class Progress:
     phase: int = 0
     drawn: int = 0  # micro-batches drawn in this phase
     seconds: float = 0.0
+    loss: float = math.nan  # of the last step

@@ -79,7 +79,7 @@ class Trainer:
         self.task, *prepared = self.accelerator.prepare(task, *self.optimizers)
         self.prepared = prepared
         self.average = {name: p.detach().clone() for name, p in self.trained.items()}
-        self.progress, self.last_loss = Progress(), math.nan
+        self.progress = Progress()
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
@@ -174,14 +174,14 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self._follow(min(training.average, (progress.step + 1) / (progress.step + 10)))
-        self.last_loss = round(float(loss), 4)
+        progress.loss = round(float(loss), 4)
         progress.step += 1
         progress.drawn += len(chosen)
         progress.tokens += sum(int((b.documents >= 0).sum()) for b in chosen)
         progress.seconds += time.time() - began
         return {
             "step": progress.step, "tokens": progress.tokens, "phase": progress.phase,
-            "loss": self.last_loss, "norm": round(norm, 3), "rate": round(factor, 4),
+            "loss": progress.loss, "norm": round(norm, 3), "rate": round(factor, 4),
             "seconds": round(progress.seconds, 1),
         }  # fmt: skip
 
