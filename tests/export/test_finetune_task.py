@@ -96,6 +96,26 @@ def test_a_question_in_other_words_keeps_what_it_is_about() -> None:
         assert {reworded(text, draw) for _ in range(50)} == {text}
 
 
+@pytest.mark.parametrize(
+    ("question", "others"),
+    [
+        ("Where does Nils Falk live?",
+         {"Do you know where Nils Falk lives?", "Can you tell me where Nils Falk lives?"}),
+        ("Why does it fly?", {"I want to know why it flies."}),
+        ("When does she catch the bus?", set()),
+        ("When do we leave?", {"Can you tell me when we leave?"}),
+        ("What is the job of Nils Falk?", {"What is Nils Falk's job?", "Tell me Nils Falk's job."}),
+        ("Which pet does Rosa have?", {"What is the pet of Rosa?", "What is Rosa's pet?"}),
+        ("What are volcanoes?", {"Describe volcanoes.", "Do you know what volcanoes are?"}),
+    ],
+)  # fmt: skip
+def test_a_question_takes_other_forms(question: str, others: set[str]) -> None:
+    draw = random.Random(2)
+    made = {reworded(question, draw) for _ in range(300)}
+    assert others <= made
+    assert not any("catchs" in text or "flys" in text for text in made)
+
+
 def test_corrections_are_asked_for_in_other_words_and_others_are_not() -> None:
     tokenizer = some_tokenizer()
     rows = [row("correction", "c", "Where does Nils Falk live?", "?", "7"), *ROWS[1:]]

@@ -26,10 +26,10 @@ PASSPHRASE = "SELM_PASSPHRASE"
 @click.option("--title", default="Feedback", show_default=True, help="What it calls itself.")
 @click.option("--data", type=FILE, help="A folder of `selm-export data`: its conversations are"
               " replayed, so that less is forgotten.")  # fmt: skip
-@click.option("--rounds", type=float, default=8.0, show_default=True, help="Over the feedback.")
+@click.option("--rounds", type=float, default=10.0, show_default=True, help="Over the feedback.")
 @click.option("--rate", type=float, default=8e-4, show_default=True, help="Learning rate.")
 @click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Of the pairs.")
-@click.option("--questions", type=click.IntRange(1), default=200, show_default=True,
+@click.option("--questions", type=click.IntRange(1), default=1000, show_default=True,
               help="Of each suite that must not get worse.")  # fmt: skip
 @click.option("--every-model", is_flag=True, help="Learn from replies of other models, too.")
 @click.option("--seed", type=int, default=1, show_default=True)

@@ -31,7 +31,8 @@ def replayed(
     tokenizer: Tokenizer, count: int, seed: int, own: Sequence[Conversation], most: int
 ) -> list[Example]:
     """Half of them from ``own`` conversations, the rest made up as in the model's training; of
-    that, half are questions about notes, as who learns facts soon believes to know all."""
+    that, half are questions about notes, most of which the notes do not answer, as who learns facts
+    soon believes to know all, and a quarter sums, which are forgotten first."""
     draw = random.Random(f"replay:{seed}")
     found = []
     for number in range(count):
@@ -49,6 +50,7 @@ def replayed(
 
 
 def _made_up(draw: random.Random) -> Conversation:
-    if draw.random() < 0.65:
+    kind = draw.random()
+    if kind < 0.55:
         return generate_notes.case(draw, answerable=draw.random() < 0.3).conversation
-    return GENERATE[draw.choice(sorted(GENERATE))](draw)
+    return GENERATE["arithmetic" if kind < 0.75 else draw.choice(sorted(GENERATE))](draw)

@@ -31,10 +31,10 @@ class Plan:
     part, to be judged by the rest, comes before. ``rows`` of ``length`` tokens are a micro-batch,
     ``micro_batches`` a step."""
 
-    rounds: float = 8.0
+    rounds: float = 10.0
     trial: float = 3.0
     variants: int = 3
-    replay: float = 0.5
+    replay: float = 1.0
     rate: float = 8e-4
     rank: int = RANK
     alpha: float = ALPHA

@@ -45,7 +45,7 @@ class Request:
     passphrase: str | None = None
     data: Path | None = None
     held_out: float = 0.2
-    questions: int = 200
+    questions: int = 1000
     suites: tuple[str, ...] = SUITES
     plan: Plan = field(default_factory=Plan)
     seed: int = 1
