@@ -86,8 +86,8 @@ def test_stats_as_plots(home: Path) -> None:
     assert figures["satisfaction"]["share"] == 0.5
     assert figures["corrections"]["by_model"]["unknown"]["f1"] == 0
     assert 0 < figures["coherence"]["answers"] <= 1
-    figures = json.loads(run("stats", "--json", "--fluency", "selm-mini"))
-    assert figures["fluency"]["judge"] == "selm-mini" and figures["fluency"]["replies"] == 2
+    figures = json.loads(run("stats", "--json", "--fluency", "selm-tiny-student"))
+    assert figures["fluency"]["judge"] == "selm-tiny-student" and figures["fluency"]["replies"] == 2
     assert json.loads(run("stats", "--json", "--since", "2999-01-01"))["total"] == 0
     result = CliRunner().invoke(feedback, ["stats", "--limit", "3"])
     assert result.exit_code == 2 and "--limit is for --fluency" in result.output
