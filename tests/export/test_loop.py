@@ -90,7 +90,7 @@ def test_gibberish_is_refused_and_the_suite_named(tmp_path: Path) -> None:
     path, out = tmp_path / "a.bundle", tmp_path / "out"
     bundle.write(rows, path)
     told = invoke(selm_export, "finetune", str(path), "--base", str(START), "--output", str(out),
-                  "--rounds", "6", "--questions", "60", "--json", code=3)  # fmt: skip
+                  "--rounds", "3", "--questions", "60", "--json", code=3)  # fmt: skip
     reasons = json.loads(told)["verdict"]["reasons"]
     assert any(reason.startswith("arithmetic falls from") for reason in reasons), reasons
     assert "arithmetic falls from" in (out / "report.md").read_text()
