@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.bundled import DEFAULT
+from support.bundled import DEFAULT, STUDENT
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "cpp" / "examples"
@@ -68,7 +68,7 @@ def run(*command: str | Path, cwd: Path | None = None, **more: str) -> str:
 def check_programs(folder: Path, **more: str) -> None:
     assert run(folder / "chat", DEFAULT, "What is 17 + 25?", **more).strip()
     told = subprocess.run(
-        [folder / "bare", DEFAULT, "What is 17 + 25?"], capture_output=True, text=True, timeout=300,
+        [folder / "bare", STUDENT, "What is 17 + 25?"], capture_output=True, text=True, timeout=300,
         env={**os.environ, **more}, check=False,
     )  # fmt: skip
     assert told.returncode == 0 and told.stdout.strip(), told.stderr
