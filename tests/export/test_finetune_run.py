@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ from selm_export.gguf_export import write_gguf
 from selm_export.gguf_file import Label, plain
 from selm_export.ledger import file_hash
 from selm_export.training import trainer
-from support.processes import child_environment
+from support.processes import torchrun
 from support.selm_models import some_model, some_tokenizer
 
 from selm_edge import Model
@@ -100,14 +97,7 @@ def test_two_processes_learn_and_the_first_judges(base: Path, tmp_path: Path) ->
         "(folder / f'report-{rank}.json').write_text(json.dumps(report))\n",
         encoding="utf-8",
     )
-    environment = child_environment(OMP_NUM_THREADS="1")
-    here = str(Path(__file__).parent)
-    environment["PYTHONPATH"] = os.pathsep.join([here, environment["PYTHONPATH"]])
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(script), str(base), str(tmp_path), str(path)],
-        env=environment, check=True, timeout=240,
-    )  # fmt: skip
+    torchrun(script, base, tmp_path, path)
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     reports = [json.loads((tmp_path / f"report-{rank}.json").read_text()) for rank in (0, 1)]
     assert reports[0] == written and reports[1]["verdict"] == written["verdict"]

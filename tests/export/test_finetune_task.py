@@ -102,7 +102,10 @@ def test_a_question_in_other_words_keeps_what_it_is_about() -> None:
         ("Where does Nils Falk live?",
          {"Do you know where Nils Falk lives?", "Can you tell me where Nils Falk lives?"}),
         ("Why does it fly?", {"I want to know why it flies."}),
+        ("When does she catch it?", set()),
         ("When does she catch the bus?", set()),
+        ("What is 17 + 25?", set()),
+        ("What are you doing?", set()),
         ("When do we leave?", {"Can you tell me when we leave?"}),
         ("What is the job of Nils Falk?", {"What is Nils Falk's job?", "Tell me Nils Falk's job."}),
         ("Which pet does Rosa have?", {"What is the pet of Rosa?", "What is Rosa's pet?"}),
@@ -113,7 +116,8 @@ def test_a_question_takes_other_forms(question: str, others: set[str]) -> None:
     draw = random.Random(2)
     made = {reworded(question, draw) for _ in range(300)}
     assert others <= made
-    assert not any("catchs" in text or "flys" in text for text in made)
+    wrong = ("catchs", "flys", "buses", "Describe 17", "Describe you", "its,", "its.", "its?")
+    assert not [text for text in made for word in wrong if word in text]
 
 
 def test_corrections_are_asked_for_in_other_words_and_others_are_not() -> None:

@@ -28,7 +28,7 @@ from selm_export.pipeline import Pipeline
 from selm_export.recipe import read_recipe, stage_module
 from selm_export.stages import average, publish
 from selm_export.stages.job import Job
-from support.processes import child_environment
+from support.processes import child_environment, torchrun
 
 from selm_edge.catalog import Catalog
 
@@ -360,15 +360,10 @@ def test_the_smoke_files_are_what_they_say(smoke: Path) -> None:
 
 def test_torchrun_runs_a_recipe_as_one_process_does(folder: Path) -> None:
     run(folder)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "-m", "selm_export.cli", "run", str(folder / "tiny.toml"),
-               "--work", str(folder / "two")]  # fmt: skip
-    environment = child_environment(OMP_NUM_THREADS="1")
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("[2/3] base: done in") == 1  # one of them speaks
+    told = torchrun(
+        "-m", "selm_export.cli", "run", folder / "tiny.toml", "--work", folder / "two"
+    )  # fmt: skip
+    assert told.count("[2/3] base: done in") == 1  # one of them speaks
     losses = [
         json.loads((folder / work / "report.json").read_text())[1]["figures"]["loss"]
         for work in ("work", "two")

@@ -37,7 +37,7 @@ from selm_export.training.tasks import (
     top_divergence,
 )
 from selm_export.training.trainer import Trainer
-from support.processes import child_environment
+from support.processes import child_environment, torchrun
 from support.selm_models import VOCABULARY, some_model
 
 SETTINGS = Training(
@@ -267,14 +267,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         "assert t.progress.share == 1.0, 'both go on from the checkpoint'\n",
         encoding="utf-8",
     )
-    environment = child_environment(OMP_NUM_THREADS="1")
-    here = str(Path(__file__).parent)
-    environment["PYTHONPATH"] = os.pathsep.join([here, environment["PYTHONPATH"]])
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(script), str(tmp_path / "two")],
-        env=environment, check=True, timeout=240,
-    )  # fmt: skip
+    torchrun(script, tmp_path / "two")
     logs = [
         [json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()]
         for n in ("one", "two")

@@ -92,7 +92,7 @@ class Judge:
 
     def __init__(
         self, base: Path, *, known: Sequence[Conversation], suites: Sequence[str] = SUITES,
-        questions: int = 200, context: int = 1024,
+        questions: int, context: int = 1024,
     ) -> None:  # fmt: skip
         self.core: Any = evaluate.load_core(base, context)
         self.known, self.questions, self.context = known, questions, context

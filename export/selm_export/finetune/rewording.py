@@ -23,12 +23,16 @@ FORMS = (
       "The {of} of {who}?")),
     (r"Which (?P<of>[\w ]+) (?:does|do) (?P<who>.+) have",
      ("What is the {of} of {who}?", "What is {who}'s {of}?", "Tell me {who}'s {of}.")),
-    (r"What (?P<is>is|are) (?P<thing>.+)",
+    (r"What (?P<is>is|are) (?P<thing>(?!(?:you|i|we|he|she|it|they|this|that|there)\b)\D+)",
      ("Tell me about {thing}.", "Describe {thing}.", "Do you know what {thing} {is}?",
       "Can you tell me what {thing} {is}?")),
 )  # fmt: skip
 """What a question looks like, and the same otherwise; the first that fits."""
-_ABOUT_DOING = re.compile(r"(Where|When|Why|How|Who|What|Which \w+) (does|do) (.+) (\w+)")
+# Whoever does it is named, a pronoun or a thing of somebody's: else the last word may be no verb.
+_ABOUT_DOING = re.compile(
+    r"(Where|When|Why|How|Who|What|Which \w+) (does|do)"
+    r" ([A-Z]\w*(?: [A-Z]\w*)*|it|he|she|they|we|you|(?:the|my|your|our|his|her) \w+) ([a-z]+)"
+)
 
 
 def reworded(text: str, draw: random.Random) -> str:
