@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from selm_edge.store.database import Database, Row
+from selm_edge.store.database import Database
+from selm_edge.store.reading import Row
 
 Kind = Literal["up", "down", "correction", "regeneration", "preference"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selm_edge.store.database import Database
+from selm_edge.store.reading import Reader
 
 MOST_WORDS = 48  # of a question; a pasted page would ask for hundreds
 MOST_SCORED = 5_000
@@ -66,20 +66,20 @@ def words_of(text: str) -> list[str]:
     return kept[:MOST_WORDS]
 
 
-def plan(database: Database, text: str) -> Query | None:
+def plan(reader: Reader, text: str) -> Query | None:
     """How to look for ``text``; None where it holds nothing to look for."""
     words = words_of(text)
     if not words:
         return None
-    newest = database.one("select max(id) from memory")
+    newest = reader.one("select max(id) from memory")
     if newest is None or (newest[0] or 0) <= MOST_SCORED:  # all words together cannot be more
         return Query(" OR ".join(map(quoted, words)), scored=True)
-    counted = sorted((count(database, quoted(word)), quoted(word)) for word in words)
+    counted = sorted((count(reader, quoted(word)), quoted(word)) for word in words)
     counted = [(number, word) for number, word in counted if number]
     if not counted:
         return None
     if counted[0][0] > MOST_SCORED:
-        return _of_common_words(database, counted)
+        return _of_common_words(reader, counted)
     rare: list[str] = []
     total = 0
     for number, word in counted:
@@ -94,18 +94,18 @@ def plan(database: Database, text: str) -> Query | None:
     return Query(match, scored=True)
 
 
-def _of_common_words(database: Database, counted: Sequence[tuple[int, str]]) -> Query:
+def _of_common_words(reader: Reader, counted: Sequence[tuple[int, str]]) -> Query:
     match = " AND ".join(word for _, word in counted)
-    found = count(database, match)
+    found = count(reader, match)
     if not found:
         return Query(counted[0][1], scored=False)
     cheap = found <= MOST_SCORED and all(number <= MOST_COUNTED for number, _ in counted)
     return Query(match, scored=cheap)
 
 
-def count(database: Database, match: str) -> int:
+def count(reader: Reader, match: str) -> int:
     """Rows that match, as far as it matters: `MOST_COUNTED` + 1 means "or more"."""
-    found = database.one(
+    found = reader.one(
         "select count(*) from (select 1 from memory_fts where memory_fts match ? limit ?)",
         (match, MOST_COUNTED + 1),
     )

@@ -20,8 +20,9 @@ from selm_edge.errors import SelmError
 from selm_edge.memory import lexical
 from selm_edge.memory.vectors import ToStore, VectorIndex
 from selm_edge.store import vector_table
-from selm_edge.store.database import Database, Row
+from selm_edge.store.database import Database
 from selm_edge.store.errors import NotFound
+from selm_edge.store.reading import Row
 
 if TYPE_CHECKING:
     import apsw
@@ -310,8 +311,7 @@ class Memories:
 
     def _drop_vector(self, connection: apsw.Connection, key: int) -> None:
         """What is never recalled needs no vector; a later one is made from the text."""
-        if self.index.problem is None and self.index.made_by is not None:
-            self.index.remove(connection, key)
+        self.index.remove(connection, key)
         connection.execute("update memory set embedded = 0 where id = ?", (key,))
 
     def _same(self, kind: Kind, space: int, text: str) -> Memory | None:

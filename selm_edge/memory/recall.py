@@ -11,12 +11,13 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from selm_edge.memory import lexical
 from selm_edge.memory.fusion import fuse, names_code
 from selm_edge.memory.memories import Filters, Kind, Memories, Memory, overlap
 from selm_edge.memory.vectors import cosine
-from selm_edge.store.database import Row
+from selm_edge.store.reading import Reader, Row, done
 
 _NEWEST = 2000  # rows looked at where all words are common
 DEPTH = 60  # candidates of each ranking
@@ -85,9 +86,14 @@ def rankings(
     memories: Memories, question: str, filters: Filters
 ) -> tuple[Ranking, Ranking, Ranking]:
     """What matches ``question`` by words (BM25), by vectors (cosine), and by both."""
-    by_words = _by_words(memories, question, filters)
+    database = memories.database
+    read = partial(_by_words, question=question, filters=filters)
+    # Words and vectors at once, where there is enough of them for a second connection.
+    large = memories.vectors_problem is None and memories.index.large
+    words = database.begin(read) if large else done(read, database)
     vector = memories.embed([question])[0]
     by_vector = [] if vector is None else _by_vector(memories, vector, filters)
+    by_words = words.result()
     return by_words, by_vector, fuse(by_words, by_vector, question)
 
 
@@ -133,9 +139,9 @@ def _relevant(question: str, by_words: Ranking, by_vector: Ranking, fused: Ranki
     return [one for one in fused if one[1] >= (least / 2 if one[0] in matched else least)]
 
 
-def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple[int, float]]:
+def _by_words(reader: Reader, question: str, filters: Filters) -> Ranking:
     """Memories that hold words of the question, best BM25 first, and that BM25 (higher better)."""
-    query = lexical.plan(memories.database, question)
+    query = lexical.plan(reader, question)
     if query is None:
         return []
     condition, values = filters.sql()
@@ -153,7 +159,7 @@ def _by_words(memories: Memories, question: str, filters: Filters) -> list[tuple
             f" cross join memory on memory.id = found.rowid where {condition}"
             " order by memory.id desc limit ?"
         )
-    rows = memories.database.rows(sql, (query.match, *values, DEPTH))
+    rows = reader.rows(sql, (query.match, *values, DEPTH))
     return [(row[0], query.scale * float(row[1])) for row in rows]
 
 

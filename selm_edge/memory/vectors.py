@@ -5,6 +5,9 @@ Up to `EXACT_UP_TO` vectors of a space the int8 are scanned; above, the bits are
 bytes), and the best `RESCORED` of them are measured again by their int8. Vectors have length 1 and
 distances are L2: the same order as by cosine, 1.4 times as fast in sqlite-vec 0.1.9.
 
+Vectors lie in `SHARDS` shards, block by block of memories, so that a large index is scanned by
+several cores at once; a small one lies in the first.
+
 The table is made when the first embedder is known, not by a migration: its width is the embedder's,
 and a device without sqlite-vec does without it.
 """
@@ -16,6 +19,8 @@ import math
 import random
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from operator import mul
 from statistics import NormalDist, fmean, pstdev
 from typing import Literal
@@ -23,16 +28,20 @@ from typing import Literal
 import apsw
 
 from selm_edge.store import vector_table
-from selm_edge.store.database import Database, Row
+from selm_edge.store.database import Database
+from selm_edge.store.reading import Reader, Row
 from selm_edge.store.settings import Settings
 from selm_edge.store.vector_table import TABLE
 
 EXACT_UP_TO = 250_000
 RESCORED = 512
+SHARDS = 4
+SHARED_ABOVE = 50_000  # vectors from which on the cores share the scan
 KINDS = ("fact", "correction", "turn", "passage")  # stored by their place: integers filter fastest
 _SCALE = 254  # a component of a unit vector is rarely above 0.5; 0.5 becomes 127
 _CHUNK = 512  # vectors a chunk: a lookup reads on average half a chunk's pages, a scan all of it
-_SETTING = "memory.embedder"  # {"id": ..., "dim": ...}: whose vectors these are
+_SHARD_BLOCK = 8192  # memories in a row whose vectors lie in one shard
+_SETTING = "memory.embedder"  # {"id": ..., "dim": ..., "shards": ...}: whose vectors these are
 _SAMPLED_CHUNKS = 16
 _SAMPLED = 8  # vectors of each
 _SAMPLED_ABOVE = 20_000
@@ -62,10 +71,17 @@ class VectorIndex:
         return self.database.vectors_problem
 
     @property
+    def large(self) -> bool:
+        """Whether several cores share a search."""
+        return self._size(None) > SHARED_ABOVE
+
+    @property
     def made_by(self) -> str | None:
-        """The id of the embedder whose vectors these are; None where there is no table."""
+        """The id of the embedder whose vectors these are; None where there is no table, or one of
+        another layout."""
         about = self._settings.get(_SETTING)
-        return about["id"] if about and self._exists() else None
+        ours = about is not None and about.get("shards") == SHARDS and self._exists()
+        return about["id"] if ours else None
 
     def create(self, embedder: str, dim: int) -> None:
         """An empty index for this embedder, in place of any other; every memory is to be embedded.
@@ -78,10 +94,10 @@ class VectorIndex:
             self.drop()
             connection.execute(
                 f"create virtual table {TABLE} using vec0(id integer primary key,"
-                " space integer partition key, kind integer, created integer,"
-                f" vector int8[{dim}], bits bit[{dim}], chunk_size={_CHUNK})"
+                " space integer partition key, shard integer partition key, kind integer,"
+                f" created integer, vector int8[{dim}], bits bit[{dim}], chunk_size={_CHUNK})"
             )
-            self._settings.set(_SETTING, {"id": embedder, "dim": dim})
+            self._settings.set(_SETTING, {"id": embedder, "dim": dim, "shards": SHARDS})
 
     def drop(self) -> None:
         """No index; every memory is to be embedded again."""
@@ -102,13 +118,16 @@ class VectorIndex:
                 continue
             quantised = _to_int8(found)
             connection.execute(
-                f"insert into {TABLE}(id, space, kind, created, vector, bits)"
-                " values(?, ?, ?, ?, vec_int8(?), vec_bit(?))",
-                (memory, space, KINDS.index(kind), created, quantised, _to_bits(quantised)),
-            )
+                f"insert into {TABLE}(id, space, shard, kind, created, vector, bits)"
+                " values(?, ?, ?, ?, ?, vec_int8(?), vec_bit(?))",
+                (memory, space, memory // _SHARD_BLOCK % SHARDS, KINDS.index(kind), created,
+                 quantised, _to_bits(quantised)),
+            )  # fmt: skip
 
     def remove(self, connection: apsw.Connection, memory: int) -> None:
-        connection.execute(f"delete from {TABLE} where id = ?", (memory,))
+        """Nothing where there is no vector of it."""
+        if self.problem is None and self._exists():
+            connection.execute(f"delete from {TABLE} where id = ?", (memory,))
 
     def holds(self, memory: int) -> bool:
         return bool(self.database.rows(f"select 1 from {_ROWS} where rowid = ?", (memory,)))
@@ -124,10 +143,10 @@ class VectorIndex:
         query = _to_int8(unit)
         size = self._size(filters[0])
         if size <= EXACT_UP_TO:
-            found = self._nearest("vector", query, limit, size, filters)
+            found = self._nearest(_Scan("vector", query, limit, filters), size)
         else:
             wanted = max(RESCORED, 4 * limit)
-            rough = self._nearest("bits", _to_bits(query), wanted, size, filters)
+            rough = self._nearest(_Scan("bits", _to_bits(query), wanted, filters), size)
             found = self._rescored(query, [memory for memory, _ in rough])[:limit]
         return [(memory, 1 - distance**2 / (2 * _SCALE**2)) for memory, distance in found]
 
@@ -171,9 +190,7 @@ class VectorIndex:
         found = self.database.one(f"select count(*) from {_CHUNKS}{where}", params)
         return int(found[0]) * _CHUNK if found else 0
 
-    def _nearest(
-        self, column: Column, query: bytes, limit: int, size: int, filters: Filter
-    ) -> list[Row]:
+    def _nearest(self, scan: _Scan, size: int) -> list[Row]:
         """The nearest by one column.
 
         sqlite-vec selects in time rows x limit, but what lies beyond a given distance costs it
@@ -181,43 +198,31 @@ class VectorIndex:
         inside; the answer is exact once at least ``limit`` came back, and asked again wider when
         not (with twice the limit, of a million, one question in eight scanned twice).
         """
-        share = 4 * limit / max(size, 1)
-        spread = self._spread(column, query, filters[0]) if size > _SAMPLED_ABOVE else None
+        share = 4 * scan.limit / max(size, 1)
+        spread = self._spread(scan) if size > _SAMPLED_ABOVE else None
         while spread is not None and share < 0.02:
             within = spread.mean + spread.stdev * NormalDist().inv_cdf(share)
-            rows = self._scan(column, query, limit, filters, within)
-            if len(rows) >= limit:
+            rows = self._found(replace(scan, within=within), size)
+            if len(rows) >= scan.limit:
                 return rows
-            share *= 2 * limit / max(len(rows), 1)
-        return self._scan(column, query, limit, filters, None)
+            share *= 2 * scan.limit / max(len(rows), 1)
+        return self._found(scan, size)
 
-    def _scan(
-        self, column: Column, query: bytes, limit: int, filters: Filter, within: float | None
-    ) -> list[Row]:
-        space, kinds, since, until = filters
-        function = "vec_int8" if column == "vector" else "vec_bit"
-        sql = f"select id, distance from {TABLE} where {column} match {function}(?)"
-        sql += " and k = ?"
-        params: list[object] = [query, min(limit, _MOST_FOUND)]
-        for condition, value in (
-            (" and space = ?", space),
-            (" and created >= ?", since),
-            (" and created < ?", until),
-            (" and distance < ?", within),
-        ):
-            if value is not None:
-                sql += condition
-                params.append(value)
-        for condition, kind in _kind_conditions(kinds):
-            sql += condition
-            params.append(kind)
-        return self.database.rows(sql, params)
+    def _found(self, scan: _Scan, size: int) -> list[Row]:
+        """What sqlite-vec finds; of a large index every shard by itself, as cores are free."""
+        if size <= SHARED_ABOVE:
+            return scan.rows(self.database)
+        shards = [replace(scan, shard=shard) for shard in range(SHARDS)]
+        begun = [self.database.begin(one.rows) for one in shards]
+        found = [row for rows in begun for row in rows.result()]
+        return sorted(found, key=lambda row: row[1])[: scan.limit]
 
-    def _spread(self, column: Column, query: bytes, space: int | None) -> NormalDist | None:
-        """How the distances to ``query`` lie, from vectors taken at random.
+    def _spread(self, scan: _Scan) -> NormalDist | None:
+        """How the distances to the query lie, from vectors taken at random.
 
         Read from sqlite-vec's own chunks: a lookup of each would take 80 microseconds.
         """
+        column, query, space = scan.column, scan.query, scan.filters[0]
         where, params = ("", ()) if space is None else (" where partition00 = ?", (space,))
         chunks = [
             row[0] for row in self.database.rows(f"select chunk_id from {_CHUNKS}{where}", params)
@@ -236,12 +241,60 @@ class VectorIndex:
         return NormalDist(fmean(distances), max(pstdev(distances), 1e-6)) if distances else None
 
     def _rescored(self, query: bytes, memories: Sequence[int]) -> list[Row]:
-        rows = self.database.rows(
-            f"select v.id, vec_distance_l2(v.vector, vec_int8(?)) from json_each(?)"
-            f" join {TABLE} v on v.id = value",
-            (query, json.dumps(memories)),
-        )
-        return sorted(rows, key=lambda row: row[1])
+        """Their distances by int8, nearest first; many are looked up as cores are free."""
+        if len(memories) < RESCORED:
+            parts = [_looked_up(self.database, query, memories)]
+        else:
+            apart = [memories[shard::SHARDS] for shard in range(SHARDS)]
+            begun = [
+                self.database.begin(partial(_looked_up, query=query, memories=part))
+                for part in apart
+            ]
+            parts = [found.result() for found in begun]
+        return sorted((row for part in parts for row in part), key=lambda row: row[1])
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What sqlite-vec is asked: the ``limit`` nearest by one column, of one shard (None: of all),
+    nearer than ``within`` (None: however far)."""
+
+    column: Column
+    query: bytes
+    limit: int
+    filters: Filter
+    within: float | None = None
+    shard: int | None = None
+
+    def rows(self, reader: Reader) -> list[Row]:
+        """Memories and their distances, nearest first."""
+        space, kinds, since, until = self.filters
+        function = "vec_int8" if self.column == "vector" else "vec_bit"
+        sql = f"select id, distance from {TABLE} where {self.column} match {function}(?)"
+        sql += " and k = ?"
+        params: list[object] = [self.query, min(self.limit, _MOST_FOUND)]
+        for condition, value in (
+            (" and space = ?", space),
+            (" and shard = ?", self.shard),
+            (" and created >= ?", since),
+            (" and created < ?", until),
+            (" and distance < ?", self.within),
+        ):
+            if value is not None:
+                sql += condition
+                params.append(value)
+        for condition, kind in _kind_conditions(kinds):
+            sql += condition
+            params.append(kind)
+        return reader.rows(sql, params)
+
+
+def _looked_up(reader: Reader, query: bytes, memories: Sequence[int]) -> list[Row]:
+    return reader.rows(
+        f"select v.id, vec_distance_l2(v.vector, vec_int8(?)) from json_each(?)"
+        f" join {TABLE} v on v.id = value",
+        (query, json.dumps(list(memories))),
+    )
 
 
 def _kind_conditions(kinds: Sequence[str] | None) -> list[tuple[str, int]]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from selm_edge.store import vector_table
-from selm_edge.store.database import Database, Row
+from selm_edge.store.database import Database
 from selm_edge.store.errors import NotFound
+from selm_edge.store.reading import Row
 
 Role = Literal["user", "assistant"]
 TITLE_LENGTH = 60

@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import apsw
 
 from selm_edge.store import keys, vector_table
 from selm_edge.store.errors import StoreError
 from selm_edge.store.migrations import MIGRATIONS
+from selm_edge.store.reading import Reader, Readers, T, done, explained
 
 APPLICATION_ID = 0x53454C4D  # "SELM": how a file of ours is told from another program's
 BUSY_TIMEOUT_MS = 5000
@@ -33,11 +34,8 @@ DAMAGED_SUFFIX = ".damaged-"
 REKEYED_SUFFIX = ".new-key"
 REPAIRED_SUFFIX = ".repaired"
 
-Row = tuple[Any, ...]
-Params = Sequence[Any]
 
-
-class Database:
+class Database(Reader):
     """A connection to the file at ``path``, or to memory where it is None.
 
     ``passphrase`` opens an encrypted file and makes a new one encrypted (`selm_edge.store.keys`).
@@ -54,9 +52,10 @@ class Database:
         passphrase: str | None = None,
     ) -> None:
         self.path = path
+        self._lock = threading.RLock()
+        self._readers: Readers | None = None
         self.vectors_problem: str | None = None
         """Why this connection has no vector search; None where it has."""
-        self._lock = threading.RLock()
         self._migrations = migrations
         self._unpurged = False
         self._patience = (BUSY_TIMEOUT_MS, _BUSY_TRIES)
@@ -123,15 +122,35 @@ class Database:
 
     # -- reading and writing -------------------------------------------------------------------
 
-    def rows(self, sql: str, params: Params = ()) -> list[Row]:
-        """All rows of a query."""
-        with self._lock, explained(self.path):
-            return list(self._connection.execute(sql, tuple(params)))
+    def begin(self, read: Callable[[Reader], T]) -> Future[T]:
+        """``read`` beside what this thread does, on a connection and a core of its own.
 
-    def one(self, sql: str, params: Params = ()) -> Row | None:
-        """The first row of a query, or None."""
-        found = self.rows(sql, params)
-        return found[0] if found else None
+        It sees what is committed. So inside a transaction, and where the database is in memory,
+        it is done here and now.
+        """
+        with self._lock:
+            if self.path is not None and not self._connection.in_transaction:
+                if self._readers is None:
+                    self._readers = Readers(self._beside, self.path)
+                return self._readers.begin(read)
+        return done(read, self)
+
+    def _beside(self) -> apsw.Connection:
+        """Another connection to the same file, for queries alone."""
+        connection = apsw.Connection(self._connection.filename, flags=_FLAGS)
+        try:
+            if self._key is not None:
+                keys.unlock(connection, self._key)
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            connection.pragma("cache_size", -_CACHE_KIB)
+            connection.pragma("temp_store", 2)
+            connection.pragma("trusted_schema", 0)
+            connection.pragma("query_only", 1)
+            vector_table.load(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
@@ -236,6 +255,9 @@ class Database:
 
     def close(self) -> None:
         with self._lock:
+            if self._readers is not None:
+                self._readers.close()
+                self._readers = None
             if self._unpurged:
                 with suppress(StoreError):
                     self.purge()
@@ -374,40 +396,3 @@ def _narrow(file: Path) -> None:
         state = file.stat()
         if state.st_mode & 0o077 and state.st_uid == os.getuid():
             file.chmod(0o600)
-
-
-@contextmanager
-def explained(path: Path | None) -> Iterator[None]:
-    """SQLite's exceptions in words that say what to do."""
-    try:
-        yield
-    except apsw.FullError as error:
-        raise StoreError(path, "full", "the disk is full", _FULL_HINT) from error
-    except (apsw.BusyError, apsw.LockedError) as error:
-        raise StoreError(
-            path, "busy", "another program keeps it locked", "Close that program and try again."
-        ) from error
-    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
-        raise StoreError(
-            path, "readonly", f"cannot be written: {error}", "Set SELM_HOME to a folder that can."
-        ) from error
-    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
-        raise StoreError(
-            path,
-            "damaged",
-            f"the file is damaged: {error}",
-            "It was left as it is. `selm memory repair` saves what can be read of it.",
-        ) from error
-    except apsw.IOError as error:
-        # A quota or a file size limit is an I/O error to SQLite, a full disk to its user.
-        raise StoreError(
-            path, "full", f"the disk refuses to write ({error})", _FULL_HINT
-        ) from error
-
-    except apsw.Error as error:
-        raise StoreError(
-            path, "io", f"SQLite refused: {error}", "`selm doctor` checks the file."
-        ) from error
-
-
-_FULL_HINT = "Everything saved before is safe. Make room, then start again."

@@ -15,8 +15,9 @@ from urllib.parse import quote
 import apsw
 
 from selm_edge.store import keys
-from selm_edge.store.database import REKEYED_SUFFIX, Database, explained
+from selm_edge.store.database import REKEYED_SUFFIX, Database
 from selm_edge.store.errors import StoreError
+from selm_edge.store.reading import explained
 
 _BLOCK = 1 << 20
 

@@ -19,8 +19,9 @@ from typing import Any
 import apsw
 
 from selm_edge.store import keys, salvage, vector_table
-from selm_edge.store.database import DAMAGED_SUFFIX, REPAIRED_SUFFIX, Database, explained
+from selm_edge.store.database import DAMAGED_SUFFIX, REPAIRED_SUFFIX, Database
 from selm_edge.store.errors import StoreError
+from selm_edge.store.reading import explained
 
 WORD_INDEXES = ("message_fts", "title_fts", "memory_fts")
 # In this order, so that what a row refers to comes before it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from support.word_embedder import WordEmbedder
 
 from selm_edge.memory import lexical, vectors
+from selm_edge.memory.embedding import adopt, bring_up_to_date, to_embed
 from selm_edge.memory.memories import Memories, Passage
 from selm_edge.memory.recall import recall
 from selm_edge.store.database import Database
+from selm_edge.store.settings import Settings
 
 FACTS = (
     "My dog is called Rex",
@@ -208,10 +211,10 @@ def test_a_small_store_scores_every_word() -> None:
 # -- vectors ---------------------------------------------------------------------------------------
 
 
-def stored(count: int, seed: int = 3) -> tuple[Memories, list[array[float]]]:
+def stored(count: int, file: Path | None = None) -> tuple[Memories, list[array[float]]]:
     """``count`` random vectors in two spaces and all kinds, and the vectors."""
-    chance = random.Random(seed)
-    memories = Memories(Database(None), WordEmbedder(dim=64))
+    chance = random.Random(3)
+    memories = Memories(Database(file), WordEmbedder(dim=64))
     memories.space("other", create=True)
     made = []
     with memories.database.write() as connection:
@@ -233,12 +236,21 @@ def nearest(made: list[array[float]], query: array[float], take: set[int], count
     return sorted(cosines, key=lambda n: -cosines[n])[:count]
 
 
+def on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 3000 vectors were many."""
+    monkeypatch.setattr(vectors, "SHARED_ABOVE", 0)
+    monkeypatch.setattr(vectors, "_SHARD_BLOCK", 100)
+
+
+@pytest.mark.parametrize("cores", ["one core", "all cores"])
 @pytest.mark.parametrize("sampled_above", [0, 10**9])
 def test_exact_search_finds_the_nearest(
-    monkeypatch: pytest.MonkeyPatch, sampled_above: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sampled_above: int, cores: str
 ) -> None:
     monkeypatch.setattr(vectors, "_SAMPLED_ABOVE", sampled_above)
-    memories, made = stored(3000)
+    if cores == "all cores":
+        on_all_cores(monkeypatch)
+    memories, made = stored(3000, tmp_path / "selm.db")
     every = set(range(1, 3001))
     for number in range(8):
         query = made[number * 37]
@@ -259,16 +271,46 @@ def test_exact_search_finds_the_nearest(
             assert len(set(truth) & {key for key, _ in narrowed}) >= 9
 
 
-def test_bits_and_rescoring_find_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cores", ["one core", "all cores"])
+def test_bits_and_rescoring_find_nearly_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: str
+) -> None:
     monkeypatch.setattr(vectors, "EXACT_UP_TO", 0)
     monkeypatch.setattr(vectors, "_SAMPLED_ABOVE", 0)
-    memories, made = stored(3000)
+    if cores == "all cores":
+        on_all_cores(monkeypatch)
+    memories, made = stored(3000, tmp_path / "selm.db")
     right = 0
     for number in range(10):
         query = made[number * 31]
         found = [key for key, _ in memories.index.search(query.tobytes(), 10)]
         right += len(set(found) & set(nearest(made, query, set(range(1, 3001)), 10)))
     assert right >= 80  # of 100: with no likeness among the vectors, 64 signs say little
+
+
+def test_all_cores_recall_what_one_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memories = Memories(Database(tmp_path / "selm.db"), WordEmbedder())
+    memories.add_many([Passage(f"{fact} {n}") for n in range(60) for fact in FACTS], source="a")
+    questions = ["Who is a nurse 31?", "peanuts", "station 7", "a-113/b 12"]
+    alone = [recall(memories, question) for question in questions]
+    on_all_cores(monkeypatch)
+    together = [recall(memories, question) for question in questions]
+    assert all(together)
+    assert [[replace(one, age_ms=0) for one in found] for found in together] == [
+        [replace(one, age_ms=0) for one in found] for found in alone
+    ]
+
+
+def test_an_index_of_another_layout_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "selm.db"
+    embedder = WordEmbedder()
+    Memories(Database(path), embedder).add("My dog is called Rex")
+    database = Database(path)
+    Settings(database).set("memory.embedder", {"id": embedder.id, "dim": embedder.dim})
+    memories = Memories(database, embedder)
+    assert (memories.index.made_by, memories.index.count()) == (embedder.id, 0)
+    assert bring_up_to_date(memories) == 1
+    assert recall(memories, "Rex the dog")[0].vector_rank == 1
 
 
 def test_a_zero_question_finds_nothing() -> None:
@@ -290,8 +332,6 @@ def test_another_embedder_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_embedding_again_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    from selm_edge.memory.embedding import adopt, bring_up_to_date, to_embed
-
     path = tmp_path / "selm.db"
     plain = Memories(Database(path))
     plain.add_many([Passage(f"passage {n} of the book") for n in range(600)], source="b.txt")
