@@ -10,7 +10,8 @@ loss is above delta", rejected where the Hoeffding bound for n prompts of mean l
 is at most epsilon. The first that is not rejected ends the search, so no correction is needed for
 their number: with probability 1 - epsilon, each rejected one loses at most delta on prompts like
 those of the data. The replies are made by the inference core from the very file, quantised as it
-is, and the thresholds hold for these weights alone: the file says which, and the core looks.
+is, and the thresholds hold for these weights alone: the file says which, and the core looks. With
+an adapter the weights are others, so its file has a calibration of its own.
 """
 
 from __future__ import annotations
@@ -68,21 +69,32 @@ def fewest_prompts(bound: Bound) -> int:
     return math.ceil(math.log(bound.epsilon) / math.log(1 - bound.delta))
 
 
-def weights_sha256(reader: gguf.GGUFReader) -> str:
-    """Of all tensors in the file's order: name, a zero byte, data (docs/selm-format.md)."""
+def weights_sha256(*readers: gguf.GGUFReader) -> str:
+    """Of all tensors in the files' order: name, a zero byte, data (docs/selm-format.md)."""
     found = hashlib.sha256()
-    for tensor in reader.tensors:
-        found.update(tensor.name.encode() + b"\0")
-        found.update(tensor.data.tobytes())
+    for reader in readers:
+        for tensor in reader.tensors:
+            found.update(tensor.name.encode() + b"\0")
+            found.update(tensor.data.tobytes())
     return found.hexdigest()
+
+
+def bound_of(path: Path) -> Bound | None:
+    """What a file was calibrated for; None where it was not."""
+    reader = gguf.GGUFReader(path)
+    delta, epsilon = (reader.get_field(f"selm.exit.{name}") for name in ("delta", "epsilon"))
+    if delta is None or epsilon is None:
+        return None
+    return Bound(float(delta.contents()), float(epsilon.contents()))
 
 
 class Replies:
     """Greedy replies of a file to the same prompts, with a threshold or as the whole model."""
 
     def __init__(
-        self, path: Path, conversations: Sequence[Conversation], *, context: int, most: int
-    ) -> None:
+        self, path: Path, conversations: Sequence[Conversation], *, context: int, most: int,
+        adapter: Path | None = None,
+    ) -> None:  # fmt: skip
         from selm_edge import Model, _core
 
         with Model.load(path, context=context) as model:
@@ -92,7 +104,10 @@ class Replies:
             ]
             prompts = [list(model.chat_prompt(messages, max_tokens=most).ids) for messages in asked]
         self._core, self.prompts, self.most = _core, prompts, most
-        self._session = _core.Session(_core.Model(str(path)), context=context)
+        base = _core.Model(str(path))
+        self._session = _core.Session(base, context=context)
+        if adapter is not None:
+            self._session.set_adapters([(_core.Adapter(base, str(adapter)), 1.0)])
         self._sampling = _core.Sampling()
         self._sampling.temperature = 0.0
 
@@ -145,13 +160,11 @@ def search(replies: Replies, bound: Bound, say: Say) -> list[Trial]:
 
 def run(
     path: Path, conversations: Sequence[Conversation], bound: Bound, *, output: Path, context: int,
-    most: int, prompts: int, say: Say,
+    most: int, prompts: int, say: Say, adapter: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Writes ``output``, the same file with its calibration; what was found."""
-    try:
-        reader = gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError) as problem:
-        raise RecipeError(path, f"not a GGUF file that can be read ({problem})", AGAIN) from None
+    """Writes ``output``, the same file with its calibration (the adapter's, if there is one); what
+    was found."""
+    reader = _read(path)
     exits = reader.get_field(LAYERS)
     if exits is None:
         raise RecipeError(path, "it has no trained exits", AGAIN)
@@ -165,7 +178,8 @@ def run(
             "Give more --data, or allow more",
         )  # fmt: skip
     say(f"replies to {len(chosen)} prompts, for each threshold")
-    trials = search(Replies(path, chosen, context=context, most=most), bound, say)
+    replies = Replies(path, chosen, context=context, most=most, adapter=adapter)
+    trials = search(replies, bound, say)
     if not trials:
         raise RecipeError(
             path, f"no threshold keeps the loss below {bound.delta}",
@@ -173,23 +187,33 @@ def run(
         )  # fmt: skip
     best = max(trials, key=lambda trial: trial.speed_up)
     count = len(exits.contents())
-    _write(output, reader, [best.threshold, *[NEVER] * (count - 1)], bound, len(chosen))
+    files = [reader] if adapter is None else [reader, _read(adapter)]
+    _write(output, files, [best.threshold, *[NEVER] * (count - 1)], bound, len(chosen))
     return {
         **asdict(best), "delta": bound.delta, "epsilon": bound.epsilon, "prompts": len(chosen),
         "trials": [asdict(trial) for trial in trials],
     }  # fmt: skip
 
 
+def _read(path: Path) -> gguf.GGUFReader:
+    try:
+        return gguf.GGUFReader(path)
+    except (OSError, ValueError, IndexError) as problem:
+        raise RecipeError(path, f"not a GGUF file that can be read ({problem})", AGAIN) from None
+
+
 def _write(
-    output: Path, reader: gguf.GGUFReader, thresholds: list[float], bound: Bound, prompts: int
-) -> None:
-    kind = gguf.GGUFValueType
+    output: Path, files: Sequence[gguf.GGUFReader], thresholds: list[float], bound: Bound,
+    prompts: int,
+) -> None:  # fmt: skip
+    """The last of ``files``, calibrated for what all of them hold."""
+    kind, reader = gguf.GGUFValueType, files[-1]
     with whole_file(output, "selm") as writer:
         copy_keys(writer, reader, lambda key: not key.startswith("selm.exit.") or key == LAYERS)
         writer.add_key_value("selm.exit.thresholds", thresholds, kind.ARRAY, kind.FLOAT32)
         writer.add_float32("selm.exit.delta", bound.delta)
         writer.add_float32("selm.exit.epsilon", bound.epsilon)
         writer.add_uint32("selm.exit.calibration_count", prompts)
-        writer.add_string("selm.exit.model_sha256", weights_sha256(reader))
+        writer.add_string("selm.exit.model_sha256", weights_sha256(*files))
         for tensor in reader.tensors:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)

@@ -199,6 +199,8 @@ def tune(
               help="Share of tokens that may differ from the whole model's.")  # fmt: skip
 @click.option("--epsilon", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
               show_default=True, help="How likely that bound may fail.")  # fmt: skip
+@click.option("--adapter", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="With this adapter: its file is what gets the calibration.")  # fmt: skip
 @click.option("--prompts", type=click.IntRange(min=1), default=1000, show_default=True,
               help="At most so many, chosen by chance.")  # fmt: skip
 @click.option("--max-tokens", "most", type=click.IntRange(min=2), default=64, show_default=True,
@@ -207,7 +209,7 @@ def tune(
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object.")
 def calibrate(
     model: Path, *, files: tuple[Path, ...], output: Path | None, delta: float, epsilon: float,
-    prompts: int, most: int, context: int, as_json: bool,
+    adapter: Path | None, prompts: int, most: int, context: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Lets MODEL's exit speak unverified where it is sure, with a bound on what that costs.
 
@@ -218,16 +220,17 @@ def calibrate(
     from selm_export.report import evaluate as measuring
 
     say = (lambda text: click.echo(text, err=True)) if as_json else click.echo
+    written = output or adapter or model
     found = calibration.run(
         model, [c for path in files for c in measuring.read_data(path)],
-        calibration.Bound(delta, epsilon), output=output or model, context=context, most=most,
-        prompts=prompts, say=say,
+        calibration.Bound(delta, epsilon), output=written, context=context, most=most,
+        prompts=prompts, say=say, adapter=adapter,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(found))
         return
     click.echo(
-        f"written: {output or model}\n"
+        f"written: {written}\n"
         f"from a probability of {found['threshold']} on the exit speaks:"
         f" {found['early']:.0%} of tokens, {found['loss']:.2%} not the whole model's (at most"
         f" {delta:.1%} with probability {1 - epsilon:.0%}), {found['speed_up']:.2f} times as fast"

@@ -240,7 +240,7 @@ def test_a_reply_that_is_left_leaves_no_trace(made: tuple[Path, Any]) -> None:
 
 
 def calibrated(path: Path, output: Path, threshold: float = 0.02) -> Path:
-    calibrate._write(output, gguf.GGUFReader(path), [threshold, 2.0], Bound(0.1, 0.05), 300)
+    calibrate._write(output, [gguf.GGUFReader(path)], [threshold, 2.0], Bound(0.1, 0.05), 300)
     return output
 
 

@@ -383,7 +383,8 @@ typedef enum selm_draft {
   SELM_DRAFT_EXIT = 2,   /* through the lower layers; an error where no exits are trained */
   SELM_DRAFT_LOOKUP = 3, /* from where the last tokens stood before */
   /* Not verified where an exit is sure enough: the reply may differ from the whole model's, by no more than
-   * the file's calibration says. An error where exits are not calibrated for these very weights. */
+   * the file's calibration says. An error where exits are not calibrated for these very weights, or, by
+   * the adapter's file, for these with the one adapter that is set. */
   SELM_DRAFT_CALIBRATED = 4
 } selm_draft;
 typedef struct selm_generation_options {

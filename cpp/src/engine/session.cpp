@@ -393,10 +393,13 @@ Status Session::verify(std::span<const Token> drafts, size_t exit, Logits which,
 }
 
 Result<double> Session::calibrated_threshold(size_t exit) {
-  if (!adapters_.empty())
-    return error(Code::invalid_argument, "the exits are calibrated for the model without adapters");
+  const bool adapted = !adapters_.empty();
+  if (adapters_.size() > 1 || (adapted && adapters_[0].scale != 1.0f)) {
+    return error(Code::invalid_argument,
+                 "exits are calibrated for the model alone, or with one adapter at scale 1");
+  }
   if (!calibration_) {
-    SELM_ASSIGN(calibration_, model::read_calibration(model_));
+    SELM_ASSIGN(calibration_, model::read_calibration(model_, adapted ? adapters_[0].adapter : nullptr));
   }
   return static_cast<double>(calibration_->thresholds[exit]);
 }
@@ -453,6 +456,7 @@ Status Session::set_adapters(std::vector<ActiveAdapter> adapters) {
   }
   adapter_rows_ = std::move(*rows);
   adapters_ = std::move(adapters);
+  calibration_.reset();  // is of other weights
   delta_ = adapters_.empty() ? own_delta_ : adapter_rows_.as<float>();
   low_ = adapters_.empty() ? own_low_ : adapter_rows_.as<float>() + delta / sizeof(float);
   return {};

@@ -72,9 +72,9 @@ class Session {
   // What guesses cost and gave in this session so far: lookup's, those of exits.
   Pace& lookup_pace() { return lookup_pace_; }
   Choice& exit_choice() { return exit_choice_; }
-  // From which probability on a draft may stay unverified, by the file's calibration, which is checked
-  // against the weights once. Errors: invalid_argument, also while there are adapters, which it does not
-  // know.
+  // From which probability on a draft may stay unverified, by the calibration in the model's file or, with an
+  // adapter, in the adapter's, which is checked against the weights once. Errors: invalid_argument, also with
+  // several adapters, or one that is scaled, which none knows.
   Result<double> calibrated_threshold(size_t exit);
 
   // Forgets everything after the first n tokens, and says how many are left: fewer, where layers whose

@@ -26,6 +26,7 @@ class Adapter {
     return alpha_ == 0.0f ? 1.0f : alpha_ / static_cast<float>(pair.a.rows);
   }
   const Model& model() const { return *model_; }
+  const gguf::File& file() const { return file_; }
   const std::string& name() const { return name_; }
   const std::string& base_sha256() const { return base_sha256_; }
   float alpha() const { return alpha_; }

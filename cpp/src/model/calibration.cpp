@@ -7,25 +7,28 @@
 
 namespace selm::model {
 
-std::string weights_sha256(const gguf::File& file) {
+std::string weights_sha256(const gguf::File& file, const gguf::File* adapter) {
   Sha256 hash;
   const std::byte zero{0};
-  for (const gguf::Tensor& tensor : file.tensors()) {
-    hash.update(std::as_bytes(std::span(tensor.name)));
-    hash.update({&zero, 1});
-    hash.update({tensor.data, static_cast<size_t>(tensor.size)});
+  for (const gguf::File* one : {&file, adapter}) {
+    if (one == nullptr) continue;
+    for (const gguf::Tensor& tensor : one->tensors()) {
+      hash.update(std::as_bytes(std::span(tensor.name)));
+      hash.update({&zero, 1});
+      hash.update({tensor.data, static_cast<size_t>(tensor.size)});
+    }
   }
   return hash.finish();
 }
 
-Result<Calibration> read_calibration(const Model& model) {
-  const gguf::File& file = model.file();
+Result<Calibration> read_calibration(const Model& model, const Adapter* adapter) {
+  const gguf::File& file = adapter == nullptr ? model.file() : adapter->file();
   const size_t exits = model.hparams().selm.exits.size();
   const auto key = [&](const char* name) { return model.hparams().arch_name + ".exit." + name; };
   if (exits == 0) return error(Code::invalid_argument, "the model has no trained exits to speak through");
   const auto missing = [&](const char* name) {
-    return error(Code::invalid_argument, "the model's exits are not calibrated: %s is missing",
-                 key(name).c_str());
+    return error(Code::invalid_argument, "the model's exits are not calibrated%s: %s is missing",
+                 adapter == nullptr ? "" : " with this adapter", key(name).c_str());
   };
 
   Calibration found;
@@ -54,7 +57,7 @@ Result<Calibration> read_calibration(const Model& model) {
   found.prompts = *prompts;
   SELM_ASSIGN(const auto made_for, file.get_string(key("model_sha256")));
   if (!made_for) return missing("model_sha256");
-  const std::string weights = weights_sha256(file);
+  const std::string weights = weights_sha256(model.file(), adapter == nullptr ? nullptr : &file);
   if (*made_for != weights) {
     return error(Code::invalid_argument,
                  "the exits were calibrated for other weights: %s is %.16s..., these have %.16s...",

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "model/adapter.h"
 #include "model/model.h"
 
 namespace selm::model {
@@ -19,11 +20,13 @@ struct Calibration {
   uint64_t prompts = 0;
 };
 
-// SHA-256 over all tensors in the file's order: the name, a zero byte, the data.
-std::string weights_sha256(const gguf::File& file);
+// SHA-256 over all tensors in the file's order, the name, a zero byte, the data; then over the adapter's, if
+// there is one.
+std::string weights_sha256(const gguf::File& file, const gguf::File* adapter);
 
-// Reads all weights. Errors: invalid_argument where the file has no calibration, or one that misses
-// something, holds what cannot be, or was made for other weights.
-Result<Calibration> read_calibration(const Model& model);
+// What the model's file says or, where an adapter is not null, what the adapter's file says of both. Reads all
+// weights. Errors: invalid_argument where the file has no calibration, or one that misses something, holds
+// what cannot be, or was made for other weights.
+Result<Calibration> read_calibration(const Model& model, const Adapter* adapter);
 
 }  // namespace selm::model

@@ -30,13 +30,13 @@ def talk(data: Path | None) -> tuple[list[Conversation], list[Conversation]]:
 def replayed(
     tokenizer: Tokenizer, count: int, seed: int, own: Sequence[Conversation], most: int
 ) -> list[Example]:
-    """Half of them from ``own`` conversations, the rest made up as in the model's training; of
+    """A third of them from ``own`` conversations, the rest made up as in the model's training; of
     that, half are questions about notes, most of which the notes do not answer, as who learns facts
     soon believes to know all, and a quarter sums, which are forgotten first."""
     draw = random.Random(f"replay:{seed}")
     found = []
     for number in range(count):
-        if own and number % 2:
+        if own and number % 3 == 0:
             said = draw.choice(own)
         else:
             said = _made_up(random.Random(f"{seed}:replay:{number}"))

@@ -16,6 +16,7 @@ from selm_export.data.chat import Conversation
 from selm_export.data.vocabulary import speaks_chatml
 from selm_export.errors import RecipeError
 from selm_export.finetune.adapter import Adapter, AdapterLabel, write_adapter
+from selm_export.finetune.anew import found_anew
 from selm_export.finetune.examples import Example, examples, split
 from selm_export.finetune.familiar import replayed, talk
 from selm_export.finetune.gate import SUITES, Judge, Verdict, contradictions, verdict
@@ -119,6 +120,8 @@ def finetune(request: Request, say: Callable[[str], None]) -> dict[str, Any] | N
     report = _report(request, gathered, figures, judged)
     if first:
         if judged.accepted:
+            _, known = talk(request.data)
+            report["anew"] = found_anew(request.base, request.output / REFUSED, known, say)
             (request.output / REFUSED).replace(request.output / ACCEPTED)
         write_json(request.output / "report.json", report)
         (request.output / "report.md").write_text(page(report), encoding="utf-8")
@@ -228,8 +231,7 @@ def _report(
         "training": figures, "verdict": verdict.as_json(),
         "adapter": str(request.output / (ACCEPTED if verdict.accepted else REFUSED))
         if figures else None,
-        # What was measured on the base alone no longer holds with an adapter on it.
-        "stale": ["exit calibration", "importance matrix", "routing table"],
+        "anew": {},
     }  # fmt: skip
 
 
@@ -248,9 +250,27 @@ def page(report: dict[str, Any]) -> str:
             f"| {s['name']} | {s['before']:.1%} | {s['after']:.1%} | {s['questions']} |"
             for s in verdict["suites"]
         ),
-        "", f"Stale with it: {', '.join(report['stale'])}.", "",
+        "", *_anew(report["anew"]),
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _anew(found: dict[str, Any]) -> list[str]:
+    lines = []
+    exits = found.get("exits", {})
+    if "problem" in exits:
+        lines += [f"Exits are not calibrated with it: {exits['problem']}", ""]
+    elif exits:
+        lines += [
+            f"With it exits speak from a probability of {exits['threshold']} on:"
+            f" {exits['early']:.0%} of tokens, {exits['loss']:.2%} not the whole model's (at most"
+            f" {exits['delta']:.1%} with probability {1 - exits['epsilon']:.0%}).", "",
+        ]  # fmt: skip
+    if "speakers" in found:
+        lines += ["| expert | tokens before | with it |", "|---|---|---|"]
+        lines += [f"| {name} | {b:.1%} | {a:.1%} |" for name, (b, a) in found["speakers"].items()]
+        lines += [""]
+    return lines
 
 
 def _gain(verdict: dict[str, Any]) -> list[str]:

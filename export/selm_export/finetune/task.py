@@ -30,8 +30,8 @@ class Weights:
 
     imitate: float = 1.0
     prefer: float = 1.0
-    replay: float = 0.3
-    kl: float = 2.0
+    replay: float = 1.0
+    kl: float = 1.0
     beta: float = losses.BETA
 
 

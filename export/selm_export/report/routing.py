@@ -37,13 +37,15 @@ class Ensemble(Protocol):
 
 
 class CoreEnsemble:
-    """A file, as the inference core runs it."""
+    """A file, as the inference core runs it, with an adapter or without."""
 
-    def __init__(self, path: Path, context: int) -> None:
+    def __init__(self, path: Path, context: int, adapter: Path | None = None) -> None:
         from selm_edge import _core
 
         self._model = _core.Model(str(path))
         self._session = _core.Session(self._model, context=context)
+        if adapter is not None:
+            self._session.set_adapters([(_core.Adapter(self._model, str(adapter)), 1.0)])
         names = self._model.meta_index().get("selm.expert.names")
         self.experts = tuple(self._model.meta_value(names)) if names is not None else ()
 
