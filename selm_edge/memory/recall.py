@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -173,24 +174,36 @@ def _diverse(memories: Memories, found: Sequence[Recalled], limit: int) -> list[
     may be about; the fact stays, since likeness cannot tell a correction from another fact.
     """
     likeness = _Likeness(memories, found)
-    rest = list(found)
+    rest = sorted(found, key=lambda one: -one.score)
     chosen: list[Recalled] = []
-    nearest = {one.memory.id: 0.0 for one in rest}
     while rest and len(chosen) < limit:
-        best = max(rest, key=lambda one: one.score * (1 - _DIVERSITY * nearest[one.memory.id]))
+        best, nearest = _least_alike(rest, chosen, likeness)
         rest.remove(best)
-        if nearest[best.memory.id] >= _SAME:
+        if nearest >= _SAME:
             continue
         correction = next((one for one in rest if _corrects(one, best, likeness)), None)
         if correction is not None:
             rest.remove(correction)
-            rest.append(best)
+            insort(rest, best, key=lambda one: -one.score)
             best = replace(correction, score=max(best.score, correction.score))
         chosen.append(best)
-        for one in rest:
-            found_like = likeness(one.memory, best.memory)
-            nearest[one.memory.id] = max(nearest[one.memory.id], found_like)
     return chosen
+
+
+def _least_alike(
+    rest: Sequence[Recalled], chosen: Sequence[Recalled], likeness: _Likeness
+) -> tuple[Recalled, float]:
+    """Of ``rest`` (best score first) the one whose weighed score is highest, and its likeness to
+    the nearest of ``chosen``. Weighing only takes away, so most are never compared with any."""
+    best, most, alike = rest[0], -1.0, 0.0
+    for one in rest:
+        if one.score <= most:
+            break
+        nearest = max((likeness(one.memory, other.memory) for other in chosen), default=0.0)
+        weighed = one.score * (1 - _DIVERSITY * nearest)
+        if weighed > most:
+            best, most, alike = one, weighed, nearest
+    return best, alike
 
 
 def _corrects(new: Recalled, old: Recalled, likeness: _Likeness) -> bool:
@@ -203,15 +216,23 @@ def _corrects(new: Recalled, old: Recalled, likeness: _Likeness) -> bool:
 
 
 class _Likeness:
-    """How alike two of the memories found are: by vectors, else by words; each is read once."""
+    """How alike two of the memories found are: by vectors, else by words; each is read, and each
+    pair compared, once."""
 
     def __init__(self, memories: Memories, found: Sequence[Recalled]) -> None:
         ids = [one.memory.id for one in found]
         usable = memories.vectors_problem is None
         self._vectors = memories.index.vectors(ids) if usable else {}
         self._words: dict[int, frozenset[str]] = {}
+        self._known: dict[tuple[int, int], float] = {}
 
     def __call__(self, one: Memory, other: Memory) -> float:
+        pair = (one.id, other.id)
+        if pair not in self._known:
+            self._known[pair] = self._compared(one, other)
+        return self._known[pair]
+
+    def _compared(self, one: Memory, other: Memory) -> float:
         if one.id in self._vectors and other.id in self._vectors:
             return max(0.0, cosine(self._vectors[one.id], self._vectors[other.id]))
         return overlap(self._of(one), self._of(other))
