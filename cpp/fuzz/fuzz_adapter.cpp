@@ -19,12 +19,21 @@ using selm::test::GgufBuilder;
   std::abort();
 }
 
-// Rank 3 beside every product of the tiny model's layers.
+selm::test::TinyShape base_shape() {
+  selm::test::TinyShape shape = selm::test::tiny_selm();
+  shape.exits = {1};
+  return shape;
+}
+
+// Rank 3 beside every product of the tiny model's layers, and a calibration for other weights.
 GgufBuilder good_adapter() {
-  const selm::test::TinyShape shape;
+  const selm::test::TinyShape shape = base_shape();
   GgufBuilder file;
   file.set("general.architecture", shape.arch).set("general.type", "adapter");
   file.set("adapter.type", "lora").set("adapter.lora.alpha", 6.0f);
+  file.set_array("selm.exit.thresholds", std::vector<float>{0.01f});
+  file.set("selm.exit.delta", 0.05f).set("selm.exit.epsilon", 0.05f);
+  file.set("selm.exit.calibration_count", 100u).set("selm.exit.model_sha256", std::string(64, '0'));
   const uint32_t q = shape.n_head * shape.d_head, kv = shape.n_head_kv * shape.d_head;
   const struct {
     const char* name;
@@ -51,7 +60,7 @@ struct Base {
   std::vector<float> plain;  // logits without an adapter
 
   Base() : plain(selm::test::kTinyVocab) {
-    const selm::test::TempFile file(selm::test::tiny_model());
+    const selm::test::TempFile file(selm::test::tiny_model(base_shape()));
     selm_session_options options = SELM_SESSION_OPTIONS_INIT;
     options.threads = 1;
     if (selm_model_open(file.path().c_str(), nullptr, &model) != SELM_OK ||
@@ -69,6 +78,16 @@ struct Base {
         selm_session_eval(session, tokens, 3, SELM_LOGITS_LAST, logits.data()) != SELM_OK)
       broken("a session with an adapter runs");
   }
+  // Whether what the adapter's file says of the exits is believed; no edit makes its hash these weights'.
+  bool believes_exits() {
+    const selm_token prompt[] = {'a', 'b', 'c'};
+    selm_generation_options how = SELM_GENERATION_OPTIONS_INIT;
+    how.draft = SELM_DRAFT_CALIBRATED;
+    selm_generation* generation = nullptr;
+    const selm_status status = selm_generation_create(session, prompt, 3, nullptr, &how, &generation);
+    selm_generation_free(generation);
+    return status == SELM_OK;
+  }
 };
 
 }  // namespace
@@ -85,6 +104,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (selm_session_set_adapters(base.session, &adapter, &scale, 1) != SELM_OK) broken("it is set");
     base.eval(logits);
     if (size == 0 && logits == base.plain) broken("it changes something");
+    if (base.believes_exits()) broken("exits are not calibrated");
     if (selm_session_set_adapters(base.session, nullptr, nullptr, 0) != SELM_OK) broken("it is taken away");
     base.eval(logits);
     if (logits != base.plain) broken("without it all is as before");

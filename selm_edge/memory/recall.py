@@ -7,7 +7,6 @@ Where nothing is relevant, nothing is recalled.
 
 from __future__ import annotations
 
-import json
 import time
 from bisect import insort
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from selm_edge.memory import lexical
 from selm_edge.memory.fusion import fuse, names_code
 from selm_edge.memory.memories import Filters, Kind, Memories, Memory, overlap
 from selm_edge.memory.vectors import cosine
-from selm_edge.store.reading import Reader, Row, done
+from selm_edge.store.reading import Reader, done
 
 _NEWEST = 2000  # rows looked at where all words are common
 DEPTH = 60  # candidates of each ranking
@@ -271,19 +270,20 @@ def _with_rank(memory: Memory, found: Sequence[Recalled]) -> Recalled:
 
 def _explained(memories: Memories, question: str, ranked: list[Recalled]) -> list[Recalled]:
     """With the words of the question that each holds, as the index matches them (by stem)."""
-    words = lexical.words_of(question)
-    ids = json.dumps([one.memory.id for one in ranked])
-    rows: list[Row] = []
-    if words and ranked:
-        rows = memories.database.rows(
-            "select rowid, highlight(memory_fts, 0, char(2), char(3)) from memory_fts"
-            " where memory_fts match ? and rowid in (select value from json_each(?))",
-            (" OR ".join(map(lexical.quoted, words)), ids),
-        )
-    marked = {row[0]: row[1] for row in rows}
-    return [replace(one, words=_marked(marked.get(one.memory.id, ""))) for one in ranked]
+    reader = memories.database
+    phrases = [[stem for _, _, stem in reader.stems(word)] for word in lexical.words_of(question)]
+    phrases.sort(key=len, reverse=True)  # of what is written together, the whole before its parts
+    return [replace(one, words=_held(reader, one.memory.text, phrases)) for one in ranked]
 
 
-def _marked(text: str) -> tuple[str, ...]:
-    found = [piece.split("\3", 1)[0] for piece in text.split("\2")[1:]]
-    return tuple(dict.fromkeys(word.casefold() for word in found))
+def _held(reader: Reader, text: str, phrases: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    raw, places = text.encode(), reader.stems(text)
+    stems = [stem for _, _, stem in places]
+    found: dict[str, None] = {}
+    at = 0
+    while at < len(stems):
+        size = next((len(p) for p in phrases if p and stems[at : at + len(p)] == p), 0)
+        if size:
+            found[raw[places[at][0] : places[at + size - 1][1]].decode().casefold()] = None
+        at += max(1, size)
+    return tuple(found)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import apsw
 
 from selm_edge.store.errors import StoreError
 
 _MOST_CORES = 4
+_TOKENIZER = ("porter", ["unicode61", "remove_diacritics", "2"])  # that of memory_fts
 
 Row = tuple[Any, ...]
 Params = Sequence[Any]
@@ -45,6 +46,14 @@ class Reader:
         """The first row of a query, or None."""
         found = self.rows(sql, params)
         return found[0] if found else None
+
+    def stems(self, text: str) -> list[tuple[int, int, str]]:
+        """The words of ``text`` as the index of memories has them: first byte, byte after the last,
+        stem."""
+        with self._lock, explained(self.path):
+            tokenizer = self._connection.fts5_tokenizer(*_TOKENIZER)
+            found = tokenizer(text.encode(), apsw.FTS5_TOKENIZE_DOCUMENT, None)
+        return cast("list[tuple[int, int, str]]", found)
 
     def close(self) -> None:
         with self._lock:

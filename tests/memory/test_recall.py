@@ -57,6 +57,15 @@ def test_the_right_one_comes_first(memories: Memories, question: str, answer: st
     assert texts(memories, question)[:1] == [answer]
 
 
+def test_words_are_told_as_the_text_has_them(memories: Memories) -> None:
+    """By stem and without accents, what is written together as a whole, each once."""
+    text = "Rerouting cable A-113/B, routed via the Cafe\u0301s: B routes, Cable again"
+    memories.add(text, anyway=True)
+    found = recall(memories, "which cables are routed by a-113/b to the cafe?")
+    words = next(one.words for one in found if one.memory.text == text)
+    assert words == ("cable", "a-113/b", "routed", "cafe\u0301s", "b", "routes")
+
+
 @pytest.mark.parametrize("question", ["Hi", "hello there!", "", "?!", "Thanks, good morning", "ok"])
 def test_small_talk_recalls_nothing(memories: Memories, question: str) -> None:
     assert texts(memories, question) == []
