@@ -6,7 +6,7 @@ bytes), and the best `RESCORED` of them are measured again by their int8. Vector
 distances are L2: the same order as by cosine, 1.4 times as fast in sqlite-vec 0.1.9.
 
 Vectors lie in `SHARDS` shards, block by block of memories, so that a large index is scanned by
-several cores at once; a small one lies in the first.
+several cores at once; a small one lies in the first. (Tables of early builds have no shards.)
 
 The table is made when the first embedder is known, not by a migration: its width is the embedder's,
 and a device without sqlite-vec does without it.
@@ -77,11 +77,9 @@ class VectorIndex:
 
     @property
     def made_by(self) -> str | None:
-        """The id of the embedder whose vectors these are; None where there is no table, or one of
-        another layout."""
+        """The id of the embedder whose vectors these are; None where there is no table."""
         about = self._settings.get(_SETTING)
-        ours = about is not None and about.get("shards") == SHARDS and self._exists()
-        return about["id"] if ours else None
+        return about["id"] if about and self._exists() else None
 
     def create(self, embedder: str, dim: int) -> None:
         """An empty index for this embedder, in place of any other; every memory is to be embedded.
@@ -111,17 +109,19 @@ class VectorIndex:
 
         ValueError where one is of another length than the index, or not finite.
         """
-        dim = self._settings.get(_SETTING)["dim"]
+        about = self._settings.get(_SETTING)
+        dim, shards = about["dim"], about.get("shards", 1)
+        column, value = (", shard", ", ?") if shards > 1 else ("", "")
         for memory, space, kind, created, vector in rows:
             found = _unit(vector, dim) if vector is not None else None
             if found is None:
                 continue
             quantised = _to_int8(found)
             connection.execute(
-                f"insert into {TABLE}(id, space, shard, kind, created, vector, bits)"
-                " values(?, ?, ?, ?, ?, vec_int8(?), vec_bit(?))",
-                (memory, space, memory // _SHARD_BLOCK % SHARDS, KINDS.index(kind), created,
-                 quantised, _to_bits(quantised)),
+                f"insert into {TABLE}(id, space{column}, kind, created, vector, bits)"
+                f" values(?, ?{value}, ?, ?, vec_int8(?), vec_bit(?))",
+                (memory, space, *([memory // _SHARD_BLOCK % shards] if column else []),
+                 KINDS.index(kind), created, quantised, _to_bits(quantised)),
             )  # fmt: skip
 
     def remove(self, connection: apsw.Connection, memory: int) -> None:
@@ -210,10 +210,11 @@ class VectorIndex:
 
     def _found(self, scan: _Scan, size: int) -> list[Row]:
         """What sqlite-vec finds; of a large index every shard by itself, as cores are free."""
-        if size <= SHARED_ABOVE:
+        shards = self._settings.get(_SETTING).get("shards", 1)
+        if size <= SHARED_ABOVE or shards == 1:
             return scan.rows(self.database)
-        shards = [replace(scan, shard=shard) for shard in range(SHARDS)]
-        begun = [self.database.begin(one.rows) for one in shards]
+        parts = [replace(scan, shard=shard) for shard in range(shards)]
+        begun = [self.database.begin(one.rows) for one in parts]
         found = [row for rows in begun for row in rows.result()]
         return sorted(found, key=lambda row: row[1])[: scan.limit]
 

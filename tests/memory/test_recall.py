@@ -16,8 +16,8 @@ from selm_edge.memory import lexical, vectors
 from selm_edge.memory.embedding import adopt, bring_up_to_date, to_embed
 from selm_edge.memory.memories import Memories, Passage
 from selm_edge.memory.recall import recall
+from selm_edge.store import vector_table
 from selm_edge.store.database import Database
-from selm_edge.store.settings import Settings
 
 FACTS = (
     "My dog is called Rex",
@@ -310,16 +310,28 @@ def test_all_cores_recall_what_one_does(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ]
 
 
-def test_an_index_of_another_layout_is_made_anew(tmp_path: Path) -> None:
-    path = tmp_path / "selm.db"
-    embedder = WordEmbedder()
-    Memories(Database(path), embedder).add("My dog is called Rex")
+def test_an_index_without_shards_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As early builds made it."""
+    path, embedder = tmp_path / "selm.db", WordEmbedder()
+    with monkeypatch.context() as early:
+        early.setattr(vectors, "SHARDS", 1)
+        Memories(Database(path), embedder)
     database = Database(path)
-    Settings(database).set("memory.embedder", {"id": embedder.id, "dim": embedder.dim})
+    with database.write() as connection:
+        vector_table.drop(connection)
+        connection.execute(
+            "create virtual table memory_vector using vec0(id integer primary key, space integer"
+            f" partition key, kind integer, created integer, vector int8[{embedder.dim}],"
+            f" bits bit[{embedder.dim}], chunk_size=512)"
+        )
+    on_all_cores(monkeypatch)
     memories = Memories(database, embedder)
-    assert (memories.index.made_by, memories.index.count()) == (embedder.id, 0)
-    assert bring_up_to_date(memories) == 1
-    assert recall(memories, "Rex the dog")[0].vector_rank == 1
+    for fact in FACTS:
+        memories.add(fact, anyway=True)
+    assert (memories.index.made_by, memories.index.count()) == (embedder.id, len(FACTS))
+    assert recall(memories, "nurse sister")[0].vector_rank == 1
+    memories.forget([recall(memories, "nurse sister")[0].memory.id])
+    assert memories.index.count() == len(FACTS) - 1
 
 
 def test_a_zero_question_finds_nothing() -> None:

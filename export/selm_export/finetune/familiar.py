@@ -30,13 +30,13 @@ def talk(data: Path | None) -> tuple[list[Conversation], list[Conversation]]:
 def replayed(
     tokenizer: Tokenizer, count: int, seed: int, own: Sequence[Conversation], most: int
 ) -> list[Example]:
-    """A third of them from ``own`` conversations, the rest made up as in the model's training; of
-    that, half are questions about notes, most of which the notes do not answer, as who learns facts
-    soon believes to know all, and a quarter sums, which are forgotten first."""
+    """Half of them from ``own`` conversations, the rest made up as in the model's training; of
+    that, most are questions about notes, every other of which the notes do not answer, as who
+    learns facts soon believes to know all."""
     draw = random.Random(f"replay:{seed}")
     found = []
     for number in range(count):
-        if own and number % 3 == 0:
+        if own and number % 2:
             said = draw.choice(own)
         else:
             said = _made_up(random.Random(f"{seed}:replay:{number}"))
@@ -51,6 +51,6 @@ def replayed(
 
 def _made_up(draw: random.Random) -> Conversation:
     kind = draw.random()
-    if kind < 0.55:
-        return generate_notes.case(draw, answerable=draw.random() < 0.3).conversation
+    if kind < 0.65:
+        return generate_notes.case(draw, answerable=draw.random() < 0.5).conversation
     return GENERATE["arithmetic" if kind < 0.75 else draw.choice(sorted(GENERATE))](draw)

@@ -31,7 +31,7 @@ class Weights:
     imitate: float = 1.0
     prefer: float = 1.0
     replay: float = 1.0
-    kl: float = 1.0
+    kl: float = 2.0
     beta: float = losses.BETA
 
 
