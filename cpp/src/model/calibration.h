@@ -24,9 +24,9 @@ struct Calibration {
 // there is one.
 std::string weights_sha256(const gguf::File& file, const gguf::File* adapter);
 
-// What the model's file says or, where an adapter is not null, what the adapter's file says of both. Reads all
-// weights. Errors: invalid_argument where the file has no calibration, or one that misses something, holds
-// what cannot be, or was made for other weights.
+// What the model's file says or, where an adapter is not null, what the adapter's file says of both. Reads
+// all weights. Errors: invalid_argument where the file has no calibration, or one that misses something,
+// holds what cannot be, or was made for other weights.
 Result<Calibration> read_calibration(const Model& model, const Adapter* adapter);
 
 }  // namespace selm::model
