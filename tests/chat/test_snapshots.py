@@ -129,9 +129,7 @@ async def until_shown(app: ChatApp, pilot: Pilot[None], text: str) -> None:
         return any(text in "".join(s.text for s in row) for row in picture_of(app))
 
     await until(pilot, shown)
-    await settle(pilot)  # the scroll bar comes last, and may be left as it was before a new layout
-    app.transcript.vertical_scrollbar.refresh()
-    await settle(pilot)
+    await settle(pilot)  # the scroll bar comes last
 
 
 def keys(*names: str) -> Steps:

@@ -83,6 +83,10 @@ class Transcript(VerticalScroll, can_focus=False):
     def on_mount(self) -> None:
         self.anchor()
 
+    def on_resize(self) -> None:
+        # Moved by the anchor while it is laid out anew, the bar would stay drawn as it was.
+        self.call_after_refresh(self.vertical_scrollbar.refresh)
+
     @property
     def turns(self) -> list[Turn]:
         return list(self.query(Turn))
